@@ -1,0 +1,479 @@
+"""Weights in and out: HuggingFace folders, Google's TF1 checkpoints, and this project's own.
+
+One table (`WEIGHTS`) names every parameter in the three formats and is read both ways.
+safetensors and TF1 files are read without torch.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import glob
+import json
+import os
+import pathlib
+import re
+import shutil
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import numpy as np
+
+from errors import UserError
+import modeling
+
+Tensors = dict[str, np.ndarray]
+Params = Mapping[str, Any]
+
+
+class Weight(NamedTuple):
+  """One parameter's name in each format; `{i}` stands for the layer's number."""
+
+  ours: str
+  huggingface: str
+  google: str
+  transposed: tuple[str, ...] = ()  # the formats that store its transpose
+
+
+def _dense(ours: str, huggingface: str, google: str) -> tuple[Weight, Weight]:
+  """PyTorch's Linear stores [out, in]; TF1 and Flax store [in, out]."""
+  return (Weight(f"{ours}/kernel", f"{huggingface}.weight", f"{google}/kernel", ("huggingface",)),
+          Weight(f"{ours}/bias", f"{huggingface}.bias", f"{google}/bias"))
+
+
+def _layer_norm(ours: str, huggingface: str, google: str) -> tuple[Weight, Weight]:
+  return (Weight(f"{ours}/scale", f"{huggingface}.weight", f"{google}/gamma"),
+          Weight(f"{ours}/bias", f"{huggingface}.bias", f"{google}/beta"))
+
+
+def _embedding(name: str) -> Weight:
+  return Weight(f"bert/embeddings/{name}/embedding", f"bert.embeddings.{name}.weight",
+                f"bert/embeddings/{name}")
+
+
+def _head(ours: str, huggingface: str, weights: str, bias: str) -> tuple[Weight, Weight]:
+  """The original's output layers store [classes, hidden], as PyTorch does."""
+  return (Weight(f"{ours}/kernel", f"{huggingface}.weight", weights, ("huggingface", "google")),
+          Weight(f"{ours}/bias", f"{huggingface}.bias", bias))
+
+
+_LAYER, _HF_LAYER, _TF_LAYER = "bert/layer_{i}", "bert.encoder.layer.{i}", "bert/encoder/layer_{i}"
+
+WEIGHTS: tuple[Weight, ...] = (
+    _embedding("word_embeddings"),
+    _embedding("token_type_embeddings"),
+    _embedding("position_embeddings"),
+    *_layer_norm("bert/embeddings/layer_norm", "bert.embeddings.LayerNorm",
+                 "bert/embeddings/LayerNorm"),
+    *_dense(f"{_LAYER}/attention/query", f"{_HF_LAYER}.attention.self.query",
+            f"{_TF_LAYER}/attention/self/query"),
+    *_dense(f"{_LAYER}/attention/key", f"{_HF_LAYER}.attention.self.key",
+            f"{_TF_LAYER}/attention/self/key"),
+    *_dense(f"{_LAYER}/attention/value", f"{_HF_LAYER}.attention.self.value",
+            f"{_TF_LAYER}/attention/self/value"),
+    *_dense(f"{_LAYER}/attention/output", f"{_HF_LAYER}.attention.output.dense",
+            f"{_TF_LAYER}/attention/output/dense"),
+    *_layer_norm(f"{_LAYER}/attention/layer_norm", f"{_HF_LAYER}.attention.output.LayerNorm",
+                 f"{_TF_LAYER}/attention/output/LayerNorm"),
+    *_dense(f"{_LAYER}/intermediate", f"{_HF_LAYER}.intermediate.dense",
+            f"{_TF_LAYER}/intermediate/dense"),
+    *_dense(f"{_LAYER}/output", f"{_HF_LAYER}.output.dense", f"{_TF_LAYER}/output/dense"),
+    *_layer_norm(f"{_LAYER}/layer_norm", f"{_HF_LAYER}.output.LayerNorm",
+                 f"{_TF_LAYER}/output/LayerNorm"),
+    *_dense("bert/pooler/dense", "bert.pooler.dense", "bert/pooler/dense"),
+    *_dense("masked_lm/transform", "cls.predictions.transform.dense",
+            "cls/predictions/transform/dense"),
+    *_layer_norm("masked_lm/layer_norm", "cls.predictions.transform.LayerNorm",
+                 "cls/predictions/transform/LayerNorm"),
+    Weight("masked_lm/bias", "cls.predictions.bias", "cls/predictions/output_bias"),
+    *_head("next_sentence", "cls.seq_relationship", "cls/seq_relationship/output_weights",
+           "cls/seq_relationship/output_bias"),
+    *_head("classifier", "classifier", "output_weights", "output_bias"),
+)
+
+# What a checkpoint may lack; anything else that is missing means a broken file.
+HEADS = ("bert/pooler/", "masked_lm/", "next_sentence/", "classifier/")
+
+# Not weights, copies of weights, optimizer slots, or heads that this project does not have.
+_IGNORABLE = re.compile(
+    r"bert\.embeddings\.position_ids|cls\.predictions\.decoder\.(weight|bias)|qa_outputs\..*"
+    r"|global_step|.*/adam_[mv]|good_steps|loss_scale")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """A checkpoint found on the disk, its weights not read yet.
+
+  Attributes:
+    path: the folder or file prefix, for messages.
+    format: "huggingface", "google" or "ours".
+    config: the architecture, before any override.
+    regression: its classifier has one output, a value.
+    label_names: names of the classifier's classes in the order of its outputs; empty where
+      the checkpoint has none or only numbers them (LABEL_0, ...).
+    tokenizer: where its tokenizer lies; "" where it has none.
+    read: reads all its tensors, by the format's names.
+  """
+
+  path: str
+  format: str
+  config: modeling.BertConfig
+  regression: bool
+  label_names: tuple[str, ...]
+  tokenizer: str
+  read: Callable[[], Tensors]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+  """Names of parameters: taken from the checkpoint, drawn afresh, left in the file."""
+
+  loaded: tuple[str, ...]
+  initialized: tuple[str, ...]
+  ignored: tuple[str, ...]
+
+  def __str__(self) -> str:
+    def named(names: tuple[str, ...]) -> str:
+      return f" ({', '.join(names)})" if names else ""
+    return (f"{len(self.loaded)} tensors loaded, "
+            f"{len(self.initialized)} freshly initialized{named(self.initialized)}, "
+            f"{len(self.ignored)} ignored{named(self.ignored)}")
+
+
+# --- Finding a checkpoint -------------------------------------------------------------------
+
+
+def find_checkpoint(name: str) -> Checkpoint:
+  """Finds `init_checkpoint`: a local folder or file prefix, or else a hub name.
+
+  Raises:
+    UserError: nothing there, no known format, another architecture, or no hub in reach.
+  """
+  path = pathlib.Path(name).expanduser()
+  if os.path.exists(f"{path}.index"):
+    return _google_checkpoint(path)
+  if path.name.endswith(".index") and path.is_file():
+    return _google_checkpoint(path.with_suffix(""))
+  if path.is_dir():
+    return _local_checkpoint(path)
+  if path.exists():
+    raise UserError(f"init_checkpoint {name} is a file; give the model's folder, or a TF1 "
+                    "checkpoint's prefix (.../bert_model.ckpt)")
+  if path.is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1:
+    raise UserError(f"init_checkpoint {name} does not exist")
+  return _local_checkpoint(_download(name))
+
+
+def _local_checkpoint(folder: pathlib.Path) -> Checkpoint:
+  """Tells the formats apart by the files in the folder."""
+  if (folder / "model" / "config.json").exists():  # a finished run directory of this project
+    return _huggingface_checkpoint(folder / "model")
+  if (folder / "checkpoints").is_dir():  # an unfinished one
+    steps = [int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit()]
+    if not steps:
+      raise UserError(f"{folder} holds a run that has saved no checkpoint yet")
+    return _our_checkpoint(folder / "checkpoints" / str(max(steps)))
+  if (folder / "params").is_dir() and (folder / "model").is_dir():
+    return _our_checkpoint(folder)
+  if (folder / "bert_config.json").exists():
+    return _google_checkpoint(_google_prefix(folder))
+  if (folder / "config.json").exists():
+    return _huggingface_checkpoint(folder)
+  raise UserError(f"{folder} holds no checkpoint: expected config.json with model.safetensors or "
+                  "pytorch_model.bin, bert_config.json with bert_model.ckpt.index, or a run "
+                  "directory of this project")
+
+
+def _download(name: str) -> pathlib.Path:
+  """Fetches a model from the HuggingFace hub (or its local cache): safetensors if it has them."""
+  import huggingface_hub  # here: a local run needs no hub client
+
+  text = ["*.json", "*.txt"]
+  try:
+    for weights in ("model*.safetensors", "pytorch_model*.bin"):
+      folder = pathlib.Path(huggingface_hub.snapshot_download(
+          name, allow_patterns=[*text, weights], ignore_patterns=["*/*"]))
+      if any(folder.glob(weights)):
+        return folder
+  except Exception as error:  # the client raises many unrelated types; all mean "not fetched"
+    raise UserError(
+        f"init_checkpoint {name!r} is no local path and could not be fetched from the "
+        f"HuggingFace hub ({type(error).__name__}: {_first_line(error)}); for a local model use "
+        "--config.init_checkpoint=/path/to/model/dir") from error
+  raise UserError(f"{name} on the HuggingFace hub has neither safetensors nor pytorch_model.bin")
+
+
+def _first_line(error: Exception) -> str:
+  return next(iter(str(error).strip().splitlines()), "")
+
+
+# --- HuggingFace ----------------------------------------------------------------------------
+
+
+def _huggingface_checkpoint(folder: pathlib.Path) -> Checkpoint:
+  fields = _read_json(folder / "config.json")
+  if fields.get("model_type", "bert") != "bert" or "hidden_size" not in fields:
+    raise UserError(f"{folder / 'config.json'}: model_type is {fields.get('model_type')!r}; "
+                    "only 'bert' can be loaded")
+  for key, right in (("position_embedding_type", "absolute"), ("is_decoder", False),
+                     ("add_cross_attention", False)):
+    if fields.get(key, right) != right:
+      raise UserError(f"{folder / 'config.json'}: {key} is {fields[key]!r}, must be {right!r}")
+  files = _huggingface_files(folder)
+  id2label = fields.get("id2label", {})
+  names = tuple(str(id2label[key]) for key in sorted(id2label, key=int))
+  has_tokenizer = any((folder / f).exists() for f in ("tokenizer.json", "vocab.txt"))
+  return Checkpoint(str(folder), "huggingface", _bert_config(fields, folder / "config.json"),
+                    len(names) == 1, _real_names(names), str(folder) if has_tokenizer else "",
+                    lambda: _read_huggingface(files))
+
+
+def _real_names(names: tuple[str, ...]) -> tuple[str, ...]:
+  """LABEL_0, LABEL_1, ... is transformers' way of saying that nobody named the classes."""
+  unnamed = tuple(f"LABEL_{i}" for i in range(len(names)))
+  return () if names == unnamed else names
+
+
+def _huggingface_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The weight files of a folder, sharded or not; safetensors before pickles."""
+  for single in ("model.safetensors", "pytorch_model.bin"):
+    if (folder / single).exists():
+      return [folder / single]
+    index = folder / f"{single}.index.json"
+    if index.exists():
+      shards = sorted(set(_read_json(index)["weight_map"].values()))
+      for shard in shards:
+        if not (folder / shard).exists():
+          raise UserError(f"{folder / shard} is missing; {index.name} names it")
+      return [folder / shard for shard in shards]
+  raise UserError(f"{folder} has a config.json but no model.safetensors or pytorch_model.bin")
+
+
+def _read_huggingface(files: list[pathlib.Path]) -> Tensors:
+  """All tensors by their canonical names: `bert.` prefix, LayerNorm weight and bias."""
+  tensors = {}
+  for file in files:
+    read = _read_safetensors if file.suffix == ".safetensors" else _read_torch
+    for name, value in read(file).items():
+      tensors[_canonical(name)] = value
+  return tensors
+
+
+def _canonical(name: str) -> str:
+  name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+  name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+  return re.sub(r"^(embeddings|encoder|pooler)\.", r"bert.\1.", name)
+
+
+def _read_safetensors(file: pathlib.Path) -> Tensors:
+  import ml_dtypes  # noqa: F401  teaches numpy the name bfloat16
+  import safetensors.numpy
+
+  try:
+    return safetensors.numpy.load_file(file)
+  except Exception as error:  # SafetensorError is a bare Exception
+    raise UserError(f"{file} cannot be read (truncated?): {_first_line(error)}") from error
+
+
+def _read_torch(file: pathlib.Path) -> Tensors:
+  try:
+    import torch  # here: only a .bin needs torch
+  except ImportError as error:
+    raise UserError(f"{file} needs torch to be read: pip install torch, or give a folder with "
+                    "model.safetensors") from error
+  try:
+    state = torch.load(file, map_location="cpu", weights_only=True)
+  except Exception as error:  # truncated archives raise anything from EOFError to RuntimeError
+    raise UserError(f"{file} cannot be read (truncated, or not only weights?): "
+                    f"{_first_line(error)}") from error
+  return {name: value.float().numpy() for name, value in state.items()}
+
+
+# --- Google's TF1 checkpoints ---------------------------------------------------------------
+
+
+def _google_prefix(folder: pathlib.Path) -> pathlib.Path:
+  """The checkpoint in a folder: bert_model.ckpt, or the latest of a fine-tuned one."""
+  found = {path[:-len(".index")] for path in glob.glob(f"{glob.escape(str(folder))}/*.index")}
+  preferred = str(folder / "bert_model.ckpt")
+  if preferred in found or len(found) == 1:
+    return pathlib.Path(preferred if preferred in found else found.pop())
+  if not found:
+    raise UserError(f"{folder} has a bert_config.json but no bert_model.ckpt.index")
+  raise UserError(f"{folder} holds several checkpoints; name one: "
+                  f"{', '.join(sorted(found))}")
+
+
+def _google_checkpoint(prefix: pathlib.Path) -> Checkpoint:
+  config_file = prefix.parent / "bert_config.json"
+  if not config_file.exists():
+    raise UserError(f"{prefix} needs a bert_config.json beside it; {config_file} does not exist")
+  fields = _read_json(config_file)
+  if "hidden_size" not in fields:
+    raise UserError(f"{config_file} is no BERT configuration: it has no hidden_size")
+  if fields.get("hidden_act") == "gelu":
+    fields["hidden_act"] = "gelu_new"  # what the original's code computes under this name
+  vocab = prefix.parent / "vocab.txt"
+  return Checkpoint(str(prefix), "google", _bert_config(fields, config_file), False,
+                    (), str(prefix.parent) if vocab.exists() else "", lambda: _read_google(prefix))
+
+
+def _read_google(prefix: pathlib.Path) -> Tensors:
+  import tensorflow as tf  # here: it takes seconds to import and only this format needs it
+
+  try:
+    reader = tf.train.load_checkpoint(str(prefix))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
+            if not _IGNORABLE.fullmatch(name)}
+  except Exception as error:  # DataLossError, NotFoundError, OutOfRangeError, ValueError ...
+    raise UserError(f"{prefix} cannot be read (truncated?): {_first_line(error)}") from error
+
+
+# --- This project's own ---------------------------------------------------------------------
+
+
+def _our_checkpoint(folder: pathlib.Path) -> Checkpoint:
+  """A step of a run's `checkpoints/`: Orbax items `params` and `model` (its description)."""
+  import orbax.checkpoint as ocp  # here: importing it takes a second
+
+  def read() -> Tensors:
+    try:
+      params = ocp.PyTreeCheckpointer().restore(
+          str(folder.resolve() / "params"), restore_args=_as_numpy(folder))
+    except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
+      raise UserError(f"{folder} cannot be read (truncated?): {_first_line(error)}") from error
+    return flax.traverse_util.flatten_dict(params, sep="/")
+
+  def _as_numpy(folder: pathlib.Path) -> Any:
+    metadata = ocp.PyTreeCheckpointer().metadata(str(folder.resolve() / "params"))
+    import jax
+    return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+                        metadata.item_metadata.tree)
+
+  description = _read_json(folder / "model" / "metadata")
+  config = _bert_config(description["config"], folder / "model" / "metadata")
+  return Checkpoint(str(folder), "ours", config, description["regression"],
+                    tuple(description["label_names"]), description["tokenizer"], read)
+
+
+# --- Into parameters and out ----------------------------------------------------------------
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(file.read_text("utf-8"))
+  except (OSError, ValueError) as error:
+    raise UserError(f"{file} cannot be read as JSON: {_first_line(error)}") from error
+
+
+def _bert_config(fields: Mapping[str, Any], file: pathlib.Path) -> modeling.BertConfig:
+  known = {field.name for field in dataclasses.fields(modeling.BertConfig)}
+  try:
+    return modeling.BertConfig(**{k: v for k, v in fields.items() if k in known})
+  except ValueError as error:
+    raise UserError(f"{file}: {error}") from error
+
+
+def _expand(weights: tuple[Weight, ...], num_hidden_layers: int) -> list[Weight]:
+  """The table with `{i}` written out for every layer."""
+  expanded = []
+  for weight in weights:
+    layers = range(num_hidden_layers) if "{i}" in weight.ours else range(1)
+    expanded += [Weight(*(name.format(i=i) for name in weight[:3]), weight.transposed)
+                 for i in layers]
+  return expanded
+
+
+def load_params(checkpoint: Checkpoint, fresh: Params,
+                reinitialize: tuple[str, ...] = ()) -> tuple[Params, LoadReport]:
+  """Merges a checkpoint's weights into freshly initialized parameters.
+
+  Args:
+    checkpoint: what `find_checkpoint` found.
+    fresh: the model's initialized parameters; kept where the checkpoint has no such head.
+    reinitialize: prefixes of parameters to keep fresh even if the checkpoint has them.
+
+  Returns:
+    The parameters as float32 numpy arrays, and what came from where.
+
+  Raises:
+    UserError: a tensor that is unknown, missing (and no head's), or of another shape.
+  """
+  flat = flax.traverse_util.flatten_dict(fresh, sep="/")
+  by_ours = _by_our_name(checkpoint)
+  params, loaded, initialized = {}, [], []
+  for name, initial in flat.items():
+    if name in by_ours and not name.startswith(reinitialize or ("\0",)):
+      value = by_ours.pop(name)
+      if value.shape != initial.shape:
+        raise UserError(f"{checkpoint.path}: {name} has shape {list(value.shape)} in the "
+                        f"checkpoint and {list(initial.shape)} in the model")
+      params[name] = np.asarray(value, np.float32)
+      loaded.append(name)
+    elif name.startswith(HEADS):
+      params[name] = np.asarray(initial)
+      initialized.append(name)
+    else:
+      raise UserError(f"{checkpoint.path} has no tensor for {name} {list(initial.shape)}")
+  report = LoadReport(tuple(loaded), tuple(initialized), tuple(sorted(by_ours)))
+  return flax.traverse_util.unflatten_dict(params, sep="/"), report
+
+
+def _by_our_name(checkpoint: Checkpoint) -> Tensors:
+  """Reads the tensors and gives them this project's names and orientations."""
+  tensors = checkpoint.read()
+  table = {getattr(weight, checkpoint.format): weight
+           for weight in _expand(WEIGHTS, checkpoint.config.num_hidden_layers)}
+  ours = {}
+  for name, value in tensors.items():
+    if name in table:
+      weight = table[name]
+      ours[weight.ours] = value.T if checkpoint.format in weight.transposed else value
+    elif not _IGNORABLE.fullmatch(name):
+      raise UserError(f"{checkpoint.path} holds a tensor that no BERT has: {name} "
+                      f"{list(value.shape)}; the configuration promises "
+                      f"{checkpoint.config.num_hidden_layers} layers")
+  decoder = tensors.get("cls.predictions.decoder.weight")
+  words = tensors.get("bert.embeddings.word_embeddings.weight")
+  if decoder is not None and not np.array_equal(decoder, words):
+    raise UserError(f"{checkpoint.path}: cls.predictions.decoder.weight differs from the word "
+                    "embeddings; BERT's masked-LM head is tied to them")
+  return ours
+
+
+def to_huggingface(params: Params, num_hidden_layers: int) -> Tensors:
+  """Our parameters under HuggingFace's names, contiguous float32, ready for safetensors."""
+  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  tensors = {}
+  for weight in _expand(WEIGHTS, num_hidden_layers):
+    if weight.ours in flat:
+      value = np.asarray(flat.pop(weight.ours), np.float32)
+      transposed = "huggingface" in weight.transposed
+      tensors[weight.huggingface] = np.ascontiguousarray(value.T if transposed else value)
+  assert not flat, f"the table does not name {sorted(flat)}"
+  return tensors
+
+
+def export_huggingface(folder: pathlib.Path, config: modeling.BertConfig, params: Params,
+                       tokenizer: Any, model_card: str, **extra: Any) -> None:
+  """Writes a folder that `transformers` loads as it is, and that `find_checkpoint` finds.
+
+  Args:
+    folder: written whole or not at all: a temporary neighbour is renamed to it.
+    config: the architecture.
+    params: float32 parameters of BertForSequenceClassification or BertForPreTraining.
+    tokenizer: a transformers tokenizer, saved beside the weights.
+    model_card: text of README.md.
+    **extra: more fields of transformers' BertConfig: architectures, id2label, problem_type ...
+  """
+  import safetensors.numpy  # these two here: only the end of a run needs them
+  import transformers
+
+  temporary = folder.with_name(folder.name + ".tmp")
+  shutil.rmtree(temporary, ignore_errors=True)
+  temporary.mkdir(parents=True)
+  transformers.BertConfig(**dataclasses.asdict(config), **extra).save_pretrained(temporary)
+  tokenizer.save_pretrained(temporary)
+  tensors = to_huggingface(params, config.num_hidden_layers)
+  safetensors.numpy.save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
+  (temporary / "README.md").write_text(model_card, "utf-8")
+  shutil.rmtree(folder, ignore_errors=True)
+  temporary.rename(folder)

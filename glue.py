@@ -1,0 +1,158 @@
+"""The tasks: GLUE's (https://gluebenchmark.com) and the user's own; metrics and leaderboard files.
+
+A task says which columns hold the texts and the label, what the classes are called, which
+splits are scored and how. Readers of files are in `tables.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+import csv
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A sentence (pair) classification or regression task.
+
+  Attributes:
+    name: GLUE's name on the hub, or "own".
+    text_columns: one or two names, as on the hub.
+    label_names: the classes in the hub's order; () for regression.
+    metrics: the first one is followed in curves.
+    folder: in GLUE's TSV layout.
+    tsv_texts: the TSV header's names of the text columns.
+    tsv_label: the TSV header's name of the label column.
+    eval_splits: split -> suffix of its metrics' names.
+    test_splits: split -> GLUE's name of the prediction file.
+    predicts_names: the leaderboard wants label names, not numbers.
+  """
+
+  name: str
+  text_columns: tuple[str, ...]
+  label_names: tuple[str, ...]
+  metrics: tuple[str, ...]
+  folder: str = ""
+  tsv_texts: tuple[str, ...] = ()
+  tsv_label: str = "label"
+  eval_splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"validation": ""})
+  test_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  predicts_names: bool = False
+
+  @property
+  def regression(self) -> bool:
+    return not self.label_names
+
+
+_PAIR = ("sentence1", "sentence2")
+_ENTAILMENT = ("entailment", "not_entailment")
+
+GLUE_TASKS: dict[str, Task] = {task.name: task for task in (
+    Task("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation",),
+         folder="CoLA", tsv_texts=("sentence",), test_splits={"test": "CoLA"}),
+    Task("sst2", ("sentence",), ("negative", "positive"), ("accuracy",),
+         folder="SST-2", tsv_texts=("sentence",), test_splits={"test": "SST-2"}),
+    Task("mrpc", _PAIR, ("not_equivalent", "equivalent"), ("f1", "accuracy"),
+         folder="MRPC", tsv_texts=("#1 String", "#2 String"), tsv_label="Quality",
+         test_splits={"test": "MRPC"}),
+    Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("f1", "accuracy"),
+         folder="QQP", tsv_texts=("question1", "question2"), tsv_label="is_duplicate",
+         test_splits={"test": "QQP"}),
+    Task("stsb", _PAIR, (), ("pearson", "spearman"),
+         folder="STS-B", tsv_texts=_PAIR, tsv_label="score", test_splits={"test": "STS-B"}),
+    Task("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"),
+         ("accuracy",), folder="MNLI", tsv_texts=_PAIR, tsv_label="gold_label",
+         eval_splits={"validation_matched": "", "validation_mismatched": "_mismatched"},
+         test_splits={"test_matched": "MNLI-m", "test_mismatched": "MNLI-mm"},
+         predicts_names=True),
+    Task("qnli", ("question", "sentence"), _ENTAILMENT, ("accuracy",),
+         folder="QNLI", tsv_texts=("question", "sentence"), test_splits={"test": "QNLI"},
+         predicts_names=True),
+    Task("rte", _PAIR, _ENTAILMENT, ("accuracy",),
+         folder="RTE", tsv_texts=_PAIR, test_splits={"test": "RTE"}, predicts_names=True),
+)}
+
+_WNLI = ("wnli is refused: its dev set contradicts its training set by design, so that BERT's "
+         "paper leaves it out and a trained model scores below a constant answer")
+
+
+def glue_task(name: str) -> Task:
+  """The GLUE task of that name.
+
+  Raises:
+    UserError: no such task, or WNLI.
+  """
+  if name.lower() == "wnli":
+    raise UserError(_WNLI)
+  if name not in GLUE_TASKS:
+    raise UserError(f"dataset_name {name!r} is no GLUE task; known: {', '.join(GLUE_TASKS)} "
+                    "(blank for your own files at dataset_path)")
+  return GLUE_TASKS[name]
+
+
+def own_task(text_columns: tuple[str, ...], label_names: tuple[str, ...]) -> Task:
+  """A task of the user's own; no label names mean regression."""
+  metrics = ("accuracy", "f1", "matthews_correlation") if label_names else ("pearson", "spearman")
+  return Task("own", text_columns, label_names, metrics, test_splits={"test": "test"},
+              predicts_names=True)
+
+
+# --- Metrics --------------------------------------------------------------------------------
+
+
+def predictions_from(task: Task, logits: np.ndarray) -> np.ndarray:
+  """[examples, outputs] -> [examples]: class numbers, or the value itself."""
+  return logits[:, 0] if task.regression else logits.argmax(axis=-1)
+
+
+def score(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """GLUE's metrics for the task; F1 is that of class "1", or the macro mean beyond two classes."""
+  from scipy import stats  # these two here: a second to import, and only scoring needs them
+  from sklearn import metrics
+
+  average = "binary" if len(task.label_names) == 2 else "macro"
+  functions = {
+      "accuracy": metrics.accuracy_score,
+      "f1": lambda y, p: metrics.f1_score(y, p, average=average, zero_division=0.0),
+      "matthews_correlation": metrics.matthews_corrcoef,
+      "pearson": lambda y, p: _correlation(stats.pearsonr, y, p),
+      "spearman": lambda y, p: _correlation(stats.spearmanr, y, p)}
+  return {name: float(functions[name](labels, predictions)) for name in task.metrics}
+
+
+def _correlation(function, labels: np.ndarray, predictions: np.ndarray) -> float:
+  """0 where either side is constant: a correlation is then not defined."""
+  if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+    return 0.0
+  return float(function(labels, predictions)[0])
+
+
+# --- Leaderboard files ----------------------------------------------------------------------
+
+
+def write_predictions(path: pathlib.Path, task: Task, predictions: np.ndarray,
+                      label_names: Sequence[str], index: Sequence[str]) -> None:
+  """Writes `index<TAB>prediction` as GLUE's leaderboard wants it.
+
+  Args:
+    path: the file; written whole or not at all.
+    task: says whether names, numbers or values are wanted.
+    predictions: [examples] class numbers in the model's order, or values.
+    label_names: the model's classes in its order.
+    index: [examples] the test rows' ids.
+  """
+  if task.regression:
+    values = [f"{value:.3f}" for value in predictions]
+  elif task.predicts_names:
+    values = [label_names[p] for p in predictions]
+  else:  # GLUE's numbers, whatever order the model has its classes in
+    values = [str(task.label_names.index(label_names[p])) for p in predictions]
+  temporary = path.with_name(path.name + ".tmp")
+  with temporary.open("w", encoding="utf-8", newline="") as file:
+    writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+    writer.writerow(("index", "prediction"))
+    writer.writerows(zip(index, values, strict=True))
+  temporary.replace(path)

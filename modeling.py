@@ -1,0 +1,285 @@
+"""BERT in Flax Linen: Devlin et al., 2018 (https://arxiv.org/abs/1810.04805).
+
+Names and arithmetic follow `modeling.py` of google-research/bert. Three things differ in form
+and not in numbers:
+
+* Several examples may share a row (see `data.py`): `sequence_ids` says which token belongs to
+  which example, and attention stays inside an example.
+* Heads read the tokens that they need by flat index (`cls_positions`, `masked_lm_positions`)
+  and never project the others.
+* Parameters are float32; `dtype` is that of the matrix products. LayerNorm, softmax and the
+  logits stay float32.
+
+The modules know no loss, no data and no checkpoint format.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+# HuggingFace's names. The last version of google-research/bert computes "gelu" as the tanh
+# approximation, its first release and HuggingFace as erf: `checkpoint_utils` translates.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_new": functools.partial(nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
+    "relu": nn.relu,
+    "tanh": nn.tanh,
+    "linear": lambda x: x,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+  """Architecture of a BERT; the defaults are bert-base-uncased's.
+
+  Raises:
+    ValueError: an unknown activation, a size below 1, a rate outside [0, 1), or heads that do
+      not divide the hidden size.
+  """
+
+  vocab_size: int = 30522
+  hidden_size: int = 768
+  num_hidden_layers: int = 12
+  num_attention_heads: int = 12
+  intermediate_size: int = 3072
+  hidden_act: str = "gelu"  # a key of ACTIVATIONS
+  hidden_dropout_prob: float = 0.1
+  attention_probs_dropout_prob: float = 0.1
+  max_position_embeddings: int = 512
+  type_vocab_size: int = 2
+  initializer_range: float = 0.02  # standard deviation, cut at twice that
+  layer_norm_eps: float = 1e-12
+
+  def __post_init__(self):
+    if self.hidden_act not in ACTIVATIONS:
+      raise ValueError(f"hidden_act {self.hidden_act!r} is unknown; known: "
+                       f"{', '.join(sorted(ACTIVATIONS))}")
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type is int and value < 1:
+        raise ValueError(f"{field.name} must be at least 1, not {value}")
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+      if not 0.0 <= getattr(self, name) < 1.0:
+        raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+    if self.hidden_size % self.num_attention_heads:
+      raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of "
+                       f"num_attention_heads {self.num_attention_heads}")
+
+
+def _kernel_init(config: BertConfig) -> nn.initializers.Initializer:
+  """Truncated normal without variance correction (`create_initializer` of the original)."""
+  return nn.initializers.truncated_normal(config.initializer_range)
+
+
+def _dense(features: int, config: BertConfig, dtype: Any, name: str) -> nn.Dense:
+  return nn.Dense(features, dtype=dtype, kernel_init=_kernel_init(config), name=name)
+
+
+def _layer_norm(x: Array, config: BertConfig, dtype: Any) -> Array:
+  """LayerNorm in float32 with a two-pass variance. x: [..., hidden] -> [..., hidden] `dtype`."""
+  layer_norm = nn.LayerNorm(epsilon=config.layer_norm_eps, use_fast_variance=False,
+                            dtype=jnp.float32, name="layer_norm")
+  return layer_norm(x).astype(dtype)
+
+
+class BertEmbeddings(nn.Module):
+  """Word + token type + position embeddings, then LayerNorm, then dropout."""
+
+  config: BertConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, input_ids: Array, token_type_ids: Array, position_ids: Array,
+               deterministic: bool) -> tuple[Array, Array]:
+    """[rows, length] int32 each -> ([rows, length, hidden], word table [vocab, hidden])."""
+    config = self.config
+
+    def embed(size: int, name: str) -> nn.Embed:
+      return nn.Embed(size, config.hidden_size, embedding_init=_kernel_init(config), name=name)
+
+    words = embed(config.vocab_size, "word_embeddings")
+    x = words(input_ids)
+    x += embed(config.type_vocab_size, "token_type_embeddings")(token_type_ids)
+    x += embed(config.max_position_embeddings, "position_embeddings")(position_ids)
+    x = _layer_norm(x, config, self.dtype)
+    x = nn.Dropout(config.hidden_dropout_prob)(x, deterministic=deterministic)
+    return x, words.embedding
+
+
+class BertSelfAttention(nn.Module):
+  """Multi-head self-attention, its output projection, and the residual LayerNorm."""
+
+  config: BertConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, attention_bias: Array, deterministic: bool) -> Array:
+    """x [rows, length, hidden], attention_bias [rows, 1, length, length] -> like x."""
+    config = self.config
+    rows, length, hidden = x.shape
+    head_dim = hidden // config.num_attention_heads
+    # Dense layers see [tokens, hidden]: XLA's CPU backend multiplies 2-D operands fastest.
+    tokens = x.reshape(-1, hidden)
+
+    def heads(name: str) -> Array:
+      y = _dense(hidden, config, self.dtype, name)(tokens)
+      return y.reshape(rows, length, config.num_attention_heads, head_dim)
+
+    query, key, value = heads("query"), heads("key"), heads("value")
+    scores = jnp.einsum("rqhd,rkhd->rhqk", query, key, preferred_element_type=jnp.float32)
+    scores = scores / head_dim**0.5 + attention_bias
+    probs = nn.softmax(scores).astype(self.dtype)
+    # One mask element for every (example, head, query, key), as in the original.
+    probs = nn.Dropout(config.attention_probs_dropout_prob)(probs, deterministic=deterministic)
+    context = jnp.einsum("rhqk,rkhd->rqhd", probs, value).reshape(-1, hidden)
+    y = _dense(hidden, config, self.dtype, "output")(context).reshape(x.shape)
+    y = nn.Dropout(config.hidden_dropout_prob)(y, deterministic=deterministic)
+    return _layer_norm(x + y, config, self.dtype)
+
+
+class BertLayer(nn.Module):
+  """A post-LN Transformer layer: attention, then the feed-forward block."""
+
+  config: BertConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, attention_bias: Array, deterministic: bool) -> Array:
+    """x [rows, length, hidden], attention_bias [rows, 1, length, length] -> like x."""
+    config = self.config
+    x = BertSelfAttention(config, self.dtype, name="attention")(x, attention_bias, deterministic)
+    y = _dense(config.intermediate_size, config, self.dtype,
+               "intermediate")(x.reshape(-1, config.hidden_size))
+    y = ACTIVATIONS[config.hidden_act](y)
+    y = _dense(config.hidden_size, config, self.dtype, "output")(y).reshape(x.shape)
+    y = nn.Dropout(config.hidden_dropout_prob)(y, deterministic=deterministic)
+    return _layer_norm(x + y, config, self.dtype)
+
+
+class BertPooler(nn.Module):
+  """Dense + tanh on the last layer's [CLS]."""
+
+  config: BertConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, cls: Array) -> Array:
+    """[examples, hidden] -> [examples, hidden]."""
+    return nn.tanh(_dense(self.config.hidden_size, self.config, self.dtype, "dense")(cls))
+
+
+def attention_bias_from(sequence_ids: Array) -> Array:
+  """0 where query and key share a non-zero sequence id and -10,000 elsewhere.
+
+  Args:
+    sequence_ids: [rows, length] int32, from 1; 0 is padding.
+
+  Returns:
+    [rows, 1, length, length] float32. -10,000 is the original's; it is added in float32, where
+    exp(-10,000) is exactly 0 beside any real score.
+  """
+  query, key = sequence_ids[:, None, :, None], sequence_ids[:, None, None, :]
+  return jnp.where((query == key) & (key != 0), 0.0, -10_000.0)
+
+
+class BertModel(nn.Module):
+  """The encoder and the pooler."""
+
+  config: BertConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, input_ids: Array, token_type_ids: Array, position_ids: Array,
+               sequence_ids: Array, cls_positions: Array, *,
+               deterministic: bool = True) -> tuple[Array, Array, Array]:
+    """Encodes packed rows (the batch format of `data.py`).
+
+    Args:
+      input_ids: [rows, length] int32, as the next three.
+      token_type_ids: 0 for the first segment, 1 for the second.
+      position_ids: from 0 in every sequence.
+      sequence_ids: which sequence of its row a token belongs to, from 1; 0 is padding.
+      cls_positions: [examples] int32, index of each example's [CLS] in the rows * length
+        flattened tokens.
+      deterministic: True turns dropout off; otherwise the "dropout" key is used.
+
+    Returns:
+      sequence_output [rows, length, hidden], pooled_output [examples, hidden] and the word
+      embedding table [vocab, hidden] that the MLM head is tied to.
+    """
+    config = self.config
+    x, word_embeddings = BertEmbeddings(config, self.dtype, name="embeddings")(
+        input_ids, token_type_ids, position_ids, deterministic)
+    attention_bias = attention_bias_from(sequence_ids)
+    for i in range(config.num_hidden_layers):
+      x = BertLayer(config, self.dtype, name=f"layer_{i}")(x, attention_bias, deterministic)
+    cls = x.reshape(-1, config.hidden_size)[cls_positions]
+    pooled = BertPooler(config, self.dtype, name="pooler")(cls)
+    return x, pooled, word_embeddings
+
+
+class BertForSequenceClassification(nn.Module):
+  """BERT with dropout and one dense layer on the pooled [CLS]."""
+
+  config: BertConfig
+  num_labels: int  # 1 for regression
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, batch: dict[str, Array], *, deterministic: bool = True) -> Array:
+    """A batch of `data.py` -> logits [examples, num_labels] float32."""
+    _, pooled, _ = BertModel(self.config, self.dtype, name="bert")(
+        batch["input_ids"], batch["token_type_ids"], batch["position_ids"],
+        batch["sequence_ids"], batch["cls_positions"], deterministic=deterministic)
+    pooled = nn.Dropout(self.config.hidden_dropout_prob)(pooled, deterministic=deterministic)
+    return _dense(self.num_labels, self.config, jnp.float32, "classifier")(pooled)
+
+
+class BertForPreTraining(nn.Module):
+  """BERT with the masked-LM head and the next-sentence head."""
+
+  config: BertConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, batch: dict[str, Array], *,
+               deterministic: bool = True) -> tuple[Array, Array]:
+    """A batch with `masked_lm_positions` [masked] (flat, over the whole batch) ->
+
+    masked-LM logits [masked, vocab] and next-sentence logits [examples, 2], both float32.
+    """
+    config = self.config
+    sequence_output, pooled, word_embeddings = BertModel(config, self.dtype, name="bert")(
+        batch["input_ids"], batch["token_type_ids"], batch["position_ids"],
+        batch["sequence_ids"], batch["cls_positions"], deterministic=deterministic)
+    masked = sequence_output.reshape(-1, config.hidden_size)[batch["masked_lm_positions"]]
+    masked_lm_logits = MaskedLmHead(config, self.dtype, name="masked_lm")(
+        masked, word_embeddings)
+    next_sentence_logits = _dense(2, config, jnp.float32, "next_sentence")(pooled)
+    return masked_lm_logits, next_sentence_logits
+
+
+class MaskedLmHead(nn.Module):
+  """Dense, activation and LayerNorm, then the transposed word embeddings and a bias."""
+
+  config: BertConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, masked: Array, word_embeddings: Array) -> Array:
+    """[masked, hidden] and [vocab, hidden] -> [masked, vocab] float32."""
+    config = self.config
+    y = _dense(config.hidden_size, config, self.dtype, "transform")(masked)
+    y = _layer_norm(ACTIVATIONS[config.hidden_act](y), config, self.dtype)
+    logits = jnp.einsum("ph,vh->pv", y, word_embeddings.astype(self.dtype),
+                        preferred_element_type=jnp.float32)
+    bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
+    return logits + bias[None]

@@ -1,0 +1,108 @@
+"""Watching a run: a progress bar or log lines, metrics.jsonl, TensorBoard events, curves.png."""
+
+from collections.abc import Mapping
+import datetime
+import json
+import pathlib
+import sys
+from typing import Any
+
+
+def say(text: str) -> None:
+  """One line for the user, at once."""
+  print(text, flush=True)
+
+
+class Reporter:
+  """Takes a run's numbers: a bar on a terminal and plain lines elsewhere, and the two files."""
+
+  def __init__(self, folder: pathlib.Path, num_train_steps: int, first_step: int = 0):
+    """Continues `metrics.jsonl` at `first_step`: what a lost stretch wrote after it goes."""
+    import tensorboardX  # these two here: neither is needed to say what is loading
+    import tqdm
+
+    self._file = folder / "metrics.jsonl"
+    self._rewind(first_step)
+    self._events = tensorboardX.SummaryWriter(str(folder))
+    self._last = num_train_steps
+    self._bar = tqdm.tqdm(total=num_train_steps, initial=first_step, unit="step",
+                          disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05)
+
+  def _rewind(self, first_step: int) -> None:
+    if self._file.exists():
+      kept = [line for line in self._file.read_text("utf-8").splitlines()
+              if json.loads(line)["step"] <= first_step]
+      self._file.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+
+  def progress(self, step: int, record: Mapping[str, float] | None) -> None:
+    """A step is done; `record` is what there is to log now, if anything."""
+    self._bar.update(1)
+    if record is None:
+      return
+    self.metrics(step, record)
+    self._bar.set_postfix_str(f"loss {record['loss']:.4f}, lr {record['learning_rate']:.2e}, "
+                              f"{record.get('examples_per_second', 0):.1f} examples/s")
+    if self._bar.disable:
+      say(self._line(step, record))
+
+  def _line(self, step: int, record: Mapping[str, float]) -> str:
+    parts = [f"step {step}/{self._last}", f"loss {record['loss']:.4f}",
+             f"lr {record['learning_rate']:.2e}"]
+    if "examples_per_second" in record:
+      examples = record["examples_per_second"]
+      left = (self._last - step) * record["examples_per_step"] / examples
+      parts += [f"{examples:.1f} examples/s", f"{record['tokens_per_second']:.0f} tokens/s",
+                f"padding {record['padding_share']:.1%}",
+                f"waiting for data {record['waiting_share']:.1%}",
+                f"{datetime.timedelta(seconds=round(left))} left"]
+    return "  ".join(parts)
+
+  def metrics(self, step: int, record: Mapping[str, float]) -> None:
+    """Appends to metrics.jsonl and the TensorBoard events."""
+    with self._file.open("a", encoding="utf-8") as file:
+      file.write(json.dumps({"step": step, **record}) + "\n")
+    for name, value in record.items():
+      self._events.add_scalar(name, value, step)
+
+  def say(self, text: str) -> None:
+    """A line that does not tear the progress bar."""
+    self._bar.clear()
+    say(text)
+
+  def close(self, curve: str) -> None:
+    """Ends the bar, flushes the events and draws curves.png with the dev metric `curve`."""
+    self._bar.close()
+    self._events.close()
+    draw_curves(self._file, self._file.with_name("curves.png"), curve)
+
+
+def draw_curves(metrics: pathlib.Path, image: pathlib.Path, curve: str) -> None:
+  """Training loss, learning rate and dev metric over the steps."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  records = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+  figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
+  for axis, name, style in zip(axes, ("loss", "learning_rate", curve), ("-", "-", "o-"),
+                               strict=True):
+    points = [(r["step"], r[name]) for r in records if name in r]
+    axis.plot(*zip(*points, strict=True) if points else ((), ()), style)
+    axis.set(title=name.replace("_", " "), xlabel="step")
+    axis.grid(alpha=0.3)
+  figure.savefig(image, dpi=120)
+  pyplot.close(figure)
+
+
+def write_results(folder: pathlib.Path, name: str, results: Mapping[str, Any]) -> None:
+  """Writes `name`.txt (`eval_accuracy = 0.912345`, one a line) and `name`.json."""
+  lines = [f"{key} = {value:.6f}" if isinstance(value, float) else f"{key} = {value}"
+           for key, value in sorted(results.items())]
+  (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+  write_json(folder / f"{name}.json", results)
+
+
+def write_json(file: pathlib.Path, content: Mapping[str, Any]) -> None:
+  """Writes an indented JSON file."""
+  file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")

@@ -1,0 +1,553 @@
+"""Fine-tunes BERT on a GLUE task or on your own labelled text, scores it, and predicts.
+
+    python3 run_classifier.py --config=configs/classifier.py:bert-base-uncased \
+        --config.dataset_name=mrpc --output_dir=OUT
+
+Every knob is in configs/classifier.py and can be set as --config.name=value. The same command
+continues an interrupted run; --config.do_train=False --output_dir=OUT scores or predicts with
+a finished one.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+from absl import app, flags, logging
+import jax
+import jax.numpy as jnp
+import ml_collections
+from ml_collections import config_flags
+import numpy as np
+import optax
+
+import checkpoint_utils
+import data
+from errors import exit_on_user_error, UserError
+import glue
+import modeling
+import reporting
+from reporting import say
+import run_directory
+import tables
+import training
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/classifier.py",
+                                          "Configuration file, with :MODEL.")
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", "", "The run's folder; blank: a new one in runs/.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run's folder and effective config; `finished` means that its model/ is written."""
+
+  folder: pathlib.Path
+  config: ml_collections.ConfigDict
+  finished: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """A tokenized split and the ids of its rows."""
+
+  examples: data.Examples
+  row_ids: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+  """The model, its parameters and the meaning of its outputs."""
+
+  model: modeling.BertForSequenceClassification
+  params: Mapping[str, Any]
+  label_names: tuple[str, ...]  # in the order of the outputs; () for regression
+
+
+def main(argv: list[str]) -> None:
+  check_arguments(argv)
+  run = open_run(_CONFIG.value, _OUTPUT_DIR.value)
+  config = run.config
+  check_config(config)
+  checkpoint = find_weights(run)
+  tokenizer = data.load_tokenizer(tokenizer_source(config, checkpoint), config.do_lower_case)
+  source = tables.find_source(config.dataset_name, config.dataset_path, config.skip_bad_rows)
+  task, label_names, splits = read_splits(config, source, checkpoint, tokenizer)
+  classifier = build_classifier(config, checkpoint, task, label_names, tokenizer)
+  start_run(run, classifier)
+  if config.do_train and not run.finished:
+    classifier, results = train(run, classifier, task, splits, tokenizer.name_or_path)
+    export(run, classifier, task, tokenizer, results)
+  elif config.do_eval:
+    results = score_splits(config, classifier, task, splits)
+  if config.do_eval:
+    write_results(run, results)
+  if config.do_predict:
+    predict(run, classifier, task, splits)
+  say(f"done: {run.folder}")
+
+
+# --- Before anything is computed --------------------------------------------------------------
+
+
+def check_arguments(argv: list[str]) -> None:
+  """Says what runs where, and refuses words that are no flags."""
+  if len(argv) > 1:
+    raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
+  logging.set_verbosity(logging.WARNING)
+  devices = jax.local_devices()
+  say(f"run_classifier: JAX {jax.__version__} on {len(devices)} {devices[0].device_kind} "
+      f"device{'s' if len(devices) > 1 else ''}")
+
+
+def open_run(config: ml_collections.ConfigDict, output_dir: str) -> Run:
+  """Finds out whether the folder is new, to be continued, or finished.
+
+  Raises:
+    UserError: the folder holds another run, or is to be used untrained.
+  """
+  name = config.dataset_name or pathlib.Path(config.dataset_path).name
+  folder = (pathlib.Path(output_dir) if output_dir
+            else run_directory.default_folder("classifier", name))
+  stored = run_directory.stored_config(folder)
+  finished = (folder / "model" / "config.json").exists()
+  if stored is not None and not config.do_train:  # the run's own config, and what is free in it
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    config = ml_collections.ConfigDict(stored)
+    config.update_from_flattened_dict(overrides)
+    if not finished and stored["do_train"]:
+      raise UserError(f"output_dir {folder} holds a run that is not finished; continue it with "
+                      "--config.do_train=True and its other flags first")
+  if stored is not None:
+    run_directory.check_same_run(folder, stored, config.to_dict())
+  return Run(folder, config, finished)
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+  """Refuses values that would only fail later, with what would be right."""
+  devices = jax.local_device_count()
+  share = devices * config.gradient_accumulation_steps
+  for name, parts, what in (
+      ("train_batch_size", share, f"{devices} devices x {config.gradient_accumulation_steps} "
+       "gradient_accumulation_steps"),
+      ("eval_batch_size", devices, f"{devices} devices"),
+      ("predict_batch_size", devices, f"{devices} devices")):
+    if config[name] < 1 or parts < 1 or config[name] % parts:
+      raise UserError(f"{name} {config[name]} is not a positive multiple of {what}")
+  choices = {"dtype": ("float32", "bfloat16"),
+             "matmul_precision": ("float32", "tensorfloat32", "bfloat16"),
+             "learning_rate_schedule": ("joined", "original"),
+             "label_type": ("auto", "class", "float")}
+  for name, known in choices.items():
+    if config[name] not in known:
+      raise UserError(f"{name} {config[name]!r} is not one of {', '.join(known)}")
+  for name, low in (("max_seq_length", 5), ("log_every_steps", 1), ("keep_checkpoints", 1),
+                    ("num_train_epochs", 0), ("warmup_proportion", 0), ("max_grad_norm", 0),
+                    ("eval_every_epochs", 0), ("save_checkpoints_steps", 0)):
+    if config[name] < low:
+      raise UserError(f"{name} must be at least {low}, not {config[name]}")
+  jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+
+
+def find_weights(run: Run) -> checkpoint_utils.Checkpoint | None:
+  """The finished run's own model, else init_checkpoint; None for random weights."""
+  name = str(run.folder / "model") if run.finished else run.config.init_checkpoint
+  if name:
+    say(f"weights: {name}")
+    return checkpoint_utils.find_checkpoint(name)
+  if not run.config.do_train:
+    raise UserError("nothing to score: give --config.init_checkpoint, the --output_dir of a "
+                    "finished run, or --config.do_train=True")
+  say("weights: random")
+  return None
+
+
+def tokenizer_source(config: ml_collections.ConfigDict,
+                     checkpoint: checkpoint_utils.Checkpoint | None) -> str:
+  """`tokenizer`, or else the checkpoint's own."""
+  source = config.tokenizer or (checkpoint.tokenizer if checkpoint else "")
+  if not source:
+    raise UserError(f"{checkpoint.path if checkpoint else 'a random model'} has no tokenizer; "
+                    "give --config.tokenizer=/path/to/dir (with tokenizer.json or vocab.txt)")
+  return source
+
+
+# --- Data -------------------------------------------------------------------------------------
+
+
+def read_splits(config: ml_collections.ConfigDict, source: tables.Source,
+                checkpoint: checkpoint_utils.Checkpoint | None, tokenizer: Any
+                ) -> tuple[glue.Task, tuple[str, ...], dict[str, Split]]:
+  """Reads and tokenizes the splits that are asked for.
+
+  Returns:
+    The task, its classes in the order of the model's outputs, and split name -> Split.
+  """
+  say(f"data: {source.description}")
+  read = {split: source.read(split) for split in wanted_splits(config, source)}
+  layout = tables.find_layout(source, next(iter(read.values())),
+                              _names(config.text_columns), config.label_column)
+  task = source.glue_task or own_task(config, layout, read, checkpoint)
+  label_names = order_labels(config, task, checkpoint)
+  splits = {}
+  for split, table in read.items():
+    if split in task.test_splits:  # no labels there, or none that may be looked at
+      labels = np.zeros(len(table), np.float32 if task.regression else np.int32)
+    else:
+      labels = tables.encode_labels(table, tables.label_values(table, layout), task, label_names)
+    texts = [table.texts(name) for name in layout.texts]
+    examples = data.tokenize(tokenizer, texts[0], texts[1] if len(texts) > 1 else None, labels,
+                             config.max_seq_length)
+    splits[split] = Split(examples, tables.row_ids(table))
+    say(f"  {split}: {len(examples):,} examples, {examples.lengths.mean():.1f} tokens on average, "
+        f"{examples.lengths.max()} at most")
+  return task, label_names, splits
+
+
+def wanted_splits(config: ml_collections.ConfigDict, source: tables.Source) -> list[str]:
+  """The splits that the config needs.
+
+  Raises:
+    UserError: one of them is not there.
+  """
+  task = source.glue_task or glue.own_task((), ())
+  wanted = [*(["train"] if config.do_train else []),
+            *(task.eval_splits if config.do_eval else ()),
+            *(task.test_splits if config.do_predict else ())]
+  if not wanted:
+    raise UserError("nothing to do: do_train, do_eval and do_predict are all False")
+  for split in wanted:
+    if split not in source.splits:
+      raise UserError(f"{source.description} has no {split} split; it has "
+                      f"{', '.join(source.splits) or 'none'}")
+  return wanted
+
+
+def _names(text: str) -> tuple[str, ...]:
+  return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def own_task(config: ml_collections.ConfigDict, layout: tables.Layout,
+             read: Mapping[str, tables.Table],
+             checkpoint: checkpoint_utils.Checkpoint | None) -> glue.Task:
+  """The task of the user's own files: classes as configured, in training, or as trained."""
+  if config.label_names:
+    names = _names(config.label_names)
+  elif "train" in read:
+    names = tables.infer_label_names(tables.label_values(read["train"], layout),
+                                     config.label_type)
+  elif checkpoint.regression or checkpoint.label_names:
+    names = checkpoint.label_names
+  else:
+    raise UserError(f"{checkpoint.path} does not say what its classes are called; name them in "
+                    "order: --config.label_names=a,b")
+  if len(names) == 1:
+    raise UserError(f"{read['train'].source}: every label is {names[0]!r}; there is nothing to "
+                    "tell apart")
+  say(f"  texts: {', '.join(layout.texts)}; label: {layout.label}; "
+      + (f"classes: {', '.join(names)}" if names else "regression"))
+  return glue.own_task(layout.texts, names)
+
+
+def order_labels(config: ml_collections.ConfigDict, task: glue.Task,
+                 checkpoint: checkpoint_utils.Checkpoint | None) -> tuple[str, ...]:
+  """The task's classes in the order of the model's outputs: the checkpoint's, where it has them.
+
+  Raises:
+    UserError: configured names that are not the task's.
+  """
+  configured = _names(config.label_names)
+  if configured and set(configured) != set(task.label_names):
+    raise UserError(f"label_names {', '.join(configured)} are not the classes of {task.name}: "
+                    f"{', '.join(task.label_names) or 'none (regression)'}")
+  if configured:
+    return configured
+  known = checkpoint.label_names if checkpoint else ()
+  return known if set(known) == set(task.label_names) else task.label_names
+
+
+# --- Model ------------------------------------------------------------------------------------
+
+
+def build_classifier(config: ml_collections.ConfigDict,
+                     checkpoint: checkpoint_utils.Checkpoint | None, task: glue.Task,
+                     label_names: tuple[str, ...], tokenizer: Any) -> Classifier:
+  """Builds the model and fills it from the checkpoint; a head for other classes starts afresh."""
+  bert_config = model_config(config, checkpoint, len(tokenizer))
+  model = modeling.BertForSequenceClassification(bert_config, max(len(label_names), 1),
+                                                 jnp.dtype(config.dtype))
+  params = jax.jit(model.init)(jax.random.key(config.seed), _one_token())["params"]
+  if checkpoint is None:
+    return Classifier(model, params, label_names)
+  same = checkpoint.regression if task.regression else (
+      bool(config.label_names) or checkpoint.label_names == label_names)
+  params, report = checkpoint_utils.load_params(checkpoint, params,
+                                                reinitialize=() if same else ("classifier/",))
+  say(f"  {report}")
+  if "classifier/kernel" in report.ignored:
+    say(f"  the checkpoint's classes ({', '.join(checkpoint.label_names) or 'unnamed'}) are not "
+        f"this task's ({', '.join(label_names) or 'regression'}): the classifier starts afresh")
+  if "classifier/kernel" in report.initialized and not config.do_train:
+    raise UserError(f"{checkpoint.path} has no classifier for {task.name} "
+                    f"({', '.join(label_names) or 'regression'}): train one first, or, where it "
+                    "only numbers its classes, name them in order: --config.label_names=a,b")
+  return Classifier(model, params, label_names)
+
+
+def model_config(config: ml_collections.ConfigDict,
+                 checkpoint: checkpoint_utils.Checkpoint | None,
+                 tokenizer_size: int) -> modeling.BertConfig:
+  """The checkpoint's architecture, or bert-base's, with config.model's overrides."""
+  base = checkpoint.config if checkpoint else modeling.BertConfig(vocab_size=tokenizer_size)
+  overrides = {name: value for name, value in config.model.items() if value is not None}
+  try:
+    bert_config = dataclasses.replace(base, **overrides)
+  except ValueError as error:
+    raise UserError(f"config.model: {error}") from error
+  if tokenizer_size > bert_config.vocab_size:
+    raise UserError(f"the tokenizer has {tokenizer_size} entries and the model's vocabulary "
+                    f"{bert_config.vocab_size}; they do not belong together")
+  if config.max_seq_length > bert_config.max_position_embeddings:
+    raise UserError(f"max_seq_length {config.max_seq_length} is over the model's "
+                    f"max_position_embeddings {bert_config.max_position_embeddings}")
+  return bert_config
+
+
+def _one_token() -> data.Batch:
+  """The smallest batch, to initialize parameters with."""
+  one = np.ones((1, 1), np.int32)
+  return {"input_ids": 0 * one, "token_type_ids": 0 * one, "position_ids": 0 * one,
+          "sequence_ids": one, "cls_positions": np.zeros(1, np.int32)}
+
+
+def start_run(run: Run, classifier: Classifier) -> None:
+  """All input is good: makes the run's folder, and says how large the model is."""
+  sizes = [np.size(leaf) for leaf in jax.tree.leaves(classifier.params)]
+  config = classifier.model.config
+  say(f"model: {config.num_hidden_layers} layers, hidden {config.hidden_size}, "
+      f"{config.num_attention_heads} heads, {config.hidden_act}, {sum(sizes):,} parameters, "
+      f"{run.config.dtype} compute")
+  if run_directory.stored_config(run.folder) is None:
+    run_directory.write_config(
+        run.folder, run.config.to_dict(), model=dataclasses.asdict(config),
+        label_names=classifier.label_names, devices=[str(d) for d in jax.local_devices()])
+
+
+# --- Training ---------------------------------------------------------------------------------
+
+
+def example_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """[examples, outputs] and [examples] -> [examples]: cross entropy, or the squared error."""
+  if jnp.issubdtype(labels.dtype, jnp.floating):
+    return jnp.square(logits[:, 0] - labels)
+  return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
+
+
+def classifier_loss(params: training.Params, batch: training.Batch, rng: jax.Array,
+                    totals: Mapping[str, jax.Array], *,
+                    model: modeling.BertForSequenceClassification
+                    ) -> tuple[jax.Array, training.Sums]:
+  """This micro-batch's share of the global batch's mean loss (`training.LossFn`)."""
+  logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": rng})
+  loss = jnp.sum(batch["weights"] * example_losses(logits, batch["labels"]))
+  return loss / totals["weights"], {"loss": (loss, jnp.sum(batch["weights"]))}
+
+
+def total_weights(batch: training.Batch) -> dict[str, jax.Array]:
+  """The denominators of `classifier_loss` (`training.WeighFn`)."""
+  return {"weights": jnp.sum(batch["weights"])}
+
+
+def train(run: Run, classifier: Classifier, task: glue.Task, splits: Mapping[str, Split],
+          tokenizer_name: str) -> tuple[Classifier, dict[str, float]]:
+  """Fine-tunes, from the run's last checkpoint if it has one; writes logs and summary.json.
+
+  Returns:
+    The trained classifier, and its dev scores where do_eval asks for them.
+  """
+  config, examples = run.config, splits["train"].examples
+  loop, num_warmup_steps, schedule, optimizer = make_plan(config, examples)
+  state = training.replicate(
+      training.create_state(classifier.params, optimizer, config.seed))
+  checkpointer = training.Checkpointer(
+      run.folder / "checkpoints", keep=config.keep_checkpoints,
+      keep_every=config.keep_checkpoint_every,
+      description={"config": dataclasses.asdict(classifier.model.config),
+                   "label_names": classifier.label_names, "regression": task.regression,
+                   "tokenizer": tokenizer_name})
+  state = checkpointer.restore(state)
+  first_step = int(state.step)
+  reporter = reporting.Reporter(run.folder, loop.num_train_steps, first_step)
+  say_plan(config, loop, classifier.params, num_warmup_steps, first_step)
+  predict_fn = make_predict_fn(classifier.model)
+
+  def score_dev(state: training.TrainState) -> dict[str, float]:
+    current = dataclasses.replace(classifier, params=state.params)
+    results = score_splits(config, current, task, splits, predict_fn)
+    reporter.metrics(int(state.step), results)
+    reporter.say(f"step {int(state.step)}: " + "  ".join(
+        f"{name} {value:.4f}" for name, value in results.items()))
+    return results
+
+  step_fn = training.pmap_train_step(functools.partial(
+      training.train_step, loss_fn=functools.partial(classifier_loss, model=classifier.model),
+      weigh=total_weights, optimizer=optimizer))
+  try:
+    state, summary = training.train(
+        state, step_fn, data.prefetch(train_batches(config, examples, first_step,
+                                                    loop.num_train_steps)),
+        loop, schedule, reporter, score_dev, checkpointer)
+    results = score_dev(state) if config.do_eval else {}
+  except training.NotFiniteError as error:
+    raise UserError(str(error)) from error
+  finally:
+    checkpointer.close()
+    reporter.close(f"eval_{task.metrics[0]}")
+  if summary["steps"]:
+    reporting.write_json(run.folder / "summary.json", {"first_step": first_step, **summary})
+  return dataclasses.replace(classifier, params=state.params), results
+
+
+class Plan(NamedTuple):
+  """What `train` is going to do."""
+
+  loop: training.Loop
+  num_warmup_steps: int
+  schedule: optax.Schedule
+  optimizer: optax.GradientTransformation
+
+
+def make_plan(config: ml_collections.ConfigDict, examples: data.Examples) -> Plan:
+  """How many steps, at which learning rates, with which optimizer."""
+  num_train_steps, num_warmup_steps = training.training_steps(
+      len(examples), config.train_batch_size, config.num_train_epochs, config.warmup_proportion)
+  if not num_train_steps:
+    raise UserError(f"{len(examples)} training examples x {config.num_train_epochs} epochs make "
+                    f"not one batch of train_batch_size {config.train_batch_size}")
+  eval_every = config.eval_every_epochs * len(examples) / config.train_batch_size
+  loop = training.Loop(num_train_steps, config.log_every_steps,
+                       max(round(eval_every), 1) if config.do_eval and eval_every else 0,
+                       config.save_checkpoints_steps)
+  schedule = training.create_schedule(config.learning_rate_schedule, config.learning_rate,
+                                      num_train_steps, num_warmup_steps)
+  optimizer = training.create_optimizer(
+      schedule, b1=config.adam_b1, b2=config.adam_b2, eps=config.adam_eps,
+      weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
+      bias_correction=config.adam_bias_correction)
+  return Plan(loop, num_warmup_steps, schedule, optimizer)
+
+
+def train_batches(config: ml_collections.ConfigDict, examples: data.Examples, first_step: int,
+                  num_train_steps: int) -> Iterator[data.Batch]:
+  """The batches from `first_step` on, for the local devices."""
+  return data.train_batches(
+      examples, seed=config.seed, first_step=first_step, num_steps=num_train_steps,
+      batch_size=config.train_batch_size, devices=jax.local_device_count(),
+      micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences,
+      length=data.row_length(int(examples.lengths.max()), config.max_seq_length))
+
+
+def say_plan(config: ml_collections.ConfigDict, loop: training.Loop, params: training.Params,
+             num_warmup_steps: int, first_step: int) -> None:
+  """Steps, batch and decay split, before the first step compiles."""
+  sizes = jax.tree.map(np.size, params)
+  decayed = jax.tree.map(lambda size, decays: size * decays, sizes, training.decay_mask(params))
+  total, decaying = sum(jax.tree.leaves(sizes)), sum(jax.tree.leaves(decayed))
+  say(f"training: {loop.num_train_steps} steps of {config.train_batch_size} examples, "
+      f"{num_warmup_steps} of them warm-up; weight decay {config.weight_decay} on {decaying:,} "
+      f"parameters, none on {total - decaying:,}")
+  if first_step:
+    say(f"continuing after step {first_step}")
+  say("compiling the first step ...")
+
+
+# --- Scoring, predicting, saving --------------------------------------------------------------
+
+PredictFn = Callable[[training.Params, training.Batch], jax.Array]
+
+
+def make_predict_fn(model: modeling.BertForSequenceClassification) -> PredictFn:
+  """(params, batch [devices, ...]) -> logits [devices, examples, outputs]."""
+
+  def logits(params: training.Params, batch: training.Batch) -> jax.Array:
+    return model.apply({"params": params}, batch)
+
+  return training.pmap_eval_step(logits)
+
+
+def split_logits(config: ml_collections.ConfigDict, classifier: Classifier,
+                 examples: data.Examples, batch_size: int, predict_fn: PredictFn) -> np.ndarray:
+  """[examples, outputs]: every example of a split exactly once, in its order."""
+  batches = data.eval_batches(
+      examples, batch_size=batch_size, devices=jax.local_device_count(),
+      pack=config.pack_sequences,
+      length=data.row_length(int(examples.lengths.max()), config.max_seq_length))
+  return training.predict(predict_fn, training.replicate(classifier.params),
+                          data.prefetch(batches))
+
+
+def score_splits(config: ml_collections.ConfigDict, classifier: Classifier, task: glue.Task,
+                 splits: Mapping[str, Split], predict_fn: PredictFn | None = None
+                 ) -> dict[str, float]:
+  """eval_<metric> of every dev split; MNLI's second one ends in _mismatched."""
+  predict_fn = predict_fn or make_predict_fn(classifier.model)
+  results = {}
+  for split, suffix in task.eval_splits.items():
+    examples = splits[split].examples
+    logits = split_logits(config, classifier, examples, config.eval_batch_size, predict_fn)
+    scores = glue.score(task, glue.predictions_from(task, logits), examples.labels)
+    scores["loss"] = float(jnp.mean(example_losses(jnp.asarray(logits), examples.labels)))
+    results |= {f"eval_{name}{suffix}": value for name, value in scores.items()}
+  return results
+
+
+def write_results(run: Run, results: Mapping[str, float]) -> None:
+  """Writes eval_results.txt and .json, and prints them."""
+  reporting.write_results(run.folder, "eval_results", results)
+  for name, value in results.items():
+    say(f"{name} = {value:.6f}")
+
+
+def predict(run: Run, classifier: Classifier, task: glue.Task,
+            splits: Mapping[str, Split]) -> None:
+  """Writes predictions/<GLUE's name>.tsv for the test splits."""
+  folder = run.folder / "predictions"
+  folder.mkdir(exist_ok=True)
+  predict_fn = make_predict_fn(classifier.model)
+  for split, name in task.test_splits.items():
+    logits = split_logits(run.config, classifier, splits[split].examples,
+                          run.config.predict_batch_size, predict_fn)
+    file = folder / f"{name}.tsv"
+    glue.write_predictions(file, task, glue.predictions_from(task, logits),
+                           classifier.label_names, splits[split].row_ids)
+    say(f"predictions: {file}")
+
+
+def export(run: Run, classifier: Classifier, task: glue.Task, tokenizer: Any,
+           results: Mapping[str, float]) -> None:
+  """Writes model/, a HuggingFace folder that `transformers` and this script load."""
+  names = classifier.label_names or ("LABEL_0",)
+  checkpoint_utils.export_huggingface(
+      run.folder / "model", classifier.model.config, jax.device_get(classifier.params), tokenizer,
+      model_card(run, task, results), architectures=["BertForSequenceClassification"],
+      id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)},
+      problem_type="regression" if task.regression else "single_label_classification")
+  say(f"model: {run.folder / 'model'}")
+
+
+def model_card(run: Run, task: glue.Task, results: Mapping[str, float]) -> str:
+  """README.md of the exported model: what it is, its recipe, its scores."""
+  config = run.config
+  scores = "".join(f"| {name} | {value:.4f} |\n" for name, value in results.items())
+  return (f"---\nlibrary_name: transformers\npipeline_tag: text-classification\n---\n"
+          f"# BERT fine-tuned on {config.dataset_name or config.dataset_path}\n\n"
+          f"Fine-tuned from `{config.init_checkpoint or 'random weights'}` with BERT in Flax:\n"
+          f"batch {config.train_batch_size}, learning rate {config.learning_rate}, "
+          f"{config.num_train_epochs} epochs, length {config.max_seq_length}, "
+          f"seed {config.seed}, {config.dtype}.\n"
+          f"Task: {task.name}; classes: {', '.join(task.label_names) or 'none (regression)'}.\n\n"
+          + (f"| dev set | |\n|---|---|\n{scores}" if scores else "Not scored.\n"))
+
+
+if __name__ == "__main__":
+  app.run(exit_on_user_error(main))

@@ -1,0 +1,462 @@
+"""Optimizer, schedules, train state, the pure steps, their pmap, and the loop over steps.
+
+Knows no task and no file format but its own checkpoints, and imports neither tensorflow nor
+datasets nor transformers: a step can be built and timed on a bare accelerator machine.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
+import dataclasses
+import math
+import pathlib
+import time
+from typing import Any, NamedTuple, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+import optax
+
+Array = jax.Array
+Batch = Mapping[str, Any]
+Params = Mapping[str, Any]
+Sums = dict[str, tuple[Array, Array]]  # metric -> (sum, count), divided once, on the host
+DEVICES = "batch"  # the name of the device axis
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """What a step changes, and the key that its randomness is derived from."""
+
+  step: Array  # int32 scalar: steps done
+  params: Params
+  opt_state: optax.OptState
+  rng: Array  # typed key; never changes
+
+
+class NotFiniteError(Exception):
+  """The loss became NaN or infinite; the message names the steps."""
+
+
+# --- Schedules and optimizer ----------------------------------------------------------------
+
+
+def training_steps(num_examples: int, batch_size: int, epochs: float, warmup_proportion: float
+                   ) -> tuple[int, int]:
+  """-> (steps, warm-up steps), each rounded down (`run_classifier.py` of the original)."""
+  num_train_steps = int(num_examples / batch_size * epochs)
+  return num_train_steps, int(num_train_steps * warmup_proportion)
+
+
+def create_schedule(kind: str, learning_rate: float, num_train_steps: int,
+                    num_warmup_steps: int) -> optax.Schedule:
+  """Linear warm-up from 0 and linear decay to 0.
+
+  Args:
+    kind: "joined" peaks at `learning_rate` when warm-up ends and decays from there;
+      "original" (`create_optimizer` of google-research/bert) decays over *all* steps and
+      replaces the first `num_warmup_steps` by the warm-up, so it drops where they meet.
+    learning_rate: the peak.
+    num_train_steps: the step at which the rate reaches 0.
+    num_warmup_steps: length of the warm-up.
+
+  Returns:
+    step -> learning rate; 0 at step 0 where there is a warm-up.
+  """
+  if kind not in ("joined", "original"):
+    raise ValueError(f"learning_rate_schedule must be 'joined' or 'original', not {kind!r}")
+  warmup = max(num_warmup_steps, 1)
+  decay_start = num_warmup_steps if kind == "joined" else 0
+  decay_steps = max(num_train_steps - decay_start, 1)
+
+  def schedule(step: Any) -> Array:
+    rising = learning_rate * step / warmup
+    falling = learning_rate * jnp.clip(1 - (step - decay_start) / decay_steps, 0.0, 1.0)
+    return jnp.where(step < num_warmup_steps, rising, falling)
+
+  return schedule
+
+
+def decay_mask(params: Params) -> Params:
+  """True where weight decay applies: all but biases and LayerNorm, decided by path."""
+
+  def decays(path: tuple[Any, ...], _: Any) -> bool:
+    names = [entry.key for entry in path]
+    return names[-1] != "bias" and "layer_norm" not in names
+
+  return jax.tree_util.tree_map_with_path(decays, params)
+
+
+class _Moments(NamedTuple):
+  mu: Any
+  nu: Any
+
+
+def scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+  """Adam without bias correction: m / (sqrt(v) + eps) (`AdamWeightDecayOptimizer`)."""
+
+  def init(params: Params) -> _Moments:
+    return _Moments(jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
+
+  def update(grads: Any, state: _Moments, params: Params | None = None) -> tuple[Any, _Moments]:
+    del params
+    mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
+    nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.nu, grads)
+    updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+    return updates, _Moments(mu, nu)
+
+  return optax.GradientTransformation(init, update)
+
+
+def create_optimizer(schedule: optax.Schedule, *, b1: float, b2: float, eps: float,
+                     weight_decay: float, max_grad_norm: float,
+                     bias_correction: bool) -> optax.GradientTransformation:
+  """AdamW as BERT has it: clip by the global norm, Adam, decoupled decay, learning rate.
+
+  Args:
+    schedule: step -> learning rate.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added outside the square root.
+    weight_decay: added to the update where `decay_mask` allows, before the learning rate.
+    max_grad_norm: bound on the root of the sum of all squared gradients; 0 turns it off.
+    bias_correction: True is Adam as published; False is the original BERT's.
+  """
+  scale = optax.scale_by_adam if bias_correction else scale_by_bert_adam
+  return optax.chain(
+      optax.clip_by_global_norm(max_grad_norm) if max_grad_norm else optax.identity(),
+      scale(b1=b1, b2=b2, eps=eps),
+      optax.add_decayed_weights(weight_decay, decay_mask),
+      optax.scale_by_learning_rate(schedule))
+
+
+# --- Steps ----------------------------------------------------------------------------------
+
+LossFn = Callable[[Params, Batch, Array, Mapping[str, Array]], tuple[Array, Sums]]
+WeighFn = Callable[[Batch], dict[str, Array]]
+
+
+def create_state(params: Params, optimizer: optax.GradientTransformation,
+                 seed: int) -> TrainState:
+  """A state at step 0. Its key is independent of the one that initialized the parameters."""
+  return TrainState(step=jnp.zeros((), jnp.int32), params=params,
+                    opt_state=optimizer.init(params),
+                    rng=jax.random.fold_in(jax.random.key(seed), 1))
+
+
+def train_step(state: TrainState, batch: Batch, *, loss_fn: LossFn, weigh: WeighFn,
+               optimizer: optax.GradientTransformation) -> tuple[TrainState, Sums]:
+  """One update from one device's share of the global batch.
+
+  The denominators are those of the global batch, taken first: the loss is then linear in
+  examples, and n devices and k micro-batches add up to the gradient of one big batch.
+
+  Args:
+    state: equal on all devices, without a device axis.
+    batch: arrays [micro_batches, ...].
+    loss_fn: (params, micro-batch, dropout key, totals) -> this micro-batch's *share* of the
+      global loss, and metric sums.
+    weigh: batch -> named sums of weights; their totals over all devices go to `loss_fn`.
+    optimizer: see `create_optimizer`.
+
+  Returns:
+    The next state and the global batch's metric sums and counts.
+  """
+  rng = jax.random.fold_in(jax.random.fold_in(state.rng, state.step),
+                           jax.lax.axis_index(DEVICES))
+  totals = jax.lax.psum(weigh(batch), DEVICES)
+  grad_fn = jax.grad(loss_fn, has_aux=True)
+
+  def gradients(index: Any, micro_batch: Batch) -> tuple[Params, Sums]:
+    return grad_fn(state.params, micro_batch, jax.random.fold_in(rng, index), totals)
+
+  grads, sums = jax.lax.psum(_accumulate(gradients, batch), DEVICES)
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  sums["gradient_norm"] = (optax.global_norm(grads), jnp.ones(()))
+  return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates),
+                       opt_state=opt_state), sums
+
+
+def _accumulate(gradients: Callable[[Any, Batch], Any], batch: Batch) -> Any:
+  """Sums `gradients(index, micro_batch)` over the leading axis of the batch."""
+  micro_batches = jax.tree.leaves(batch)[0].shape[0]
+  first = gradients(0, jax.tree.map(lambda x: x[0], batch))
+  if micro_batches == 1:
+    return first
+
+  def add(sums: Any, item: tuple[Array, Batch]) -> tuple[Any, None]:
+    return jax.tree.map(jnp.add, sums, gradients(*item)), None
+
+  rest = jax.tree.map(lambda x: x[1:], batch)
+  return jax.lax.scan(add, first, (jnp.arange(1, micro_batches), rest))[0]
+
+
+def pmap_train_step(step: Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+                    ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+  """(state, batch [devices, micro_batches, ...]) -> (state, sums); the old state is donated."""
+  return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0), out_axes=(None, None),
+                  donate_argnums=(0,))
+
+
+def pmap_eval_step(step: Callable[[Params, Batch], Any]) -> Callable[[Params, Batch], Any]:
+  """(params, batch [devices, ...]) -> outputs [devices, ...]."""
+  return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0), out_axes=0)
+
+
+def replicate(tree: Any) -> Any:
+  """Places a tree on every local device, without adding a device axis (pmap's in_axes=None)."""
+  mesh = Mesh(np.asarray(jax.local_devices()), (DEVICES,))
+  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+# --- Checkpoints ----------------------------------------------------------------------------
+
+
+class Checkpointer:
+  """A run's `checkpoints/`: Orbax items `params`, `optimizer` (with the step) and `model`.
+
+  `params` lies apart so that a checkpoint can be loaded without the optimizer; `model`
+  describes the architecture, so that a step's folder is enough to load from.
+  """
+
+  def __init__(self, folder: pathlib.Path, description: dict[str, Any], keep: int = 1,
+               keep_every: int = 0):
+    """Keeps the last `keep` checkpoints, and every one at a multiple of `keep_every` steps."""
+    import orbax.checkpoint as ocp  # here: it takes a second to import
+
+    self._ocp = ocp
+    self._description = description
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_every or None)
+    self._manager = ocp.CheckpointManager(
+        folder.resolve(), options=options, item_names=("params", "optimizer", "model"))
+
+  def save(self, state: TrainState) -> None:
+    """Saves in the background; a folder appears under its final name only when complete."""
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    save = self._ocp.args.StandardSave
+    self._manager.save(step, args=self._ocp.args.Composite(
+        params=save(state.params),
+        optimizer=save({"opt_state": state.opt_state, "step": state.step}),
+        model=self._ocp.args.JsonSave(self._description)))
+
+  def restore(self, state: TrainState) -> TrainState:
+    """The latest saved state, placed like `state`; `state` itself where nothing is saved."""
+    step = self._manager.latest_step()
+    if step is None:
+      return state
+    restore = self._ocp.args.StandardRestore
+    restored = self._manager.restore(step, args=self._ocp.args.Composite(
+        params=restore(state.params),
+        optimizer=restore({"opt_state": state.opt_state, "step": state.step})))
+    return state.replace(params=restored.params, **restored.optimizer)
+
+  def close(self) -> None:
+    """Waits for what is being written."""
+    self._manager.close()
+
+
+# --- The loop -------------------------------------------------------------------------------
+
+
+class Reporter(Protocol):
+  """Where the loop's numbers go (`reporting.py`)."""
+
+  def progress(self, step: int, record: Mapping[str, float] | None) -> None:
+    """A step is done; `record` is what there is to log, every `log_every_steps`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+  """How long to train and what to do on the way, in steps; 0 means never, where allowed."""
+
+  num_train_steps: int
+  log_every_steps: int  # at least 1
+  eval_every_steps: int  # or 0
+  save_checkpoints_steps: int  # or 0: only at the end
+
+
+@dataclasses.dataclass
+class Totals:
+  """Host-side counts over a stretch of steps; seconds exclude compilation and evaluation."""
+
+  steps: int = 0
+  examples: int = 0
+  real_tokens: int = 0
+  tokens: int = 0
+  seconds: float = 0.0
+  waiting_seconds: float = 0.0
+  compile_seconds: float = 0.0
+
+  def add(self, other: "Totals") -> None:
+    for field in dataclasses.fields(self):
+      setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+  def rates(self) -> dict[str, float]:
+    """Throughput and shares; empty where nothing was timed."""
+    if not self.steps or self.seconds <= 0:
+      return {}
+    return {"examples_per_step": self.examples / self.steps,
+            "examples_per_second": self.examples / self.seconds,
+            "tokens_per_second": self.real_tokens / self.seconds,
+            "padding_share": 1 - self.real_tokens / self.tokens,
+            "waiting_share": self.waiting_seconds / self.seconds}
+
+  def summary(self) -> dict[str, float]:
+    """The figures of a run's `summary.json`."""
+    return {"steps": self.steps, "examples": self.examples, "real_tokens": self.real_tokens,
+            "train_seconds": self.seconds, "compile_seconds": self.compile_seconds, **self.rates()}
+
+
+def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
+          batches: Iterable[Batch], loop: Loop, schedule: optax.Schedule, reporter: Reporter,
+          evaluate: Callable[[TrainState], None],
+          checkpointer: Checkpointer | None) -> tuple[TrainState, dict[str, float]]:
+  """Trains from the state's step to `loop.num_train_steps`.
+
+  Args:
+    state: replicated; consumed (its buffers are donated to the first step).
+    step_fn: what `pmap_train_step` made.
+    batches: the batch of the state's step and all that follow, as numpy arrays.
+    loop: cadences.
+    schedule: the optimizer's, for the log.
+    reporter: gets every step and every log record.
+    evaluate: called every `eval_every_steps`; its time is not training time.
+    checkpointer: saves every `save_checkpoints_steps` and at the end; None saves nothing.
+
+  Returns:
+    The final state and the run's totals.
+
+  Raises:
+    NotFiniteError: a loss that is not finite; nothing is saved after it.
+  """
+  meter = _Meter(schedule, int(state.step))
+  batches = iter(batches)
+  for step in range(int(state.step) + 1, loop.num_train_steps + 1):
+    state = meter.run(step_fn, state, batches)
+    last = step == loop.num_train_steps
+    log = last or step % loop.log_every_steps == 0
+    reporter.progress(step, meter.record(wait=last) if log else None)
+    if checkpointer and (last or _due(step, loop.save_checkpoints_steps)):
+      meter.check()
+      with meter.paused():
+        checkpointer.save(state)
+    if not last and _due(step, loop.eval_every_steps):
+      meter.check()
+      with meter.paused():
+        evaluate(state)
+  return state, meter.total.summary()
+
+
+def _due(step: int, every: int) -> bool:
+  return every > 0 and step % every == 0
+
+
+class _Meter:
+  """Runs steps, times them, and reads their metrics without ever waiting for the newest."""
+
+  def __init__(self, schedule: optax.Schedule, first_step: int):
+    self._schedule = schedule
+    self._step = first_step
+    self._pending: list[tuple[int, Sums]] = []  # sent, not read yet
+    self._read: list[dict[str, tuple[float, float]]] = []  # read, not logged yet
+    self._stretch = Totals()
+    self._shapes: set[tuple[Any, ...]] = set()
+    self._mark = time.perf_counter()
+    self.total = Totals()
+
+  def run(self, step_fn: Callable[..., Any], state: TrainState,
+          batches: Iterator[Batch]) -> TrainState:
+    """Sends one step to the devices, at most two ahead of what they have finished."""
+    start = time.perf_counter()
+    batch = next(batches)
+    self._stretch.waiting_seconds += time.perf_counter() - start
+    self._count(batch)
+    shapes = tuple((name, np.shape(value)) for name, value in sorted(batch.items()))
+    start = time.perf_counter()
+    state, sums = step_fn(state, batch)
+    if shapes not in self._shapes:  # the first call of a shape returns when it has compiled
+      self._shapes.add(shapes)
+      seconds = time.perf_counter() - start
+      self._stretch.compile_seconds += seconds
+      self._mark += seconds
+    self._step += 1
+    self._pending.append((self._step, sums))
+    while len(self._pending) > 2:
+      self._read_oldest()
+    return state
+
+  def _count(self, batch: Batch) -> None:
+    sequence_ids = batch["sequence_ids"]
+    self._stretch.steps += 1
+    self._stretch.examples += int(sequence_ids.max(axis=-1).sum())
+    self._stretch.real_tokens += int((sequence_ids > 0).sum())
+    self._stretch.tokens += sequence_ids.size
+
+  def _read_oldest(self) -> None:
+    step, sums = self._pending.pop(0)
+    sums = jax.device_get(sums)
+    total, _ = sums["loss"]
+    if not math.isfinite(total):
+      raise NotFiniteError(f"the loss is {total} at step {step}; a lower learning rate, a longer "
+                           "warm-up or float32 compute may help. Nothing was saved after it.")
+    self._read.append({name: (float(a), float(b)) for name, (a, b) in sums.items()})
+
+  def check(self) -> None:
+    """Reads what is pending: raises NotFiniteError if any step so far went wrong."""
+    while self._pending:
+      self._read_oldest()
+
+  def record(self, wait: bool) -> dict[str, float]:
+    """Averages over the steps read since the last record, and starts a new stretch.
+
+    Args:
+      wait: True reads the newest step too (at the end of training).
+    """
+    if wait or not self._read:
+      self.check()
+    record = {name: sum(s[name][0] for s in self._read) / max(sum(s[name][1] for s in self._read),
+                                                            1e-30) for name in self._read[0]}
+    record["learning_rate"] = float(self._schedule(self._step - 1))
+    self._stretch.seconds = time.perf_counter() - self._mark
+    record |= self._stretch.rates()
+    self.total.add(self._stretch)
+    self._read, self._stretch, self._mark = [], Totals(), time.perf_counter()
+    return record
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """A context whose time does not count as training."""
+    start = time.perf_counter()
+    yield
+    self._mark += time.perf_counter() - start
+
+
+def predict(eval_fn: Callable[[Params, Batch], Array], params: Params,
+            batches: Iterable[Batch]) -> np.ndarray:
+  """Outputs for every example of weight > 0, in the order of the batches.
+
+  Args:
+    eval_fn: what `pmap_eval_step` made; its output is [devices, examples, ...].
+    params: replicated.
+    batches: arrays [devices, ...] with `weights` [devices, examples].
+
+  Returns:
+    [examples, ...] float32.
+  """
+  outputs, sent = [], []
+
+  def read_oldest() -> None:
+    output, weights = sent.pop(0)
+    output = np.asarray(output)
+    outputs.append(output.reshape(-1, *output.shape[2:])[weights.reshape(-1) > 0])
+
+  for batch in batches:
+    sent.append((eval_fn(params, batch), batch["weights"]))
+    if len(sent) > 2:  # the devices always have a next batch, and the host no backlog
+      read_oldest()
+  while sent:
+    read_oldest()
+  return np.concatenate(outputs)
