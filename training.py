@@ -173,7 +173,7 @@ def train_step(state: TrainState, batch: Batch, *, loss_fn: LossFn, weigh: Weigh
 
   grads, sums = jax.lax.psum(_accumulate(gradients, batch), DEVICES)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  sums["gradient_norm"] = (optax.global_norm(grads), jnp.ones(()))
+  sums["gradient_norm"] = (optax.tree.norm(grads), jnp.ones(()))
   return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates),
                        opt_state=opt_state), sums
 

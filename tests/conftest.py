@@ -1,0 +1,88 @@
+"""Four fake CPU devices, strict numerics, and the small inputs that many tests share."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "")
+                           + " --xla_force_host_platform_device_count=4")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+import modeling
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "float32")
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+SHARED = pathlib.Path(__file__).parent.parent.parent / "shared"
+
+WORDS = ("[PAD] [UNK] [CLS] [SEP] [MASK] the a film is good bad fine dull very not it was and , . "
+         "##s ##ly great poor plot actor story slow fast warm cold i you we they").split()
+
+
+@pytest.fixture
+def shared():
+  """The folder of real inputs beside the project, where there is one."""
+  if not SHARED.is_dir():
+    pytest.skip("needs ../shared (real GLUE data), which is not beside this clone")
+  return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+  return modeling.BertConfig(
+      vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+      intermediate_size=32, max_position_embeddings=32)
+
+
+@pytest.fixture(scope="session")
+def vocab_dir(tmp_path_factory):
+  """A folder with a bare vocab.txt of WORDS."""
+  folder = tmp_path_factory.mktemp("vocab")
+  (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", "utf-8")
+  return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(vocab_dir):
+  import data
+  return data.load_tokenizer(str(vocab_dir), None)
+
+
+def padded_batch(input_ids, lengths, token_type_ids=None):
+  """An ordinary padded batch, one example a row, in the project's format."""
+  input_ids = np.asarray(input_ids, np.int32)
+  rows, length = input_ids.shape
+  real = np.arange(length)[None, :] < np.asarray(lengths)[:, None]
+  zeros = np.zeros_like(input_ids)
+  return {"input_ids": input_ids,
+          "token_type_ids": zeros if token_type_ids is None else np.asarray(token_type_ids),
+          "position_ids": zeros + np.arange(length, dtype=np.int32)[None],
+          "sequence_ids": real.astype(np.int32),
+          "cls_positions": (np.arange(rows) * length).astype(np.int32)}
+
+
+def random_batch(config, rows=4, length=12, seed=0, num_labels=2):
+  """A padded batch of random tokens with unequal lengths, labels and weights."""
+  rng = np.random.default_rng(seed)
+  batch = padded_batch(rng.integers(5, config.vocab_size, (rows, length)),
+                       rng.integers(length // 2, length + 1, rows),
+                       rng.integers(0, 2, (rows, length)).astype(np.int32))
+  return batch | {"labels": rng.integers(0, num_labels, rows).astype(np.int32),
+                  "weights": np.ones(rows, np.float32)}
+
+
+def init_params(model, batch, seed=0):
+  """Random parameters with biases and LayerNorms moved off 0 and 1."""
+  params = jax.jit(model.init)(jax.random.key(seed), batch)["params"]
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda x: np.asarray(x + 0.1 * rng.standard_normal(x.shape), np.float32),
+                      params)
