@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import flax.traverse_util
 import numpy as np
 
-from errors import UserError
+from errors import first_line, UserError
 import modeling
 
 Tensors = dict[str, np.ndarray]
@@ -196,13 +196,9 @@ def _download(name: str) -> pathlib.Path:
   except Exception as error:  # the client raises many unrelated types; all mean "not fetched"
     raise UserError(
         f"init_checkpoint {name!r} is no local path and could not be fetched from the "
-        f"HuggingFace hub ({type(error).__name__}: {_first_line(error)}); for a local model use "
+        f"HuggingFace hub ({type(error).__name__}: {first_line(error)}); for a local model use "
         "--config.init_checkpoint=/path/to/model/dir") from error
   raise UserError(f"{name} on the HuggingFace hub has neither safetensors nor pytorch_model.bin")
-
-
-def _first_line(error: Exception) -> str:
-  return next(iter(str(error).strip().splitlines()), "")
 
 
 # --- HuggingFace ----------------------------------------------------------------------------
@@ -270,7 +266,7 @@ def _read_safetensors(file: pathlib.Path) -> Tensors:
   try:
     return safetensors.numpy.load_file(file)
   except Exception as error:  # SafetensorError is a bare Exception
-    raise UserError(f"{file} cannot be read (truncated?): {_first_line(error)}") from error
+    raise UserError(f"{file} cannot be read (truncated?): {first_line(error)}") from error
 
 
 def _read_torch(file: pathlib.Path) -> Tensors:
@@ -283,7 +279,7 @@ def _read_torch(file: pathlib.Path) -> Tensors:
     state = torch.load(file, map_location="cpu", weights_only=True)
   except Exception as error:  # truncated archives raise anything from EOFError to RuntimeError
     raise UserError(f"{file} cannot be read (truncated, or not only weights?): "
-                    f"{_first_line(error)}") from error
+                    f"{first_line(error)}") from error
   return {name: value.float().numpy() for name, value in state.items()}
 
 
@@ -324,7 +320,7 @@ def _read_google(prefix: pathlib.Path) -> Tensors:
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
             if not _IGNORABLE.fullmatch(name)}
   except Exception as error:  # DataLossError, NotFoundError, OutOfRangeError, ValueError ...
-    raise UserError(f"{prefix} cannot be read (truncated?): {_first_line(error)}") from error
+    raise UserError(f"{prefix} cannot be read (truncated?): {first_line(error)}") from error
 
 
 # --- This project's own ---------------------------------------------------------------------
@@ -339,7 +335,7 @@ def _our_checkpoint(folder: pathlib.Path) -> Checkpoint:
       params = ocp.PyTreeCheckpointer().restore(
           str(folder.resolve() / "params"), restore_args=_as_numpy(folder))
     except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
-      raise UserError(f"{folder} cannot be read (truncated?): {_first_line(error)}") from error
+      raise UserError(f"{folder} cannot be read (truncated?): {first_line(error)}") from error
     return flax.traverse_util.flatten_dict(params, sep="/")
 
   def _as_numpy(folder: pathlib.Path) -> Any:
@@ -361,7 +357,7 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
   try:
     return json.loads(file.read_text("utf-8"))
   except (OSError, ValueError) as error:
-    raise UserError(f"{file} cannot be read as JSON: {_first_line(error)}") from error
+    raise UserError(f"{file} cannot be read as JSON: {first_line(error)}") from error
 
 
 def _bert_config(fields: Mapping[str, Any], file: pathlib.Path) -> modeling.BertConfig:

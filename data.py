@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from errors import UserError
+from errors import first_line, UserError
 
 Batch = dict[str, np.ndarray]
 T = TypeVar("T")
@@ -57,7 +57,7 @@ def load_tokenizer(source: str, do_lower_case: bool | None) -> Any:
       lower = {} if do_lower_case is None else {"do_lower_case": do_lower_case}
       tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **lower)
   except Exception as error:  # missing files, no network, malformed JSON: many types
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    reason = first_line(error)
     raise UserError(f"no tokenizer at {source!r}: {reason}; give a folder with tokenizer.json or "
                     "vocab.txt: --config.tokenizer=/path/to/dir") from error
   missing = [name for name in ("cls_token", "sep_token", "pad_token", "unk_token")

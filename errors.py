@@ -1,24 +1,61 @@
-"""Errors that are the user's to mend: one line, no traceback."""
+"""Errors that are the user's to mend: one line on stderr, exit status 1, no traceback."""
 
 from collections.abc import Callable
+import re
 import sys
+from typing import NoReturn
+
+from absl import app, flags
+
+QUOTES = "'\""
 
 
 class UserError(Exception):
   """Bad input, named in one line with what would be right."""
 
 
-def exit_on_user_error(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-  """Wraps a script's main: a UserError ends it with its one line and exit status 1."""
+def first_line(error: BaseException) -> str:
+  """The first line of another library's message, or the error's type where it says nothing."""
+  return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
-  def wrapped(argv: list[str]) -> None:
+
+def run_script(main: Callable[[], None]) -> NoReturn:
+  """Parses the flags and runs a script; a UserError ends it with its one line."""
+
+  def checked_main(argv: list[str]) -> None:
     try:
-      main(argv)
+      if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
+      main()
     except UserError as error:
-      print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-      sys.exit(1)
+      _fail(str(error))
     except KeyboardInterrupt:
       print("interrupted", file=sys.stderr)
       sys.exit(130)
 
-  return wrapped
+  app.run(checked_main, flags_parser=_parse_flags)
+  raise AssertionError("app.run does not return")
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  try:
+    rest = flags.FLAGS(argv)
+    flags.FLAGS["config"].value.keys()  # raises where the file could not be loaded
+    return rest
+  except AttributeError as error:  # ml_collections: an override of a key that is not there
+    text = str(error).replace("\\", "")
+    near = re.search(r'Did you mean "(.*)" instead of "(.*)"', text)
+    _fail(f"unknown config key {near[2]!r}; did you mean {near[1]!r}?" if near else
+          f"unknown config key {text.strip(QUOTES)!r}; all keys are in the config file")
+  except OSError as error:
+    _fail(f"the config file cannot be loaded: {str(error).strip().splitlines()[-1]}")
+  except (flags.Error, TypeError, ValueError) as error:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    # A config file's own complaint comes wrapped in its traceback, the message last.
+    _fail(re.sub(r"^\s*\w+Error: ", "", lines[-1]) if "Traceback" in str(error)
+          else " ".join(lines))
+
+
+def _fail(message: str) -> NoReturn:
+  print(f"error: {' '.join(message.split())}", file=sys.stderr)
+  sys.exit(1)

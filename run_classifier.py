@@ -11,10 +11,11 @@ a finished one.
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools
+import os
 import pathlib
 from typing import Any, NamedTuple
 
-from absl import app, flags, logging
+from absl import flags, logging
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -24,7 +25,7 @@ import optax
 
 import checkpoint_utils
 import data
-from errors import exit_on_user_error, UserError
+from errors import run_script, UserError
 import glue
 import modeling
 import reporting
@@ -64,10 +65,10 @@ class Classifier:
   label_names: tuple[str, ...]  # in the order of the outputs; () for regression
 
 
-def main(argv: list[str]) -> None:
-  check_arguments(argv)
+def main() -> None:
   run = open_run(_CONFIG.value, _OUTPUT_DIR.value)
   config = run.config
+  prepare_devices(config)
   check_config(config)
   checkpoint = find_weights(run)
   tokenizer = data.load_tokenizer(tokenizer_source(config, checkpoint), config.do_lower_case)
@@ -90,11 +91,12 @@ def main(argv: list[str]) -> None:
 # --- Before anything is computed --------------------------------------------------------------
 
 
-def check_arguments(argv: list[str]) -> None:
-  """Says what runs where, and refuses words that are no flags."""
-  if len(argv) > 1:
-    raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
-  logging.set_verbosity(logging.WARNING)
+def prepare_devices(config: ml_collections.ConfigDict) -> None:
+  """Settings that JAX reads once, before it touches a device; then says what runs where."""
+  logging.set_verbosity(logging.WARNING)  # Orbax tells every file at INFO
+  if config.deterministic:  # a GPU otherwise adds up embeddings' gradients in any order
+    os.environ["XLA_FLAGS"] = "--xla_gpu_deterministic_ops=true " + os.environ.get("XLA_FLAGS", "")
+  jax.config.update("jax_default_matmul_precision", config.matmul_precision)
   devices = jax.local_devices()
   say(f"run_classifier: JAX {jax.__version__} on {len(devices)} {devices[0].device_kind} "
       f"device{'s' if len(devices) > 1 else ''}")
@@ -146,7 +148,6 @@ def check_config(config: ml_collections.ConfigDict) -> None:
                     ("eval_every_epochs", 0), ("save_checkpoints_steps", 0)):
     if config[name] < low:
       raise UserError(f"{name} must be at least {low}, not {config[name]}")
-  jax.config.update("jax_default_matmul_precision", config.matmul_precision)
 
 
 def find_weights(run: Run) -> checkpoint_utils.Checkpoint | None:
@@ -550,4 +551,4 @@ def model_card(run: Run, task: glue.Task, results: Mapping[str, float]) -> str:
 
 
 if __name__ == "__main__":
-  app.run(exit_on_user_error(main))
+  run_script(main)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from errors import UserError
+from errors import first_line, UserError
 import glue
 
 HUB_GLUE = ("glue", "nyu-mll/glue")
@@ -134,7 +134,7 @@ def _hub_source(path: str, task: glue.Task | None) -> Source:
   try:
     loaded = datasets.load_dataset(*arguments)
   except Exception as error:  # no network, no such dataset, no such config: many types
-    reason = next(iter(str(error).strip().splitlines()), "")
+    reason = first_line(error)
     raise UserError(
         f"dataset {' '.join(arguments)!r} could not be fetched from the HuggingFace hub "
         f"({type(error).__name__}: {reason}); for local data use "
@@ -148,7 +148,7 @@ def _saved_source(folder: pathlib.Path, task: glue.Task | None) -> Source:
   try:
     loaded = datasets.load_from_disk(str(folder))
   except Exception as error:  # a damaged folder: pyarrow's, json's and datasets' own types
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    reason = first_line(error)
     raise UserError(f"{folder} is no readable save_to_disk folder: {reason}") from error
   return _datasets_source(str(folder), loaded, task)
 
@@ -313,7 +313,7 @@ def _read_parquet(file: pathlib.Path) -> Table:
   try:
     table = pyarrow.parquet.read_table(file)
   except Exception as error:  # ArrowInvalid, OSError
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    reason = first_line(error)
     raise UserError(f"{file} cannot be read as parquet: {reason}") from error
   if not table.num_rows:
     raise UserError(f"{file} is empty: it has no row")

@@ -8,24 +8,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import pathlib
-import sys
 
 import jax
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 import modeling
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "float32")
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
-SHARED = pathlib.Path(__file__).parent.parent.parent / "shared"
+ROOT = pathlib.Path(__file__).parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+SHARED = ROOT.parent / "shared"
 
-WORDS = ("[PAD] [UNK] [CLS] [SEP] [MASK] the a film is good bad fine dull very not it was and , . "
-         "##s ##ly great poor plot actor story slow fast warm cold i you we they").split()
+WORDS = tuple((
+    "[PAD] [UNK] [CLS] [SEP] [MASK] the a film is good bad fine dull very not it was and , . ##s "
+    "##ly great poor plot actor story slow fast warm cold i you we they").split())
 
 
 @pytest.fixture
@@ -34,6 +33,15 @@ def shared():
   if not SHARED.is_dir():
     pytest.skip("needs ../shared (real GLUE data), which is not beside this clone")
   return SHARED
+
+
+@pytest.fixture(scope="session")
+def minilm():
+  """The real checkpoint that `make demo` brings, where it has been brought."""
+  folder = pathlib.Path(os.environ.get("MINILM_DIR", ROOT / "demo" / "minilm"))
+  if not (folder / "model.safetensors").exists():
+    pytest.skip("needs the MiniLM checkpoint that `make demo` brings (or MINILM_DIR)")
+  return folder
 
 
 @pytest.fixture(scope="session")

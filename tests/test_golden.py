@@ -122,8 +122,9 @@ def test_twenty_steps_of_the_original_optimizer(bert, devices, micro_batches):
   schedule = training.create_schedule("original", float(trace["learning_rate"]),
                                       int(trace["num_train_steps"]),
                                       int(trace["num_warmup_steps"]))
-  optimizer = training.create_optimizer(lambda t: schedule(jnp.asarray(GLOBAL_STEPS)[t]), b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01,
-                                        max_grad_norm=1.0, bias_correction=False)
+  optimizer = training.create_optimizer(
+      lambda t: schedule(jnp.asarray(GLOBAL_STEPS)[t]), b1=0.9, b2=0.999, eps=1e-6,
+      weight_decay=0.01, max_grad_norm=1.0, bias_correction=False)
   step = functools.partial(training.train_step, optimizer=optimizer, weigh=weigh,
                            loss_fn=functools.partial(loss_fn, model=model))
   step = jax.pmap(step, axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),

@@ -1,0 +1,207 @@
+"""The model: parity with HuggingFace's PyTorch BERT, parameter counts, and properties."""
+
+import dataclasses
+
+from conftest import init_params, padded_batch, random_batch
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import checkpoint_utils
+import modeling
+
+
+def size(config):
+  """Parameters of encoder and pooler."""
+  shapes = jax.eval_shape(modeling.BertModel(config).init, jax.random.key(0),
+                          *padded_batch([[0]], [1]).values())
+  return sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("layers,hidden,expected", [
+    (2, 128, 4_385_920), (4, 512, 28_763_648), (8, 512, 41_373_184), (12, 768, 109_482_240),
+    (24, 1024, 335_141_888)])
+def test_published_parameter_counts(layers, hidden, expected):
+  config = modeling.BertConfig(hidden_size=hidden, num_hidden_layers=layers,
+                               num_attention_heads=hidden // 64, intermediate_size=4 * hidden)
+  assert size(config) == expected
+
+
+# --- PyTorch ----------------------------------------------------------------------------------
+
+
+def torch_twin(model, params, num_labels):
+  """HuggingFace's model with our parameters."""
+  torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch")
+  import transformers
+
+  config = transformers.BertConfig(**dataclasses.asdict(model.config), num_labels=num_labels)
+  twin = transformers.BertForSequenceClassification(config).eval()
+  tensors = checkpoint_utils.to_huggingface(params, model.config.num_hidden_layers)
+  twin.load_state_dict({name: torch.tensor(value) for name, value in tensors.items()})
+  return torch, twin
+
+
+def torch_inputs(torch, batch):
+  return {"input_ids": torch.from_numpy(batch["input_ids"]).long(),
+          "token_type_ids": torch.from_numpy(batch["token_type_ids"]).long(),
+          "attention_mask": torch.from_numpy((batch["sequence_ids"] > 0).astype(np.int64))}
+
+
+def mean_loss(params, model, batch):
+  log_probs = jax.nn.log_softmax(model.apply({"params": params}, batch))
+  return -jnp.mean(jnp.take_along_axis(log_probs, batch["labels"][:, None], axis=-1))
+
+
+@pytest.mark.parametrize("hidden_act", ["gelu", "gelu_new"])
+def test_logits_and_gradients_equal_pytorch(tiny_config, hidden_act):
+  config = dataclasses.replace(tiny_config, hidden_act=hidden_act)
+  model = modeling.BertForSequenceClassification(config, 3)
+  batch = random_batch(config, num_labels=3)
+  params = init_params(model, batch)
+  torch, twin = torch_twin(model, params, 3)
+  output = twin(**torch_inputs(torch, batch), labels=torch.from_numpy(batch["labels"]).long())
+  output.loss.backward()
+  logits = model.apply({"params": params}, batch)
+  np.testing.assert_allclose(logits, output.logits.detach().numpy(), atol=1e-5)
+  grads = checkpoint_utils.to_huggingface(jax.grad(mean_loss)(params, model, batch),
+                                          config.num_hidden_layers)
+  expected = {name: p.grad.numpy() for name, p in twin.named_parameters()}
+  assert set(grads) == set(expected)
+  for name, value in expected.items():
+    np.testing.assert_allclose(grads[name], value, atol=1e-5, err_msg=name)
+
+
+def test_real_minilm_equals_pytorch(minilm):
+  checkpoint = checkpoint_utils.find_checkpoint(str(minilm))
+  model = modeling.BertForSequenceClassification(checkpoint.config, 2)
+  batch = random_batch(checkpoint.config, rows=3, length=40)
+  params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
+  params, _ = checkpoint_utils.load_params(checkpoint, params)
+  torch, twin = torch_twin(model, params, 2)
+  logits = model.apply({"params": params}, batch)
+  with torch.no_grad():
+    expected = twin(**torch_inputs(torch, batch)).logits.numpy()
+  np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+# --- Properties -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_config):
+  """(model, params, batch) of a tiny classifier."""
+  model = modeling.BertForSequenceClassification(tiny_config, 2)
+  batch = random_batch(tiny_config)
+  return model, init_params(model, batch), batch
+
+
+def test_padding_changes_nothing(tiny):
+  model, params, batch = tiny
+  logits = model.apply({"params": params}, batch)
+  garbage = {**batch, "input_ids": np.where(batch["sequence_ids"] > 0, batch["input_ids"], 7),
+             "token_type_ids": np.where(batch["sequence_ids"] > 0, batch["token_type_ids"], 1)}
+  np.testing.assert_array_equal(model.apply({"params": params}, garbage), logits)
+  rows, length = batch["input_ids"].shape
+  longer = {name: np.pad(value, ((0, 0), (0, 5))) for name, value in batch.items()
+            if value.shape == (rows, length)}
+  longer["cls_positions"] = (np.arange(rows) * (length + 5)).astype(np.int32)
+  np.testing.assert_allclose(model.apply({"params": params}, longer), logits, atol=1e-6)
+
+
+def test_every_input_matters(tiny):
+  model, params, batch = tiny
+  logits = model.apply({"params": params}, batch)
+  for name in ("input_ids", "token_type_ids", "position_ids"):
+    changed = batch[name].copy()
+    changed[:, 1] = 1 - changed[:, 1] if name == "token_type_ids" else 9
+    different = np.abs(model.apply({"params": params}, {**batch, name: changed}) - logits)
+    assert (different.max(axis=-1) > 1e-5).all(), name
+
+
+def test_a_gradient_reaches_every_parameter(tiny):
+  model, params, batch = tiny
+  grads = jax.grad(mean_loss)(params, model, batch)
+  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+    name = jax.tree_util.keystr(path)
+    if "['key']['bias']" not in name:  # a shift of all keys leaves the softmax as it is
+      assert np.abs(grad).max() > 1e-8, name
+
+
+def test_initialization(tiny_config):
+  config = dataclasses.replace(tiny_config, hidden_size=64, vocab_size=2000)
+  model = modeling.BertForSequenceClassification(config, 2)
+  params = jax.jit(model.init)(jax.random.key(0), padded_batch([[0]], [1]))["params"]
+  table = np.asarray(params["bert"]["embeddings"]["word_embeddings"]["embedding"])
+  assert np.abs(table).max() <= 0.04
+  # A normal of 0.02 cut at two deviations has 0.8796 of it: no correction for the cut.
+  np.testing.assert_allclose(table.std(), 0.02 * 0.8796, rtol=0.01)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    name = path[-1].key
+    expected = {"bias": 0.0, "scale": 1.0}.get(name)
+    assert expected is None or (leaf == expected).all(), path
+
+
+def test_layer_norm_keeps_a_tiny_variance(tiny_config):
+  """1e-12 and two passes: numbers that a fast variance or 1e-6 would flatten."""
+  x = np.asarray([[1000.0, 1000.001, 999.999, 1000.0]], np.float32)
+
+  class Norm(modeling.nn.Module):
+    @modeling.nn.compact
+    def __call__(self, x):
+      return modeling._layer_norm(x, tiny_config, jnp.float32)
+
+  y, _ = Norm().init_with_output(jax.random.key(0), x)
+  expected = (x.astype(np.float64) - x.mean(dtype=np.float64)) / x.std(dtype=np.float64)
+  np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-3)
+
+
+def dropout_masks(tiny_config, seed):
+  """Where attention probabilities were kept: [layers, rows, heads, queries, keys] bool."""
+  config = dataclasses.replace(tiny_config, hidden_dropout_prob=0.0,
+                               attention_probs_dropout_prob=0.5)
+  model = modeling.BertForSequenceClassification(config, 2)
+  batch = padded_batch(np.full((3, 16), 7), [16] * 3)
+  params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
+  _, state = model.apply(
+      {"params": params}, batch, deterministic=False, rngs={"dropout": jax.random.key(seed)},
+      capture_intermediates=lambda module, _: isinstance(module, modeling.nn.Dropout),
+      mutable=["intermediates"])
+  layers = state["intermediates"]["bert"]
+  return np.stack([np.asarray(layers[f"layer_{i}"]["attention"]["Dropout_0"]["__call__"][0]) > 0
+                   for i in range(config.num_hidden_layers)])
+
+
+def test_dropout_masks_are_independent(tiny_config):
+  masks, others = dropout_masks(tiny_config, 0), dropout_masks(tiny_config, 1)
+  np.testing.assert_allclose(masks.mean(), 0.5, atol=0.03)
+
+  def agreement(a, b):
+    return (a == b).mean()
+
+  pairs = {"layer": (masks[0], masks[1]), "example": (masks[:, 0], masks[:, 1]),
+           "head": (masks[:, :, 0], masks[:, :, 1]), "key": (masks, others),
+           "query": (masks[..., 0, :], masks[..., 1, :])}
+  for what, (a, b) in pairs.items():
+    assert abs(agreement(a, b) - 0.5) < 0.12, what
+
+
+def test_bfloat16_stays_near_float32(tiny, tiny_config):
+  model, params, batch = tiny
+  half = modeling.BertForSequenceClassification(tiny_config, 2, jnp.bfloat16)
+  logits = half.apply({"params": params}, batch)
+  assert logits.dtype == jnp.float32
+  np.testing.assert_allclose(logits, model.apply({"params": params}, batch), atol=0.05)
+  fresh = jax.eval_shape(half.init, jax.random.key(0), batch)["params"]
+  assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("field,value,message", [
+    ("hidden_act", "swish", "'swish' is unknown; known: gelu"),
+    ("num_attention_heads", 3, "not a multiple of num_attention_heads 3"),
+    ("hidden_dropout_prob", 1.0, r"must lie in \[0, 1\), not 1.0"),
+    ("num_hidden_layers", 0, "num_hidden_layers must be at least 1, not 0")])
+def test_config_errors(tiny_config, field, value, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(tiny_config, **{field: value})

@@ -1,0 +1,291 @@
+"""The step and the loop: schedules, decay, devices, accumulation, repeatability, resume."""
+
+import dataclasses
+import functools
+
+from conftest import init_params, random_batch
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import modeling
+import run_classifier
+import training
+
+# --- Schedules and optimizer ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("examples,batch,epochs,expected", [
+    (8551, 32, 3, (801, 80)), (4076, 32, 3.0, (382, 38)), (31, 32, 1, (0, 0))])
+def test_training_steps(examples, batch, epochs, expected):
+  assert training.training_steps(examples, batch, epochs, 0.1) == expected
+
+
+def test_joined_schedule_peaks_and_ends_at_zero():
+  rates = [float(training.create_schedule("joined", 2.0, 10, 4)(t)) for t in range(11)]
+  np.testing.assert_allclose(rates, [0, .5, 1, 1.5, 2, 5 / 3, 4 / 3, 1, 2 / 3, 1 / 3, 0], rtol=1e-6)
+
+
+def test_original_schedule_drops_where_warm_up_ends():
+  rates = [float(training.create_schedule("original", 2.0, 10, 4)(t)) for t in range(11)]
+  np.testing.assert_allclose(rates, [0, .5, 1, 1.5, 1.2, 1, .8, .6, .4, .2, 0], rtol=1e-6,
+                             atol=1e-7)
+
+
+def test_a_schedule_without_warm_up_starts_at_its_peak():
+  for kind in ("joined", "original"):
+    assert float(training.create_schedule(kind, 2.0, 10, 0)(0)) == 2.0
+  with pytest.raises(ValueError, match="must be 'joined' or 'original', not 'cosine'"):
+    training.create_schedule("cosine", 2.0, 10, 0)
+
+
+def test_decay_mask_by_name(tiny_config):
+  """Only LayerNorms and biases are spared: 5 x 2 LayerNorm leaves, 2 x 6 + 2 biases."""
+  batch = random_batch(tiny_config)
+  model = modeling.BertForSequenceClassification(tiny_config, 2)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+  mask = flax.traverse_util.flatten_dict(training.decay_mask(shapes), sep="/")
+  spared = {name for name, decays in mask.items() if not decays}
+  assert len(spared) == 10 + 14
+  assert all(name.endswith("/bias") or "layer_norm/" in name for name in spared)
+  assert mask["bert/embeddings/position_embeddings/embedding"]
+  assert mask["bert/pooler/dense/kernel"]
+  assert mask["classifier/kernel"]
+  assert not mask["bert/layer_0/attention/query/bias"]
+  assert not mask["bert/layer_1/layer_norm/scale"]
+
+
+def make_optimizer(schedule, **changes):
+  settings = {"b1": 0.9, "b2": 0.999, "eps": 1e-6, "weight_decay": 0.01, "max_grad_norm": 1.0,
+              "bias_correction": True} | changes
+  return training.create_optimizer(schedule, **settings)
+
+
+@pytest.mark.parametrize("bias_correction", [True, False])
+def test_one_adamw_update_by_hand(bias_correction):
+  params = {"kernel": jnp.asarray([3.0, -4.0]), "bias": jnp.asarray([1.0])}
+  grads = {"kernel": jnp.asarray([30.0, 40.0]), "bias": jnp.asarray([0.0])}
+  optimizer = make_optimizer(lambda _: 0.1, bias_correction=bias_correction)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  clipped = np.asarray([0.6, 0.8])  # the norm is 50, not 2,500
+  m, v = 0.1 * clipped, 0.001 * clipped**2
+  if bias_correction:
+    m, v = m / 0.1, v / 0.001
+  expected = -0.1 * (m / (np.sqrt(v) + 1e-6) + 0.01 * np.asarray([3.0, -4.0]))
+  np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-5)
+  np.testing.assert_allclose(updates["bias"], [0.0], atol=1e-12)
+
+
+def test_clipping_is_by_the_norm_and_can_be_off():
+  params = {"kernel": jnp.zeros(2)}
+  grads = {"kernel": jnp.asarray([0.3, 0.4])}
+  for limit in (1.0, 0.0):  # a norm of 0.5 is left alone (its square too, but see above)
+    optimizer = optax.chain(make_optimizer(lambda _: 1.0, max_grad_norm=limit, weight_decay=0.0))
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], [-1.0, -1.0], rtol=1e-4)
+
+
+# --- The step ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_config):
+  """(model without dropout, params, batch of 8 with unequal weights)."""
+  model = modeling.BertForSequenceClassification(
+      dataclasses.replace(tiny_config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+      2)
+  batch = random_batch(tiny_config, rows=8)
+  batch["weights"] = np.asarray([1, 1, 0, 1, 1, 1, 1, 0], np.float32)
+  return model, init_params(model, batch), batch
+
+
+def split(batch, devices, micro_batches):
+  """[8, ...] -> [devices, micro_batches, ...], with [CLS] counted inside each part."""
+  parts = devices * micro_batches
+  rows, length = batch["input_ids"].shape
+  batch = {**batch, "cls_positions": np.tile(np.arange(rows // parts, dtype=np.int32) * length,
+                                             parts)}
+  return {name: value.reshape(devices, micro_batches, -1, *value.shape[1:])
+          for name, value in batch.items()}
+
+
+def make_step(model, optimizer, devices=1, counter=None):
+
+  def loss_fn(params, batch, rng, totals):
+    if counter is not None:
+      counter.append(batch["input_ids"].shape)
+    return run_classifier.classifier_loss(params, batch, rng, totals, model=model)
+
+  step = functools.partial(training.train_step, loss_fn=loss_fn, optimizer=optimizer,
+                           weigh=run_classifier.total_weights)
+  return jax.pmap(step, axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
+                  devices=jax.local_devices()[:devices])
+
+
+def test_devices_and_accumulation_equal_one_big_batch(tiny):
+  """An SGD step shows the gradient itself; Adam would hide a factor."""
+  model, params, batch = tiny
+  optimizer = optax.sgd(1.0)
+  results = {}
+  for shape in ((1, 1), (4, 1), (2, 2), (1, 4)):
+    state = training.create_state(params, optimizer, seed=0)
+    state, sums = make_step(model, optimizer, shape[0])(state, split(batch, *shape))
+    results[shape] = jax.device_get((state.params, sums["loss"], sums["gradient_norm"][0]))
+    if shape == (4, 1):  # out_axes=None would hide replicas that have drifted apart
+      for leaf in jax.tree.leaves(state.params):
+        for shard in leaf.addressable_shards:
+          np.testing.assert_array_equal(shard.data, leaf)
+  for shape, result in results.items():
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6,
+                                   err_msg=str(shape)), result, results[1, 1])
+  assert results[1, 1][1][1] == 6  # the two fillers do not count
+
+
+def test_the_first_step_of_a_warm_up_moves_nothing(tiny):
+  model, params, batch = tiny
+  optimizer = make_optimizer(training.create_schedule("joined", 1e-2, 10, 4))
+  step = make_step(model, optimizer)
+  state, _ = step(training.create_state(params, optimizer, seed=0), split(batch, 1, 1))
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), params)
+  state, _ = step(state, split(batch, 1, 1))
+  for name, leaf in flax.traverse_util.flatten_dict(jax.device_get(state.params), sep="/").items():
+    before = flax.traverse_util.flatten_dict(params, sep="/")[name]
+    assert (leaf != before).any(), name
+  assert int(state.step) == 2
+
+
+def test_dropout_differs_by_step_device_and_micro_batch(tiny, tiny_config):
+  """The same examples everywhere: without independent masks their losses would be equal."""
+  _, params, _ = tiny
+  model = modeling.BertForSequenceClassification(tiny_config, 2)
+  one = random_batch(tiny_config, rows=2)
+  batch = jax.tree.map(lambda x: np.broadcast_to(x, (2, 2, *x.shape)), one)
+  losses = []
+
+  def record(params, batch, rng, totals):
+    loss, sums = run_classifier.classifier_loss(params, batch, rng, totals, model=model)
+    jax.debug.callback(lambda x: losses.append(float(x)), loss)
+    return loss, sums
+
+  step = jax.pmap(functools.partial(training.train_step, loss_fn=record, optimizer=optax.sgd(0.0),
+                                    weigh=run_classifier.total_weights),
+                  axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
+                  devices=jax.local_devices()[:2])
+  state = training.create_state(params, optax.sgd(0.0), seed=0)
+  for _ in range(2):
+    state, _ = step(state, batch)
+  jax.block_until_ready(state)
+  jax.effects_barrier()
+  assert len(losses) == 8
+  assert len(set(losses)) == 8
+
+
+# --- The loop ---------------------------------------------------------------------------------
+
+
+class Log:
+  """A reporter that remembers."""
+
+  def __init__(self):
+    self.steps, self.records = [], []
+
+  def progress(self, step, record):
+    self.steps.append(step)
+    if record:
+      self.records.append((step, record))
+
+
+def loop_batches(config, first_step, last_step, rows=(8, 8, 4)):
+  """A batch for every step, of shapes that recur, as [1, 1, ...]."""
+  for step in range(first_step, last_step):
+    yield split(random_batch(config, rows=rows[step % len(rows)], seed=step), 1, 1)
+
+
+@pytest.fixture(scope="module")
+def compiled(tiny_config):
+  """One step function for all loop tests: (step, optimizer, schedule, params, trace counter)."""
+  model = modeling.BertForSequenceClassification(tiny_config, 2)
+  schedule = training.create_schedule("joined", 1e-2, 8, 2)
+  optimizer, counter = make_optimizer(schedule), []
+  params = init_params(model, random_batch(tiny_config))
+  return make_step(model, optimizer, counter=counter), optimizer, schedule, params, counter
+
+
+def run_loop(compiled, config, last_step=8, state=None, checkpointer=None, evaluate=None, save=0,
+             log=None):
+  step, optimizer, schedule, params, _ = compiled
+  state = state or training.create_state(params, optimizer, seed=3)
+  loop = training.Loop(last_step, log_every_steps=3, eval_every_steps=2 if evaluate else 0,
+                       save_checkpoints_steps=save)
+  return training.train(state, step, loop_batches(config, int(state.step), last_step), loop,
+                        schedule, log or Log(), evaluate or (lambda state: None), checkpointer)
+
+
+def test_loop_logs_and_repeats_bit_for_bit(compiled, tiny_config):
+  log, evaluated = Log(), []
+  first, summary = run_loop(compiled, tiny_config, log=log,
+                            evaluate=lambda state: evaluated.append(int(state.step)))
+  second, _ = run_loop(compiled, tiny_config)
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(first.params),
+               jax.device_get(second.params))
+  assert log.steps == list(range(1, 9))
+  assert [step for step, _ in log.records] == [3, 6, 8]
+  assert evaluated == [2, 4, 6]  # the end is the caller's
+  assert summary["steps"] == 8
+  assert summary["examples"] == 3 * 16 + 4 + 8 + 8 - 16 + 8 - 4
+  assert 0 < summary["padding_share"] < 1
+  assert summary["compile_seconds"] > 0
+  np.testing.assert_allclose(log.records[-1][1]["learning_rate"], 1e-2 / 6, rtol=1e-5)
+
+
+def test_one_compile_a_shape(compiled, tiny_config):
+  *_, counter = compiled
+  run_loop(compiled, tiny_config)
+  traced = list(counter)
+  run_loop(compiled, tiny_config)
+  assert counter == traced
+  assert len(set(traced)) == 2
+
+
+def test_resume_equals_uninterrupted_bit_for_bit(compiled, tiny_config, tmp_path):
+  _, optimizer, _, params, _ = compiled
+  whole, _ = run_loop(compiled, tiny_config)
+  fresh = functools.partial(training.create_state, params, optimizer, 3)
+
+  first = training.Checkpointer(tmp_path, {"config": {}}, keep=1, keep_every=4)
+  assert int(first.restore(fresh()).step) == 0
+  with pytest.raises(KeyboardInterrupt):
+    run_loop(compiled, tiny_config, checkpointer=first, save=2, evaluate=stop_after(6))
+  first.close()
+  assert {p.name for p in tmp_path.iterdir()} == {"4", "6"}  # the last, and every 4th
+
+  second = training.Checkpointer(tmp_path, {"config": {}}, keep=1, keep_every=4)
+  state = second.restore(training.replicate(fresh()))
+  assert int(state.step) == 6
+  resumed, _ = run_loop(compiled, tiny_config, state=state, checkpointer=second)
+  second.close()
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed.params),
+               jax.device_get(whole.params))
+  assert (tmp_path / "8").is_dir()
+
+
+def stop_after(step):
+
+  def evaluate(state):
+    if int(state.step) == step:
+      raise KeyboardInterrupt
+  return evaluate
+
+
+def test_a_nan_stops_the_run_and_saves_nothing(compiled, tiny_config, tmp_path):
+  _, optimizer, _, params, _ = compiled
+  broken = jax.tree.map(lambda x: np.full_like(x, np.nan), params)
+  checkpointer = training.Checkpointer(tmp_path, {"config": {}})
+  with pytest.raises(training.NotFiniteError, match="the loss is nan at step 1;"):
+    run_loop(compiled, tiny_config, state=training.create_state(broken, optimizer, 0),
+             checkpointer=checkpointer, save=1)
+  checkpointer.close()
+  assert not list(tmp_path.iterdir())
