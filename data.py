@@ -56,6 +56,8 @@ def load_tokenizer(source: str, do_lower_case: bool | None) -> Any:
     else:
       lower = {} if do_lower_case is None else {"do_lower_case": do_lower_case}
       tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **lower)
+  except UserError:
+    raise
   except Exception as error:  # missing files, no network, malformed JSON: many types
     reason = first_line(error)
     raise UserError(f"no tokenizer at {source!r}: {reason}; give a folder with tokenizer.json or "
@@ -75,6 +77,9 @@ def _tokenizer_from_vocab(folder: pathlib.Path, do_lower_case: bool | None) -> A
   if (folder / "tokenizer_config.json").exists():
     settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
   words = (folder / "vocab.txt").read_text("utf-8").split("\n")
+  missing = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}.difference(words)
+  if missing:
+    raise UserError(f"{folder / 'vocab.txt'} lacks {', '.join(sorted(missing))}")
   cased = any(w != w.lower() for w in words if not w.startswith("["))
   lower = settings.get("do_lower_case", not cased) if do_lower_case is None else do_lower_case
   return transformers.BertTokenizer(str(folder / "vocab.txt"), do_lower_case=lower)

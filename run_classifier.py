@@ -75,9 +75,10 @@ def main() -> None:
   source = tables.find_source(config.dataset_name, config.dataset_path, config.skip_bad_rows)
   task, label_names, splits = read_splits(config, source, checkpoint, tokenizer)
   classifier = build_classifier(config, checkpoint, task, label_names, tokenizer)
+  plan = make_plan(config, len(splits["train"].examples)) if config.do_train else None
   start_run(run, classifier)
-  if config.do_train and not run.finished:
-    classifier, results = train(run, classifier, task, splits, tokenizer.name_or_path)
+  if plan and not run.finished:
+    classifier, results = train(run, plan, classifier, task, splits, tokenizer.name_or_path)
     export(run, classifier, task, tokenizer, results)
   elif config.do_eval:
     results = score_splits(config, classifier, task, splits)
@@ -154,7 +155,7 @@ def find_weights(run: Run) -> checkpoint_utils.Checkpoint | None:
   """The finished run's own model, else init_checkpoint; None for random weights."""
   name = str(run.folder / "model") if run.finished else run.config.init_checkpoint
   if name:
-    say(f"weights: {name}")
+    say(f"weights: {name}" + (" (this run is finished: nothing to train)" if run.finished else ""))
     return checkpoint_utils.find_checkpoint(name)
   if not run.config.do_train:
     raise UserError("nothing to score: give --config.init_checkpoint, the --output_dir of a "
@@ -359,56 +360,6 @@ def total_weights(batch: training.Batch) -> dict[str, jax.Array]:
   return {"weights": jnp.sum(batch["weights"])}
 
 
-def train(run: Run, classifier: Classifier, task: glue.Task, splits: Mapping[str, Split],
-          tokenizer_name: str) -> tuple[Classifier, dict[str, float]]:
-  """Fine-tunes, from the run's last checkpoint if it has one; writes logs and summary.json.
-
-  Returns:
-    The trained classifier, and its dev scores where do_eval asks for them.
-  """
-  config, examples = run.config, splits["train"].examples
-  loop, num_warmup_steps, schedule, optimizer = make_plan(config, examples)
-  state = training.replicate(
-      training.create_state(classifier.params, optimizer, config.seed))
-  checkpointer = training.Checkpointer(
-      run.folder / "checkpoints", keep=config.keep_checkpoints,
-      keep_every=config.keep_checkpoint_every,
-      description={"config": dataclasses.asdict(classifier.model.config),
-                   "label_names": classifier.label_names, "regression": task.regression,
-                   "tokenizer": tokenizer_name})
-  state = checkpointer.restore(state)
-  first_step = int(state.step)
-  reporter = reporting.Reporter(run.folder, loop.num_train_steps, first_step)
-  say_plan(config, loop, classifier.params, num_warmup_steps, first_step)
-  predict_fn = make_predict_fn(classifier.model)
-
-  def score_dev(state: training.TrainState) -> dict[str, float]:
-    current = dataclasses.replace(classifier, params=state.params)
-    results = score_splits(config, current, task, splits, predict_fn)
-    reporter.metrics(int(state.step), results)
-    reporter.say(f"step {int(state.step)}: " + "  ".join(
-        f"{name} {value:.4f}" for name, value in results.items()))
-    return results
-
-  step_fn = training.pmap_train_step(functools.partial(
-      training.train_step, loss_fn=functools.partial(classifier_loss, model=classifier.model),
-      weigh=total_weights, optimizer=optimizer))
-  try:
-    state, summary = training.train(
-        state, step_fn, data.prefetch(train_batches(config, examples, first_step,
-                                                    loop.num_train_steps)),
-        loop, schedule, reporter, score_dev, checkpointer)
-    results = score_dev(state) if config.do_eval else {}
-  except training.NotFiniteError as error:
-    raise UserError(str(error)) from error
-  finally:
-    checkpointer.close()
-    reporter.close(f"eval_{task.metrics[0]}")
-  if summary["steps"]:
-    reporting.write_json(run.folder / "summary.json", {"first_step": first_step, **summary})
-  return dataclasses.replace(classifier, params=state.params), results
-
-
 class Plan(NamedTuple):
   """What `train` is going to do."""
 
@@ -418,14 +369,14 @@ class Plan(NamedTuple):
   optimizer: optax.GradientTransformation
 
 
-def make_plan(config: ml_collections.ConfigDict, examples: data.Examples) -> Plan:
+def make_plan(config: ml_collections.ConfigDict, num_examples: int) -> Plan:
   """How many steps, at which learning rates, with which optimizer."""
   num_train_steps, num_warmup_steps = training.training_steps(
-      len(examples), config.train_batch_size, config.num_train_epochs, config.warmup_proportion)
+      num_examples, config.train_batch_size, config.num_train_epochs, config.warmup_proportion)
   if not num_train_steps:
-    raise UserError(f"{len(examples)} training examples x {config.num_train_epochs} epochs make "
+    raise UserError(f"{num_examples} training examples x {config.num_train_epochs} epochs make "
                     f"not one batch of train_batch_size {config.train_batch_size}")
-  eval_every = config.eval_every_epochs * len(examples) / config.train_batch_size
+  eval_every = config.eval_every_epochs * num_examples / config.train_batch_size
   loop = training.Loop(num_train_steps, config.log_every_steps,
                        max(round(eval_every), 1) if config.do_eval and eval_every else 0,
                        config.save_checkpoints_steps)
@@ -438,6 +389,65 @@ def make_plan(config: ml_collections.ConfigDict, examples: data.Examples) -> Pla
   return Plan(loop, num_warmup_steps, schedule, optimizer)
 
 
+def train(run: Run, plan: Plan, classifier: Classifier, task: glue.Task,
+          splits: Mapping[str, Split], tokenizer_name: str) -> tuple[Classifier, dict[str, float]]:
+  """Fine-tunes, from the run's last checkpoint if it has one; writes logs and summary.json.
+
+  Returns:
+    The trained classifier, and its dev scores where do_eval asks for them.
+  """
+  config, num_train_steps = run.config, plan.loop.num_train_steps
+  checkpointer = make_checkpointer(run, classifier, tokenizer_name)
+  state = checkpointer.restore(training.replicate(
+      training.create_state(classifier.params, plan.optimizer, config.seed)))
+  first_step = int(state.step)
+  reporter = reporting.Reporter(run.folder, num_train_steps, first_step)
+  predict_fn = make_predict_fn(classifier.model)
+
+  def score_dev(state: training.TrainState) -> dict[str, float]:
+    current = dataclasses.replace(classifier, params=state.params)
+    results = score_splits(config, current, task, splits, predict_fn)
+    reporter.metrics(int(state.step), results)
+    reporter.say(f"step {int(state.step)}: " + "  ".join(
+        f"{name} {value:.4f}" for name, value in results.items()))
+    return results
+
+  say_plan(config, plan, classifier.params, first_step)
+  batches = data.prefetch(train_batches(config, splits["train"].examples, first_step,
+                                        num_train_steps))
+  try:
+    state, summary = training.train(state, make_step_fn(classifier.model, plan.optimizer), batches,
+                                    plan.loop, plan.schedule, reporter, score_dev, checkpointer)
+    results = score_dev(state) if config.do_eval else {}
+  except training.NotFiniteError as error:
+    raise UserError(str(error)) from error
+  finally:
+    checkpointer.close()
+    reporter.close(f"eval_{task.metrics[0]}")
+  if summary["steps"]:
+    reporting.write_json(run.folder / "summary.json", {"first_step": first_step, **summary})
+  return dataclasses.replace(classifier, params=state.params), results
+
+
+def make_step_fn(model: modeling.BertForSequenceClassification,
+                 optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+  """(state, batch [devices, micro_batches, ...]) -> (state, metric sums)."""
+  return training.pmap_train_step(functools.partial(
+      training.train_step, loss_fn=functools.partial(classifier_loss, model=model),
+      weigh=total_weights, optimizer=optimizer))
+
+
+def make_checkpointer(run: Run, classifier: Classifier,
+                      tokenizer_name: str) -> training.Checkpointer:
+  """The run's checkpoints/, each with what `checkpoint_utils` needs to load it."""
+  return training.Checkpointer(
+      run.folder / "checkpoints", keep=run.config.keep_checkpoints,
+      keep_every=run.config.keep_checkpoint_every,
+      description={"config": dataclasses.asdict(classifier.model.config),
+                   "label_names": classifier.label_names,
+                   "regression": not classifier.label_names, "tokenizer": tokenizer_name})
+
+
 def train_batches(config: ml_collections.ConfigDict, examples: data.Examples, first_step: int,
                   num_train_steps: int) -> Iterator[data.Batch]:
   """The batches from `first_step` on, for the local devices."""
@@ -448,15 +458,15 @@ def train_batches(config: ml_collections.ConfigDict, examples: data.Examples, fi
       length=data.row_length(int(examples.lengths.max()), config.max_seq_length))
 
 
-def say_plan(config: ml_collections.ConfigDict, loop: training.Loop, params: training.Params,
-             num_warmup_steps: int, first_step: int) -> None:
+def say_plan(config: ml_collections.ConfigDict, plan: Plan, params: training.Params,
+             first_step: int) -> None:
   """Steps, batch and decay split, before the first step compiles."""
   sizes = jax.tree.map(np.size, params)
   decayed = jax.tree.map(lambda size, decays: size * decays, sizes, training.decay_mask(params))
   total, decaying = sum(jax.tree.leaves(sizes)), sum(jax.tree.leaves(decayed))
-  say(f"training: {loop.num_train_steps} steps of {config.train_batch_size} examples, "
-      f"{num_warmup_steps} of them warm-up; weight decay {config.weight_decay} on {decaying:,} "
-      f"parameters, none on {total - decaying:,}")
+  say(f"training: {plan.loop.num_train_steps} steps of {config.train_batch_size} examples, "
+      f"{plan.num_warmup_steps} of them warm-up; weight decay {config.weight_decay} on "
+      f"{decaying:,} parameters, none on {total - decaying:,}")
   if first_step:
     say(f"continuing after step {first_step}")
   say("compiling the first step ...")

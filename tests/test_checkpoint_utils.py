@@ -1,0 +1,292 @@
+"""Weights in and out: every format, every way a file can be wrong, and the round trip."""
+
+import dataclasses
+import json
+import shutil
+
+from conftest import GOLDEN, init_params, random_batch
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import checkpoint_utils
+from errors import UserError
+import modeling
+import training
+
+
+def flat(params):
+  return flax.traverse_util.flatten_dict(params, sep="/")
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_config):
+  """(model, params, batch) of a tiny three-way classifier."""
+  model = modeling.BertForSequenceClassification(tiny_config, 3)
+  batch = random_batch(tiny_config, num_labels=3)
+  return model, init_params(model, batch), batch
+
+
+@pytest.fixture
+def folder(tiny, tokenizer, tmp_path):
+  """That classifier as an exported HuggingFace folder."""
+  names = ("entailment", "neutral", "contradiction")
+  checkpoint_utils.export_huggingface(
+      tmp_path / "model", tiny[0].config, tiny[1], tokenizer, "# a card\n",
+      architectures=["BertForSequenceClassification"], id2label=dict(enumerate(names)),
+      label2id={name: i for i, name in enumerate(names)})
+  return tmp_path / "model"
+
+
+def load(name, model, batch, **arguments):
+  shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+  fresh = jax.tree.map(lambda x: np.full(x.shape, 7.0, np.float32), shapes)
+  return checkpoint_utils.load_params(checkpoint_utils.find_checkpoint(str(name)), fresh,
+                                      **arguments)
+
+
+def assert_same(params, expected):
+  params, expected = flat(params), flat(expected)
+  assert set(params) == set(expected)
+  for name, value in expected.items():
+    np.testing.assert_array_equal(params[name], value, err_msg=name)
+
+
+def rewrite(folder, change):
+  """Passes the folder's tensors through `change`."""
+  file = folder / "model.safetensors"
+  safetensors.numpy.save_file(change(safetensors.numpy.load_file(file)), file)
+
+
+# --- HuggingFace ------------------------------------------------------------------------------
+
+
+def test_round_trip(tiny, folder, tiny_config):
+  model, params, batch = tiny
+  loaded, report = load(folder, model, batch)
+  assert_same(loaded, params)
+  assert str(report) == "41 tensors loaded, 0 freshly initialized, 0 ignored"
+  checkpoint = checkpoint_utils.find_checkpoint(str(folder))
+  assert checkpoint.config == tiny_config
+  assert checkpoint.label_names == ("entailment", "neutral", "contradiction")
+  assert checkpoint.tokenizer == str(folder)
+  assert not checkpoint.regression
+  assert not list(folder.parent.glob("*.tmp"))
+
+
+def test_transformers_loads_the_export_with_the_same_logits(tiny, folder):
+  torch = pytest.importorskip("torch", reason="needs torch to run transformers' BERT")
+  import transformers
+
+  model, params, batch = tiny
+  twin = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+  assert twin.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+  with torch.no_grad():
+    expected = twin(input_ids=torch.from_numpy(batch["input_ids"]).long(),
+                    token_type_ids=torch.from_numpy(batch["token_type_ids"]).long(),
+                    attention_mask=torch.from_numpy((batch["sequence_ids"] > 0).astype(int))).logits
+  np.testing.assert_allclose(model.apply({"params": params}, batch), expected.numpy(), atol=1e-5)
+  assert len(transformers.AutoTokenizer.from_pretrained(folder)) == model.config.vocab_size
+
+
+@pytest.mark.parametrize("rename", [
+    lambda name: name.removeprefix("bert."),
+    lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+        "LayerNorm.bias", "LayerNorm.beta")], ids=["no prefix", "gamma and beta"])
+def test_other_spellings(tiny, folder, rename):
+  rewrite(folder, lambda tensors: {rename(name): value for name, value in tensors.items()})
+  assert_same(load(folder, *tiny[::2])[0], tiny[1])
+
+
+def test_shards(tiny, folder):
+  tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+  (folder / "model.safetensors").unlink()
+  shards = {name: f"model-{i % 2}.safetensors" for i, name in enumerate(tensors)}
+  for shard in set(shards.values()):
+    safetensors.numpy.save_file({n: tensors[n] for n, s in shards.items() if s == shard},
+                                folder / shard)
+  (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+  assert_same(load(folder, *tiny[::2])[0], tiny[1])
+  (folder / "model-1.safetensors").unlink()
+  with pytest.raises(UserError, match="model-1.safetensors is missing; model.safetensors.index"):
+    load(folder, *tiny[::2])
+
+
+def test_bin_is_read_with_weights_only(tiny, folder):
+  torch = pytest.importorskip("torch", reason="a .bin needs torch")
+  tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+  (folder / "model.safetensors").unlink()
+  torch.save({name: torch.tensor(value) for name, value in tensors.items()},
+             folder / "pytorch_model.bin")
+  assert_same(load(folder, *tiny[::2])[0], tiny[1])
+  torch.save({"evil": shutil.rmtree}, folder / "pytorch_model.bin")
+  with pytest.raises(UserError, match="pytorch_model.bin cannot be read"):
+    load(folder, *tiny[::2])
+
+
+def test_bin_without_torch(tiny, folder, monkeypatch):
+  (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+  monkeypatch.setitem(__import__("sys").modules, "torch", None)
+  with pytest.raises(UserError, match="pytorch_model.bin needs torch to be read: pip install"):
+    load(folder, *tiny[::2])
+
+
+def test_half_precision_is_widened(tiny, folder):
+  rewrite(folder, lambda tensors: {n: v.astype(np.float16) for n, v in tensors.items()})
+  loaded, _ = load(folder, *tiny[::2])
+  assert {value.dtype for value in flat(loaded).values()} == {np.dtype("float32")}
+
+
+def test_heads_may_be_missing_and_extra(tiny, folder):
+  words = "bert.embeddings.word_embeddings.weight"
+
+  def change(tensors):
+    kept = {n: v for n, v in tensors.items() if not n.startswith(("classifier", "bert.pooler"))}
+    return kept | {"cls.predictions.bias": np.zeros(len(kept[words]), np.float32),
+                   "cls.predictions.decoder.weight": kept[words],
+                   "bert.embeddings.position_ids": np.arange(32)[None]}
+
+  rewrite(folder, change)
+  _, report = load(folder, *tiny[::2])
+  assert report.initialized == ("bert/pooler/dense/bias", "bert/pooler/dense/kernel",
+                                "classifier/bias", "classifier/kernel")
+  assert report.ignored == ("masked_lm/bias",)
+  rewrite(folder, lambda t: t | {"cls.predictions.decoder.weight": 1 + t[words]})
+  with pytest.raises(UserError, match="decoder.weight differs from the word embeddings"):
+    load(folder, *tiny[::2])
+
+
+def test_reinitialize_keeps_the_encoder(tiny, folder):
+  loaded, report = load(folder, *tiny[::2], reinitialize=("classifier/",))
+  assert report.initialized == report.ignored == ("classifier/bias", "classifier/kernel")
+  assert (loaded["classifier"]["kernel"] == 7.0).all()
+  assert_same(loaded["bert"], tiny[1]["bert"])
+
+
+@pytest.mark.parametrize("change,message", [
+    (lambda t: t | {"bert.encoder.layer.2.output.dense.bias": np.zeros(16, np.float32)},
+     r"a tensor that no BERT has: bert.encoder.layer.2.output.dense.bias \[16\]; .* 2 layers"),
+    (lambda t: t | {"lstm.weight": np.zeros((2, 3), np.float32)},
+     r"no BERT has: lstm.weight \[2, 3\]"),
+    (lambda t: t | {"classifier.bias": np.zeros(4, np.float32)},
+     r"classifier/bias has shape \[4\] in the checkpoint and \[3\] in the model"),
+    (lambda t: {n: v for n, v in t.items() if "layer.1.intermediate.dense.w" not in n},
+     r"has no tensor for bert/layer_1/intermediate/kernel \[16, 32\]")])
+def test_wrong_tensors(tiny, folder, change, message):
+  rewrite(folder, change)
+  with pytest.raises(UserError, match=message):
+    load(folder, *tiny[::2])
+
+
+def edit_config(folder, **changes):
+  file = folder / "config.json"
+  file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize("changes,message", [
+    ({"model_type": "roberta"}, "model_type is 'roberta'; only 'bert' can be loaded"),
+    ({"position_embedding_type": "relative_key"}, "is 'relative_key', must be 'absolute'"),
+    ({"is_decoder": True}, "is_decoder is True, must be False"),
+    ({"hidden_act": "silu"}, "hidden_act 'silu' is unknown; known: gelu,"),
+    ({"num_hidden_layers": 3}, "no tensor for bert/layer_2/attention/key/bias")])
+def test_another_architecture(tiny, tiny_config, folder, changes, message):
+  edit_config(folder, **changes)
+  with pytest.raises(UserError, match=message):
+    checkpoint = checkpoint_utils.find_checkpoint(str(folder))
+    load(folder, modeling.BertForSequenceClassification(checkpoint.config, 3), tiny[2])
+
+
+def test_broken_files(tiny, folder, tmp_path):
+  weights = folder / "model.safetensors"
+  weights.write_bytes(weights.read_bytes()[:3000])
+  with pytest.raises(UserError, match=r"model.safetensors cannot be read \(truncated\?\)"):
+    load(folder, *tiny[::2])
+  weights.unlink()
+  with pytest.raises(UserError, match="has a config.json but no model.safetensors or pytorch"):
+    checkpoint_utils.find_checkpoint(str(folder))
+  (folder / "config.json").write_text("{")
+  with pytest.raises(UserError, match="config.json cannot be read as JSON"):
+    checkpoint_utils.find_checkpoint(str(folder))
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(UserError, match="empty holds no checkpoint: expected config.json with"):
+    checkpoint_utils.find_checkpoint(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("name,message", [
+    ("/no/such/place", "init_checkpoint /no/such/place does not exist"),
+    ("./here", "init_checkpoint ./here does not exist"),
+    ("google-bert/bert-base-uncased",
+     "could not be fetched from the HuggingFace hub .*for a local model use --config.init_check")])
+def test_nothing_there(name, message):
+  with pytest.raises(UserError, match=message):
+    checkpoint_utils.find_checkpoint(name)
+
+
+def test_a_file_is_no_checkpoint(tmp_path):
+  (tmp_path / "weights.h5").write_text("")
+  with pytest.raises(UserError, match="weights.h5 is a file; give the model's folder"):
+    checkpoint_utils.find_checkpoint(str(tmp_path / "weights.h5"))
+
+
+# --- Google's TF1 checkpoints (test_golden.py checks their numbers) -----------------------------
+
+
+def test_google_folder_prefix_and_index_are_the_same():
+  found = [checkpoint_utils.find_checkpoint(str(GOLDEN / name)) for name in (
+      "", "bert_model.ckpt", "bert_model.ckpt.index")]
+  assert len({checkpoint.path for checkpoint in found}) == 1
+  assert found[0].config.hidden_act == "gelu_new"  # the original's "gelu" is the tanh one
+
+
+@pytest.fixture
+def google(tmp_path):
+  for file in GOLDEN.glob("bert_*"):
+    shutil.copy(file, tmp_path)
+  return tmp_path
+
+
+def test_google_errors(google, vocab_dir):
+  shutil.copy(vocab_dir / "vocab.txt", google)
+  assert checkpoint_utils.find_checkpoint(str(google)).tokenizer == str(google)
+  data_file = google / "bert_model.ckpt.data-00000-of-00001"
+  data_file.write_bytes(data_file.read_bytes()[:5000])
+  with pytest.raises(UserError, match=r"bert_model.ckpt cannot be read \(truncated\?\)"):
+    checkpoint_utils.find_checkpoint(str(google)).read()
+  for step in (1, 2):
+    shutil.copy(google / "bert_model.ckpt.index", google / f"model.ckpt-{step}.index")
+  (google / "bert_model.ckpt.index").unlink()
+  with pytest.raises(UserError, match="several checkpoints; name one: .*ckpt-1, .*ckpt-2"):
+    checkpoint_utils.find_checkpoint(str(google))
+  (google / "bert_config.json").unlink()
+  with pytest.raises(UserError, match="needs a bert_config.json beside it"):
+    checkpoint_utils.find_checkpoint(str(google / "model.ckpt-1"))
+
+
+# --- This project's own -------------------------------------------------------------------------
+
+
+def test_a_run_can_be_continued_from(tiny, tmp_path):
+  """An unfinished run's latest checkpoint, and one of its steps."""
+  model, params, batch = tiny
+  optimizer = training.create_optimizer(
+      lambda _: 0.1, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, max_grad_norm=1.0,
+      bias_correction=True)
+  checkpointer = training.Checkpointer(
+      tmp_path / "checkpoints", keep=2, description={
+          "config": dataclasses.asdict(model.config), "label_names": ["a", "b", "c"],
+          "regression": False, "tokenizer": "somewhere"})
+  with pytest.raises(UserError, match="holds a run that has saved no checkpoint yet"):
+    checkpoint_utils.find_checkpoint(str(tmp_path))
+  state = training.replicate(training.create_state(params, optimizer, seed=0))
+  for step in (9, 10):
+    checkpointer.save(state.replace(step=state.step + step))
+  checkpointer.close()
+  for name in (tmp_path, tmp_path / "checkpoints" / "9"):
+    loaded, report = load(name, model, batch)
+    assert_same(loaded, params)
+    assert not report.initialized
+    checkpoint = checkpoint_utils.find_checkpoint(str(name))
+    assert (checkpoint.label_names, checkpoint.tokenizer) == (("a", "b", "c"), "somewhere")
+  assert checkpoint_utils.find_checkpoint(str(tmp_path)).path.endswith("10")

@@ -1,0 +1,209 @@
+"""Tokens, order and batches: what the original does, packed or not, every example once."""
+
+import json
+
+from conftest import init_params, WORDS
+import jax
+import numpy as np
+import pytest
+
+import data
+from errors import UserError
+import modeling
+import run_classifier
+import training
+
+# --- Tokens -----------------------------------------------------------------------------------
+
+
+def ids(*words):
+  return [WORDS.index(word) for word in words]
+
+
+def tokenize(tokenizer, first, second=None, max_seq_length=32):
+  return data.tokenize(tokenizer, first, second, np.zeros(len(first), np.int32), max_seq_length)
+
+
+def test_single_and_pair(tokenizer):
+  single = tokenize(tokenizer, ["A Good film", ""])
+  assert single.tokens.tolist() == [*ids("[CLS]", "a", "good", "film", "[SEP]"),
+                                    *ids("[CLS]", "[SEP]")]
+  assert single.first_lengths.tolist() == [5, 2]
+  pair = tokenize(tokenizer, ["the film"], ["it is xyz"])
+  assert pair.tokens.tolist() == ids("[CLS]", "the", "film", "[SEP]", "it", "is", "[UNK]", "[SEP]")
+  assert pair.first_lengths.tolist() == [4]
+  assert pair.lengths.tolist() == [8]
+
+
+def test_truncation_is_the_original_pop(tokenizer):
+  """Against the original's loop, for every small pair of lengths and budget."""
+
+  def pop(a, b, budget):
+    while a + b > budget:
+      if a > b:
+        a -= 1
+      else:
+        b -= 1
+    return a, b
+
+  for budget in range(1, 12):
+    for a in range(14):
+      for b in range(14):
+        assert data.pair_lengths(a, b, budget) == pop(a, b, budget), (a, b, budget)
+  pair = tokenize(tokenizer, ["a film is good bad"], ["it was"], max_seq_length=8)
+  assert pair.tokens.tolist() == ids("[CLS]", "a", "film", "is", "[SEP]", "it", "was", "[SEP]")
+  single = tokenize(tokenizer, ["a film is good bad"], max_seq_length=5)
+  assert single.tokens.tolist() == ids("[CLS]", "a", "film", "is", "[SEP]")
+
+
+def test_bare_vocabulary_says_its_case(tmp_path, vocab_dir):
+  assert tokenize(data.load_tokenizer(str(vocab_dir), None), ["FILM"]).tokens[1] == ids("film")[0]
+  assert tokenize(data.load_tokenizer(str(vocab_dir), False), ["FILM"]).tokens[1] == 1
+  (tmp_path / "vocab.txt").write_text("\n".join((*WORDS, "Film")) + "\n")
+  cased = data.load_tokenizer(str(tmp_path), None)
+  assert tokenize(cased, ["Film"]).tokens[1] == len(WORDS)
+  (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+  assert tokenize(data.load_tokenizer(str(tmp_path), None), ["Film"]).tokens[1] == ids("film")[0]
+
+
+def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
+  tokenizer.save_pretrained(tmp_path)
+  again = data.load_tokenizer(str(tmp_path), None)
+  text = ["A GOOD film, greatly"]
+  assert tokenize(again, text).tokens.tolist() == tokenize(tokenizer, text).tokens.tolist()
+
+
+def test_tokenizer_errors(tmp_path):
+  with pytest.raises(UserError, match="no tokenizer at .*give a folder with tokenizer.json or"):
+    data.load_tokenizer(str(tmp_path / "nothing"), None)
+  (tmp_path / "vocab.txt").write_text("a\nb\n")
+  with pytest.raises(UserError, match="vocab.txt lacks .CLS., .MASK., .PAD., .SEP., .UNK."):
+    data.load_tokenizer(str(tmp_path), None)
+
+
+# --- Order ------------------------------------------------------------------------------------
+
+
+def test_batches_cut_up_epochs_that_are_permutations():
+  stream = np.concatenate([data.batch_indices(7, t, 4, 10) for t in range(5)])
+  assert sorted(stream[:10]) == sorted(stream[10:]) == list(range(10))
+  assert (stream[:10] != stream[10:]).any()
+  assert (data.batch_indices(8, 0, 4, 10) != stream[:4]).any()
+
+
+def test_batch_t_needs_no_batch_before_it():
+  in_turn = [data.batch_indices(1, t, 8, 100) for t in range(1000)]
+  data._permutation.cache_clear()
+  np.testing.assert_array_equal(data.batch_indices(1, 999, 8, 100), in_turn[999])
+
+
+def test_a_batch_may_be_larger_than_the_data():
+  indices = data.batch_indices(0, 0, 10, 3)
+  assert sorted(indices[:9]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+# --- Packing ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def examples(tokenizer):
+  """37 examples of 3 to 15 tokens, labelled by their number."""
+  rng = np.random.default_rng(0)
+  texts = [" ".join(rng.choice(WORDS[5:20], rng.integers(1, 14))) for _ in range(37)]
+  return data.tokenize(tokenizer, texts, None, np.arange(37, dtype=np.int32), 32)
+
+
+def test_first_fit_never_overlaps_and_wastes_little():
+  lengths = np.random.default_rng(0).integers(0, 33, 200)
+  rows, columns, ranks = data.first_fit(lengths, 32)
+  grid = np.zeros((rows.max() + 1, 32), int)
+  for row, column, length in zip(rows, columns, lengths, strict=True):
+    grid[row, column:column + length] += 1
+  assert grid.max() == 1
+  assert len(grid) <= 1.2 * lengths.sum() / 32
+  for row in range(len(grid)):
+    assert sorted(ranks[rows == row]) == list(range(1, (rows == row).sum() + 1))
+
+
+@pytest.mark.parametrize("rows,expected", [
+    (1, 1), (7, 7), (8, 8), (9, 10), (13, 14), (16, 16), (17, 20), (33, 40), (100, 112)])
+def test_row_ladder(rows, expected):
+  assert data.rounded_rows(rows) == expected
+
+
+def test_row_length():
+  assert [data.row_length(n, 128) for n in (3, 64, 65, 128)] == [64, 64, 128, 128]
+  assert data.row_length(3, 20) == 20
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_batch_holds_its_examples(examples, pack):
+  indices = np.asarray([[[3, 0, 5], [1, 2, 4]], [[36, 7, -1], [-1, -1, -1]]])
+  batch = data.make_batch(examples, indices, 16, pack)
+  for device, micro, slot in np.ndindex(indices.shape):
+    index = indices[device, micro, slot]
+    start = batch["cls_positions"][device, micro, slot]
+    flat = {name: batch[name][device, micro].reshape(-1)[start:] for name in (
+        "input_ids", "position_ids", "sequence_ids", "token_type_ids")}
+    assert batch["weights"][device, micro, slot] == (index >= 0)
+    if index >= 0:
+      expected = examples.tokens[examples.offsets[index]:examples.offsets[index + 1]]
+      np.testing.assert_array_equal(flat["input_ids"][:len(expected)], expected)
+      np.testing.assert_array_equal(flat["position_ids"][:len(expected)], np.arange(len(expected)))
+      assert len(set(flat["sequence_ids"][:len(expected)])) == 1
+      assert batch["labels"][device, micro, slot] == index
+  assert (batch["sequence_ids"] > 0).sum() == examples.lengths[indices[indices >= 0]].sum()
+  assert batch["sequence_ids"].max(axis=-1).sum() == (indices >= 0).sum()
+  assert all(value.dtype == np.int32 for name, value in batch.items() if name != "weights")
+
+
+def test_packing_changes_no_loss_and_no_gradient(examples, tiny_config):
+  model = modeling.BertForSequenceClassification(tiny_config, 40)
+  indices = np.arange(12)
+  packed = data.make_batch(examples, indices, 32, True)
+  padded = data.make_batch(examples, indices, 32, False)
+  assert len(packed["input_ids"]) < len(padded["input_ids"]) == 12
+  params = init_params(model, padded)
+
+  def loss(params, batch):
+    logits = model.apply({"params": params}, batch)
+    return run_classifier.example_losses(logits, batch["labels"]).mean()
+
+  for a, b in zip(*(jax.tree.leaves(jax.value_and_grad(loss)(params, batch))
+                    for batch in (packed, padded)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+# --- Batches ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9])
+@pytest.mark.parametrize("pack", [True, False])
+def test_evaluation_scores_every_example_once_and_in_order(tokenizer, count, pack):
+  words = [" ".join(["film"] * (1 + i % 5)) for i in range(count)]
+  examples = data.tokenize(tokenizer, words, None, np.arange(count, dtype=np.int32), 32)
+  batches = data.eval_batches(examples, batch_size=8, devices=4, length=32, pack=pack)
+  outputs = training.predict(lambda _, batch: np.stack([batch["labels"], batch["labels"]], -1),
+                             {}, batches)
+  np.testing.assert_array_equal(outputs, np.stack([np.arange(count)] * 2, -1))
+
+
+def test_train_batches_have_devices_and_micro_batches(examples):
+  batches = list(data.train_batches(examples, seed=0, first_step=2, num_steps=4, batch_size=8,
+                                    devices=2, micro_batches=2, length=16, pack=True))
+  assert len(batches) == 2
+  assert batches[0]["labels"].shape == (2, 2, 2)
+  np.testing.assert_array_equal(batches[0]["labels"].reshape(-1),
+                                data.batch_indices(0, 2, 8, len(examples)))
+
+
+def test_prefetch_keeps_order_stops_early_and_passes_errors_on():
+  assert list(data.prefetch(range(10))) == list(range(10))
+  assert next(data.prefetch(iter(range(10**9)))) == 0
+
+  def broken():
+    yield 1
+    raise UserError("bad row")
+
+  with pytest.raises(UserError, match="bad row"):
+    list(data.prefetch(broken()))

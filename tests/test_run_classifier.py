@@ -1,0 +1,335 @@
+"""The script from its flags to its files, on a tiny BERT and tiny tables."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import unittest.mock
+
+from absl import flags
+from conftest import GOLDEN, ROOT, WORDS
+import jax
+import numpy as np
+import pytest
+
+import checkpoint_utils
+from errors import UserError
+import run_classifier
+
+TINY = ("--config.model.hidden_size=16", "--config.model.num_hidden_layers=1",
+        "--config.model.num_attention_heads=2", "--config.model.intermediate_size=32",
+        "--config.model.max_position_embeddings=32", "--config.max_seq_length=16",
+        "--config.train_batch_size=8", "--config.eval_batch_size=8",
+        "--config.predict_batch_size=4", "--config.log_every_steps=2",
+        "--config.learning_rate=0.01", "--config.model.initializer_range=0.3",
+        "--config.model.hidden_dropout_prob=0.0")
+
+
+def run(*arguments):
+  """Runs the script's main() on flags, in this process."""
+  values = flags.FLAGS
+  for name in [name for name in values if name.startswith("config.")]:
+    delattr(values, name)
+  values.unparse_flags()
+  argv = ["run_classifier.py", f"--config={ROOT}/configs/classifier.py", *map(str, arguments)]
+  with unittest.mock.patch.object(sys, "argv", argv):  # ml_collections looks there for overrides
+    values(argv)
+    run_classifier.main()
+
+
+def write_mrpc(folder, rows=40, seed=0):
+  """GLUE's MRPC layout; "equivalent" exactly where a sentence says good or great."""
+  rng = np.random.default_rng(seed)
+  header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"
+  (folder / "MRPC").mkdir(parents=True)
+  for split, count in (("train", rows), ("dev", rows // 2 + 1), ("test", 7)):
+    lines = ["index\t" + header.split("\t", 1)[1] if split == "test" else header]
+    for i in range(count):
+      label = rng.integers(2)
+      first = " ".join((*rng.choice(WORDS[5:8], 3), "good" if label else "bad"))
+      lines.append(f"{i if split == 'test' else label}\t1\t2\t{first}\tit was \"{first}\"")
+    (folder / "MRPC" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+  return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, vocab_dir):
+  """A finished run on MRPC with everything asked for: (its folder, its flags, what it printed)."""
+  base = tmp_path_factory.mktemp("finished")
+  glue = write_mrpc(base / "glue")
+  arguments = (*TINY, f"--config.tokenizer={vocab_dir}", f"--config.dataset_path={glue}",
+               "--config.dataset_name=mrpc", "--config.num_train_epochs=6.0",
+               "--config.do_predict=True", f"--output_dir={base / 'out'}")
+  run(*arguments)
+  return base / "out", arguments
+
+
+def test_a_run_leaves_everything_behind(finished):
+  folder, _ = finished
+  names = {path.name for path in folder.iterdir()}
+  assert names >= {"config.json", "metrics.jsonl", "curves.png", "checkpoints", "model",
+                   "eval_results.txt", "eval_results.json", "summary.json", "predictions"}
+  assert any(name.startswith("events.out.tfevents") for name in names)
+  assert not list(folder.rglob("*.tmp"))
+  results = json.loads((folder / "eval_results.json").read_text())
+  assert set(results) == {"eval_f1", "eval_accuracy", "eval_loss"}
+  assert f"eval_accuracy = {results['eval_accuracy']:.6f}\n" in (
+      folder / "eval_results.txt").read_text()
+  summary = json.loads((folder / "summary.json").read_text())
+  assert (summary["steps"], summary["examples"]) == (30, 240)
+  assert {"real_tokens", "train_seconds", "compile_seconds", "examples_per_second",
+          "padding_share", "waiting_share"} <= set(summary)
+  lines = (folder / "predictions" / "MRPC.tsv").read_text().splitlines()
+  assert lines[0] == "index\tprediction"
+  assert [line.split("\t")[0] for line in lines[1:]] == [str(i) for i in range(7)]
+  stored = json.loads((folder / "config.json").read_text())
+  assert stored["config"]["learning_rate"] == 0.01
+  assert stored["versions"]["jax"] == jax.__version__
+  assert stored["model"]["hidden_size"] == 16
+  records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  assert [r["step"] for r in records if "eval_f1" in r] == [5, 10, 15, 20, 25, 30]
+  assert [r["step"] for r in records if "loss" in r] == list(range(2, 31, 2))
+
+
+def test_it_learns(finished):
+  assert json.loads((finished[0] / "eval_results.json").read_text())["eval_accuracy"] > 0.9
+
+
+def test_the_same_flags_give_the_same_bits(finished, tmp_path):
+  folder, arguments = finished
+  run(*arguments[:-1], f"--output_dir={tmp_path / 'again'}")
+  for name in ("model/model.safetensors", "predictions/MRPC.tsv", "eval_results.json"):
+    assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_a_finished_run_is_scored_again_without_its_flags(finished, capsys):
+  folder, arguments = finished
+  before = (folder / "eval_results.json").read_bytes()
+  predictions = (folder / "predictions" / "MRPC.tsv").read_bytes()
+  (folder / "eval_results.json").unlink()
+  run("--config.do_train=False", "--config.do_predict=True", "--config.predict_batch_size=8",
+      f"--output_dir={folder}")
+  assert (folder / "eval_results.json").read_bytes() == before
+  assert (folder / "predictions" / "MRPC.tsv").read_bytes() == predictions
+  run(*arguments)  # the same command again trains nothing
+  assert "this run is finished: nothing to train" in capsys.readouterr().out
+  assert json.loads((folder / "summary.json").read_text())["steps"] == 30
+
+
+def test_another_run_is_not_written_over(finished):
+  folder, arguments = finished
+  before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+  with pytest.raises(UserError, match="already holds another run .learning_rate is 0.01 there and "
+                                      "0.02 here.; choose another --output_dir"):
+    run(*arguments, "--config.learning_rate=0.02")
+  with pytest.raises(UserError, match="already holds another run .*seed is 42 there and 7 here"):
+    run("--config.do_train=False", "--config.seed=7", f"--output_dir={folder}")
+  assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_something_else_is_left_alone(finished, tmp_path):
+  (tmp_path / "thesis.tex").write_text("")
+  with pytest.raises(UserError, match="is not empty and holds no run of this script"):
+    run(*finished[1], f"--output_dir={tmp_path}")
+  with pytest.raises(UserError, match="thesis.tex is a file"):
+    run(*finished[1], f"--output_dir={tmp_path / 'thesis.tex'}")
+
+
+def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, monkeypatch, capsys):
+  folder, arguments = finished
+  arguments = (*arguments, "--config.save_checkpoints_steps=10",
+               f"--output_dir={tmp_path / 'out'}")
+  score, calls = run_classifier.score_splits, []
+
+  def interrupt(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == 5:  # after step 25: the last checkpoint is that of step 20
+      raise KeyboardInterrupt
+    return score(*args, **kwargs)
+
+  monkeypatch.setattr(run_classifier, "score_splits", interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    run(*arguments)
+  assert not (tmp_path / "out" / "model").exists()
+  with pytest.raises(UserError, match="holds a run that is not finished; continue it with"):
+    run("--config.do_train=False", f"--output_dir={tmp_path / 'out'}")
+  monkeypatch.setattr(run_classifier, "score_splits", score)
+  run(*arguments)
+  assert "continuing after step 20" in capsys.readouterr().out
+  weights = "model/model.safetensors"
+  assert (tmp_path / "out" / weights).read_bytes() == (folder / weights).read_bytes()
+  records = [json.loads(line) for line in
+             (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+  assert [r["step"] for r in records if "loss" in r] == list(range(2, 31, 2))
+
+
+def write_nli(folder, task, names):
+  """RTE's or MNLI's TSV layout, few rows."""
+  mnli = task == "MNLI"
+  header = ("index\tpromptID\tpairID\tgenre\tsentence1\tsentence2\tlabel1\tgold_label" if mnli
+            else "index\tsentence1\tsentence2\tlabel")
+  (folder / task).mkdir(parents=True)
+  splits = ("train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched") if mnli \
+      else ("train", "dev", "test")
+  for split in splits:
+    cut = 2 if mnli and "test" in split else int("test" in split)
+    rows = [header.rsplit("\t", cut)[0] if cut else header]
+    for i in range(9):
+      name = names[i % len(names)]
+      row = (f"{i}\t1\t2\tfiction\tthe film\tis good\t{name}\t{name}" if mnli
+             else f"{i}\tthe film\tis good\t{name}")
+      rows.append(row.rsplit("\t", cut)[0] if cut else row)
+    (folder / task / f"{split}.tsv").write_text("\n".join(rows) + "\n")
+
+
+def test_mnli_then_rte(tmp_path, vocab_dir, capsys):
+  """Two dev sets; label names in predictions; a head for other classes starts afresh."""
+  write_nli(tmp_path / "glue", "MNLI", ("entailment", "neutral", "contradiction"))
+  write_nli(tmp_path / "glue", "RTE", ("entailment", "not_entailment"))
+  common = (*TINY, f"--config.dataset_path={tmp_path / 'glue'}", "--config.do_predict=True",
+            "--config.eval_every_epochs=0")
+  run(*common, f"--config.tokenizer={vocab_dir}", "--config.dataset_name=mnli",
+      f"--output_dir={tmp_path / 'mnli'}")
+  results = json.loads((tmp_path / "mnli" / "eval_results.json").read_text())
+  assert set(results) == {"eval_accuracy", "eval_accuracy_mismatched", "eval_loss",
+                          "eval_loss_mismatched"}
+  for name in ("MNLI-m", "MNLI-mm"):
+    rows = (tmp_path / "mnli" / "predictions" / f"{name}.tsv").read_text().splitlines()[1:]
+    assert {row.split("\t")[1] for row in rows} <= {"entailment", "neutral", "contradiction"}
+  capsys.readouterr()
+  with pytest.raises(UserError, match="has no classifier for rte .entailment, not_entailment."):
+    run(*common, "--config.dataset_name=rte", "--config.do_train=False",
+        f"--config.init_checkpoint={tmp_path / 'mnli'}", f"--output_dir={tmp_path / 'none'}")
+  assert not (tmp_path / "none").exists()
+  run(*common, "--config.dataset_name=rte", f"--config.init_checkpoint={tmp_path / 'mnli'}",
+      f"--output_dir={tmp_path / 'rte'}")
+  said = capsys.readouterr().out
+  assert "classes (entailment, neutral, contradiction) are not this task's" in said
+  assert "23 tensors loaded, 2 freshly initialized (classifier/bias, classifier/kernel)" in said
+  model = checkpoint_utils.find_checkpoint(str(tmp_path / "rte"))
+  assert model.label_names == ("entailment", "not_entailment")
+
+
+def test_label_order_is_the_checkpoints(finished, tmp_path):
+  """The same model with its outputs swapped, and saying so, predicts the same."""
+  folder, arguments = finished
+  run_copy = tmp_path / "swapped"
+  checkpoint = checkpoint_utils.find_checkpoint(str(folder))
+  tensors = checkpoint.read()
+  import safetensors.numpy
+  run_copy.mkdir()
+  for file in (folder / "model").iterdir():
+    (run_copy / file.name).write_bytes(file.read_bytes())
+  safetensors.numpy.save_file(
+      {n: np.ascontiguousarray(v[::-1]) if n.startswith("classifier") else v
+       for n, v in tensors.items()}, run_copy / "model.safetensors")
+  config = json.loads((run_copy / "config.json").read_text())
+  config["id2label"] = {"0": "equivalent", "1": "not_equivalent"}
+  (run_copy / "config.json").write_text(json.dumps(config))
+  glue = next(a for a in arguments if "dataset_path" in a)
+  run(glue, "--config.dataset_name=mrpc", "--config.do_train=False", "--config.do_predict=True",
+      "--config.max_seq_length=16", f"--config.init_checkpoint={run_copy}",
+      f"--output_dir={tmp_path / 'out'}")
+  for name in ("predictions/MRPC.tsv",):
+    assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
+  results = [json.loads((f / "eval_results.json").read_text()) for f in (folder, tmp_path / "out")]
+  assert results[0]["eval_f1"] == results[1]["eval_f1"]
+
+
+def test_regression_keeps_floats(tmp_path, vocab_dir):
+  """A user's own files: jsonl with a float score; and the accumulation and bfloat16 flags."""
+  rows = [{"text": f"the film is {'good' if i % 2 else 'bad'}", "score": 0.25 + 3.5 * (i % 2)}
+          for i in range(16)]
+  for split in ("train", "validation"):
+    (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  (tmp_path / "test.jsonl").write_text("\n".join(json.dumps({"text": r["text"]}) for r in rows))
+  run(*TINY, f"--config.tokenizer={vocab_dir}", f"--config.dataset_path={tmp_path}",
+      "--config.do_predict=True", "--config.gradient_accumulation_steps=2",
+      "--config.dtype=bfloat16", "--config.num_train_epochs=20.0", "--config.eval_every_epochs=0",
+      f"--output_dir={tmp_path / 'out'}")
+  results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+  assert results["eval_pearson"] > 0.9
+  assert results["eval_loss"] < 0.5
+  values = [float(line.split("\t")[1]) for line in
+            (tmp_path / "out" / "predictions" / "test.tsv").read_text().splitlines()[1:]]
+  assert abs(values[0] - 0.25) < 0.7
+  assert abs(values[1] - 3.75) < 0.7
+  assert checkpoint_utils.find_checkpoint(str(tmp_path / "out")).regression
+
+
+# --- What bad input gets ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes,message", [
+    (["--config.dataset_name=mrcp"], "dataset_name 'mrcp' is no GLUE task; known: cola, sst2"),
+    (["--config.dataset_name=wnli"], "wnli is refused"),
+    (["--config.dataset_name=cola"], r"has no folder CoLA/ \(GLUE's layout of cola\)"),
+    (["--config.train_batch_size=6"],
+     "train_batch_size 6 is not a positive multiple of 4 devices x 1 gradient_acc"),
+    (["--config.eval_batch_size=3"], "eval_batch_size 3 is not a positive multiple of 4 devices"),
+    (["--config.gradient_accumulation_steps=4"], "train_batch_size 8 is not a positive multiple"),
+    (["--config.max_seq_length=33"],
+     "max_seq_length 33 is over the model's max_position_embeddings 32"),
+    (["--config.model.vocab_size=30"], "the tokenizer has 35 entries and the model's voc.* 30;"),
+    (["--config.model.hidden_act=mish"], "config.model: hidden_act 'mish' is unknown"),
+    (["--config.dtype=float16"], "dtype 'float16' is not one of float32, bfloat16"),
+    (["--config.label_names=yes,no"], "label_names yes, no are not the classes of mrpc"),
+    (["--config.num_train_epochs=0.01"], "40 training examples x 0.01 epochs make not one batch"),
+    (["--config.do_train=False"], "nothing to score: give --config.init_checkpoint"),
+    (["--config.do_train=False", "--config.do_eval=False"], "nothing to"),
+    (["--config.tokenizer="], "a random model has no tokenizer; give --config.tokenizer="),
+    (["--config.init_checkpoint=/no/model"], "init_checkpoint /no/model does not exist"),
+    (["--config.log_every_steps=0"], "log_every_steps must be at least 1, not 0"),
+])
+def test_bad_input_leaves_nothing_behind(finished, tmp_path, changes, message):
+  with pytest.raises(UserError, match=message) as error:
+    run(*finished[1], *changes, f"--output_dir={tmp_path / 'out'}")
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_tiny_model_of_another_width_is_refused(finished, tmp_path):
+  with pytest.raises(UserError, match=r"has shape \[16\] in the checkpoint and \[32\] in"):
+    run(*finished[1], "--config.do_train=False", f"--config.init_checkpoint={finished[0]}",
+        "--config.model.hidden_size=32", f"--output_dir={tmp_path / 'out'}")
+
+
+def test_a_google_checkpoint_needs_a_tokenizer(finished, tmp_path):
+  with pytest.raises(UserError, match="golden/bert_model.ckpt has no tokenizer; give"):
+    run(*finished[1], f"--config.init_checkpoint={GOLDEN}", "--config.tokenizer=",
+        f"--output_dir={tmp_path / 'out'}")
+
+
+def test_missing_splits(finished, tmp_path):
+  glue = write_mrpc(tmp_path / "glue")
+  (glue / "MRPC" / "test.tsv").unlink()
+  with pytest.raises(UserError, match="MRPC has no test split; it has train, validation"):
+    run(*finished[1], f"--config.dataset_path={glue}", f"--output_dir={tmp_path / 'out'}")
+
+
+def script(*arguments):
+  done = subprocess.run((sys.executable, "run_classifier.py", *arguments), cwd=ROOT, text=True,
+                        capture_output=True, check=False)
+  return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["--config=configs/classifier.py", "--config.learning_rat=1"],
+     "error: unknown config key 'learning_rat'; did you mean 'learning_rate'?\n"),
+    (["--config=configs/classifier.py:bert-bse"],
+     "error: configs/classifier.py:bert-bse names no published BERT; known: bert-base-uncased, "),
+    (["--config=configs/classifier.py", "--config.seed=x"], "error: flag --config.seed=x: "),
+    (["--config=configs/none.py"], "error: the config file cannot be loaded: "),
+    (["cola"], "error: unexpected argument 'cola'; flags start with --\n"),
+    (["--config=configs/classifier.py:bert-tiny"],
+     "error: init_checkpoint 'google/bert_uncased_L-2_H-128_A-2' is no local path and could not ")])
+def test_errors_are_one_line_and_exit_1(arguments, message):
+  status, stderr = script(*arguments)
+  assert status == 1
+  assert stderr.startswith(message)
+  assert stderr.count("\n") == 1
+
+
+def test_no_knob_is_read_with_a_default():
+  for file in pathlib.Path(ROOT).glob("*.py"):
+    assert "config.get(" not in file.read_text("utf-8"), file

@@ -1,0 +1,569 @@
+"""Tables in: every GLUE layout, saved datasets, the user's files; each error names its place."""
+
+import pathlib
+import re
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from errors import UserError
+import glue
+import tables
+
+BINARY = ("no", "yes")
+
+
+def refuses(*parts):
+  """A UserError in one line that holds all parts in this order."""
+  return pytest.raises(UserError, match="^.*" + ".*".join(map(re.escape, parts)) + ".*$")
+
+
+def write(folder, name, content):
+  """Writes bytes, or text as UTF-8 with its line ends as they are; returns the folder."""
+  file = folder / name
+  file.parent.mkdir(parents=True, exist_ok=True)
+  file.write_bytes(content if isinstance(content, bytes) else content.encode())
+  return folder
+
+
+def read(folder, split="train", name="", skip_bad_rows=False):
+  return tables.find_source(name, str(folder), skip_bad_rows).read(split)
+
+
+def own_table(tmp_path, name, content, skip_bad_rows=False):
+  """The training table of a folder with this one file."""
+  return read(write(tmp_path, name, content), skip_bad_rows=skip_bad_rows)
+
+
+def encode(table, task, model_labels=None, label_column=""):
+  """The encoded labels of a table of the task's."""
+  source = tables.Source("", None if task.name == "own" else task, lambda _: table, ("train",))
+  layout = tables.find_layout(source, table, task.text_columns if task.name == "own" else (),
+                              label_column)
+  return tables.encode_labels(table, tables.label_values(table, layout), task,
+                              model_labels or task.label_names)
+
+
+# --- GLUE's TSV layout ------------------------------------------------------------------------
+
+MNLI_HEADER = ("index promptID pairID genre sentence1_binary_parse sentence2_binary_parse "
+               "sentence1_parse sentence2_parse sentence1 sentence2 label1 gold_label").split()
+STSB_HEADER = ("index genre filename year old_index source1 source2 sentence1 sentence2 "
+               "score").split()
+QQP_HEADER = "id qid1 qid2 question1 question2 is_duplicate".split()
+MRPC_HEADER = ["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]
+QNLI_HEADER = "index question sentence label".split()
+RTE_HEADER = "index sentence1 sentence2 label".split()
+
+# task, folder, header (None: headless), a row, its texts, its encoded label
+LAYOUTS = [
+    ("cola", "CoLA", None, ["gj04", "0", "*", "A b."], ["A b."], 0),
+    ("sst2", "SST-2", ["sentence", "label"], ["a b ", "1"], ["a b "], 1),
+    ("mrpc", "MRPC", MRPC_HEADER, ["1", "70", "71", "A.", "B."], ["A.", "B."], 1),
+    ("qqp", "QQP", QQP_HEADER, ["4", "5", "6", "A?", "B?", "0"], ["A?", "B?"], 0),
+    ("stsb", "STS-B", STSB_HEADER, ["0", "news", "MS", "2012", "1", "n", "n", "A.", "B.", "3.800"],
+     ["A.", "B."], np.float32(3.8)),
+    ("mnli", "MNLI", MNLI_HEADER, [*"0123", "(A)", "(B)", "(R A)", "(R B)", "A.", "B.", "neutral",
+                                   "contradiction"], ["A.", "B."], 2),
+    ("qnli", "QNLI", QNLI_HEADER, ["0", "A?", "B.", "not_entailment"], ["A?", "B."], 1),
+    ("rte", "RTE", RTE_HEADER, ["0", "A.", "B.", "entailment"], ["A.", "B."], 0),
+]
+
+
+def tsv(*rows):
+  return "".join("\t".join(row) + "\n" for row in rows if row)
+
+
+@pytest.mark.parametrize("name,folder,header,row,texts,label", LAYOUTS)
+def test_glue_layouts(tmp_path, name, folder, header, row, texts, label):
+  task = glue.glue_task(name)
+  splits = ("train", *task.eval_splits)
+  for split in splits:
+    write(tmp_path, f"{folder}/{split.replace('validation', 'dev')}.tsv", tsv(header, row))
+  source = tables.find_source(name, str(tmp_path), False)
+  assert source.splits == splits
+  for split in splits:
+    table = source.read(split)
+    layout = tables.find_layout(source, table, (), "")
+    assert [table.texts(column) for column in layout.texts] == [[text] for text in texts]
+    encoded = encode(table, task)
+    assert encoded.tolist() == [label]
+    assert encoded.dtype == (np.float32 if name == "stsb" else np.int32)
+
+
+TESTS = [
+    ("cola", "CoLA/test.tsv", ["index", "sentence"], ["9", "A b."], ["A b."], "9"),
+    ("sst2", "SST-2/test.tsv", ["index", "sentence"], ["9", "a b "], ["a b "], "9"),
+    ("mrpc", "MRPC/test.tsv", ["index", *MRPC_HEADER[1:]], ["9", "70", "71", "A.", "B."],
+     ["A.", "B."], "9"),
+    ("qqp", "QQP/test.tsv", ["id", "question1", "question2"], ["9", "A?", "B?"], ["A?", "B?"],
+     "9"),
+    ("mnli", "MNLI/test_mismatched.tsv", MNLI_HEADER[:-2],
+     ["9", *"123", "(A)", "(B)", "(R A)", "(R B)", "A.", "B."], ["A.", "B."], "9"),
+    ("stsb", "STS-B/test.tsv", STSB_HEADER[:-1],
+     ["9", "news", "MS", "2012", "1", "n", "n", "A.", "B."], ["A.", "B."], "9"),
+    ("qnli", "QNLI/test.tsv", QNLI_HEADER[:-1], ["9", "A?", "B."], ["A?", "B."], "9"),
+    ("rte", "RTE/test.tsv", RTE_HEADER[:-1], ["9", "A.", "B."], ["A.", "B."], "9"),
+]
+
+
+@pytest.mark.parametrize("name,file,header,row,texts,row_id", TESTS)
+def test_glue_test_files_keep_their_ids(tmp_path, name, file, header, row, texts, row_id):
+  source = tables.find_source(name, str(write(tmp_path, file, tsv(header, row))), False)
+  split, = source.splits
+  assert split == pathlib.Path(file).stem
+  table = source.read(split)
+  layout = tables.find_layout(source, table, (), "")
+  assert [table.texts(column) for column in layout.texts] == [[text] for text in texts]
+  assert layout.label == ""
+  assert tables.row_ids(table) == [row_id]
+
+
+def test_mnli_has_two_dev_and_two_test_files(tmp_path):
+  for stem in ("train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched"):
+    write(tmp_path, f"MNLI/{stem}.tsv", "sentence1\n" + stem + "\n")
+  source = tables.find_source("mnli", str(tmp_path), False)
+  assert {split: source.read(split).texts("sentence1") for split in source.splits} == {
+      "train": ["train"], "validation_matched": ["dev_matched"],
+      "validation_mismatched": ["dev_mismatched"], "test_matched": ["test_matched"],
+      "test_mismatched": ["test_mismatched"]}
+
+
+def test_glue_folder_may_be_the_task_s_own(tmp_path):
+  write(tmp_path, "CoLA/dev.tsv", "a\t1\t\tGood.\n")
+  assert read(tmp_path / "CoLA", "validation", "cola").texts("sentence") == ["Good."]
+
+
+def test_glue_tsv_is_plain(tmp_path):
+  """A BOM, CRLF, no last line end, blank lines; quotes and Unicode's line ends are text."""
+  texts = ['"A', 'say "b""', "über\u2028c\x85d\x0be"]
+  rows = "\r\n\r\n".join(f"1\t0\t0\t{text}\tB" for text in texts)
+  write(tmp_path, "MRPC/train.tsv", "\ufeff" + "\t".join(MRPC_HEADER) + "\r\n" + rows)
+  table = read(tmp_path, name="mrpc")
+  assert table.texts("#1 String") == texts
+  assert table.column("Quality") == ("1", "1", "1")
+  assert list(table.lines) == [2, 4, 6]
+
+
+@pytest.mark.parametrize("name,sizes,ones", [("cola", (8551, 1043), (6023, 719)),
+                                             ("mrpc", (4076, 1725), (2753, 1147))])
+def test_real_glue(shared, name, sizes, ones):
+  """All rows are there; `cut` and `uniq -c` count the same labels 1."""
+  source = tables.find_source(name, str(shared / "glue_data"), False)
+  assert source.splits == ("train", "validation")
+  splits = [source.read(split) for split in source.splits]
+  assert tuple(map(len, splits)) == sizes
+  assert tuple(encode(table, source.glue_task).sum() for table in splits) == ones
+
+
+def test_real_glue_texts(shared):
+  table = read(shared / "glue_data", name="mrpc")
+  assert table.texts("#1 String")[0] == ('Amrozi accused his brother, whom he called '
+                                         '"the witness", of deliberately distorting his evidence.')
+  assert read(shared / "glue_data", name="cola").texts("sentence")[0] == (
+      "Our friends won't buy this analysis, let alone the next one we propose.")
+
+
+def test_wrong_number_of_fields(tmp_path):
+  folder = write(tmp_path, "SST-2/train.tsv", "sentence\tlabel\na\t1\nb\tc\t0\nd\ne\t0\n")
+  with refuses("SST-2/train.tsv:3: 3 fields, must be 2", "--config.skip_bad_rows=True"):
+    read(folder, name="sst2")
+  table = read(folder, name="sst2", skip_bad_rows=True)
+  assert table.texts("sentence") == ["a", "e"]
+  assert list(table.lines) == [2, 5]
+
+
+def test_cola_without_header_counts_four_fields(tmp_path):
+  with refuses("CoLA/dev.tsv:1: 2 fields, must be 4"):
+    read(write(tmp_path, "CoLA/dev.tsv", "index\tsentence\n"), "validation", "cola")
+
+
+# --- Finding the dataset ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/no-such-folder", "./none", "a/b/c"])
+def test_missing_path(path):
+  with refuses(f"dataset_path {path} does not exist"):
+    tables.find_source("", path, False)
+
+
+def test_path_is_a_file(tmp_path):
+  file = write(tmp_path, "train.csv", "text,label\na,1\n") / "train.csv"
+  with refuses(f"{file} is a file", "folder that holds train, validation and test"):
+    tables.find_source("", str(file), False)
+
+
+def test_missing_task_folder(tmp_path):
+  with refuses(f"{tmp_path} has no folder MRPC/", "leave dataset_name blank"):
+    tables.find_source("mrpc", str(tmp_path), False)
+
+
+@pytest.mark.parametrize("path", ["nyu-mll/glue", "."])
+def test_unknown_task_is_refused_first(path):
+  with refuses("dataset_name 'imdb' is no GLUE task; known: cola, sst2, mrpc"):
+    tables.find_source("imdb", path, False)
+  with refuses("wnli is refused"):
+    tables.find_source("wnli", path, False)
+
+
+def test_no_files(tmp_path):
+  with refuses(f"{tmp_path} holds no train, validation or test file in csv, tsv, jsonl or parquet",
+               "--config.dataset_name"):
+    tables.find_source("", str(write(tmp_path, "data.csv", "text,label\n")), False)
+
+
+@pytest.mark.parametrize("first,second", [("dev.csv", "valid.jsonl"),
+                                          ("validation.csv", "validation.tsv")])
+def test_several_files_of_a_split(tmp_path, first, second):
+  write(write(tmp_path, first, ""), second, "")
+  with refuses(f"{tmp_path} holds several validation files: ", "; keep one") as error:
+    tables.find_source("", str(tmp_path), False)
+  assert first in str(error.value)
+  assert second in str(error.value)
+
+
+@pytest.mark.parametrize("stem", ["validation", "dev", "valid"])
+def test_splits_of_own_files(tmp_path, stem):
+  write(write(tmp_path, "train.csv", "text\na\n"), "test.jsonl", '{"text": "c"}')
+  write(tmp_path, f"{stem}.tsv", "text\nb\n")
+  source = tables.find_source("", str(tmp_path), False)
+  assert source.splits == ("train", "validation", "test")
+  assert [source.read(split).texts("text") for split in source.splits] == [["a"], ["b"], ["c"]]
+  assert source.glue_task is None
+
+
+# --- The hub and saved datasets ---------------------------------------------------------------
+
+
+def hub_dataset(names=BINARY, labels=(1, 0), test_labels=(-1,)):
+  """A dataset in the hub's shape: ClassLabel numbers, idx, and -1 where a label is withheld."""
+  features = datasets.Features({"sentence": datasets.Value("string"),
+                                "label": datasets.ClassLabel(names=list(names)),
+                                "idx": datasets.Value("int32")})
+
+  def split(values, first):
+    return datasets.Dataset.from_dict(
+        {"sentence": [f"text {i}" for i in range(len(values))], "label": list(values),
+         "idx": list(range(first, first + len(values)))}, features=features)
+
+  return datasets.DatasetDict({"train": split(labels, 0), "test": split(test_labels, 7)})
+
+
+@pytest.mark.parametrize("name,path,arguments", [
+    ("sst2", "glue", ("glue", "sst2")), ("", "nyu-mll/glue", ("nyu-mll/glue", "cola")),
+    ("", "someone/reviews", ("someone/reviews",)), ("cola", "imdb", ("imdb", "cola"))])
+def test_hub_is_asked_for(monkeypatch, name, path, arguments):
+  asked = []
+  monkeypatch.setattr(datasets, "load_dataset",
+                      lambda *given: asked.append(given) or hub_dataset())
+  source = tables.find_source(name, path, False)
+  assert asked == [arguments]
+  assert source.description == f"{' '.join(arguments)} (hub)"
+  assert source.splits == ("train", "test")
+  assert source.glue_task is (glue.GLUE_TASKS[arguments[1]] if len(arguments) > 1 else None)
+
+
+def test_hub_out_of_reach():
+  """conftest.py sets HF_HUB_OFFLINE=1."""
+  with refuses("dataset 'nobody/nothing mrpc' could not be fetched from the HuggingFace hub",
+               "OfflineModeIsEnabled", "--config.dataset_path=/path/to/glue_data"):
+    tables.find_source("mrpc", "nobody/nothing", False)
+
+
+def test_saved_glue_in_the_hub_s_shape(tmp_path):
+  hub_dataset(("unacceptable", "acceptable")).save_to_disk(tmp_path)
+  source = tables.find_source("cola", str(tmp_path), False)
+  train, test = source.read("train"), source.read("test")
+  assert tables.find_layout(source, train, (), "") == tables.Layout(("sentence",), "label")
+  assert train.column("label") == ["acceptable", "unacceptable"]
+  assert encode(train, source.glue_task).tolist() == [1, 0]
+  assert test.column("label") == [None]
+  assert tables.row_ids(test) == ["7"]
+  with refuses("[test]:1: column 'label' is empty"):
+    encode(test, source.glue_task)
+
+
+def test_saved_mnli_uses_the_hub_s_columns(tmp_path):
+  rows = datasets.Dataset.from_dict({"premise": ["A."], "hypothesis": ["B."], "label": [2]})
+  datasets.DatasetDict({"validation_matched": rows}).save_to_disk(tmp_path)
+  source = tables.find_source("mnli", str(tmp_path), False)
+  table = source.read("validation_matched")
+  assert tables.find_layout(source, table, (), "").texts == ("premise", "hypothesis")
+  assert encode(table, source.glue_task).tolist() == [2]
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_saved_scores_stay_floats(tmp_path, kind):
+  """Also where every score in the split happens to be whole."""
+  features = datasets.Features({"sentence1": datasets.Value("string"),
+                                "sentence2": datasets.Value("string"),
+                                "label": datasets.Value(kind)})
+  rows = datasets.Dataset.from_dict({"sentence1": ["a", "b"], "sentence2": ["c", "d"],
+                                     "label": [5.0, 0.0]}, features=features)
+  datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path)
+  table = read(tmp_path, name="stsb")
+  encoded = encode(table, glue.glue_task("stsb"))
+  assert encoded.dtype == np.float32
+  assert encoded.tolist() == [5.0, 0.0]
+  assert tables.infer_label_names(table.column("label"), "auto") == ()
+
+
+def test_saved_classes_of_one_s_own(tmp_path):
+  hub_dataset(("spam", "ham"), labels=(0, 1, 0)).save_to_disk(tmp_path)
+  table = read(tmp_path)
+  names = tables.infer_label_names(table.column("label"), "auto")
+  assert names == ("ham", "spam")
+  task = glue.own_task(("sentence",), names)
+  assert encode(table, task).tolist() == [1, 0, 1]
+  assert encode(table, task, ("spam", "ham")).tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("content", ["{", '{"splits": ["train"]}'])
+def test_damaged_saved_dataset(tmp_path, content):
+  with refuses(f"{tmp_path} is no readable save_to_disk folder: "):
+    tables.find_source("", str(write(tmp_path, "dataset_dict.json", content)), False)
+
+
+# --- The user's files -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delimiter,name", [(",", "train.csv"), ("\t", "train.tsv")])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_quoted_fields(tmp_path, delimiter, name, end):
+  """Delimiters, doubled quotes and line ends inside quotes; a blank line is no row."""
+  texts = [f"a{delimiter}b", 'he said "no"', "two\nlines", 'mid"dle', ""]
+  fields = [f'"a{delimiter}b"', '"he said ""no"""', f'"two{end}lines"', 'mid"dle', '""']
+  content = end.join([f"text{delimiter}label", *(f"{field}{delimiter}1" for field in fields), ""])
+  table = own_table(tmp_path, name, content + end)
+  assert table.texts("text") == texts
+  assert table.column("label") == ("1",) * 5
+  assert list(table.lines)[:2] == [2, 3]
+
+
+@pytest.mark.parametrize("content,texts", [
+    ('text\tlabel\n"Never ends\t1\n5" disk\t0\n', ['"Never ends', '5" disk']),
+    ('text\tlabel\n"Quoted" start\t1\nb\t0\n', ['"Quoted" start', "b"]),
+    ('text\tlabel\n"a\t1\nb"c\t0\n', ['"a', 'b"c'])])
+def test_tsv_with_stray_quotes_is_read_plainly(tmp_path, content, texts):
+  table = own_table(tmp_path, "train.tsv", content)
+  assert table.texts("text") == texts
+  assert table.column("label") == ("1", "0")
+
+
+def test_tsv_wrong_number_of_fields(tmp_path):
+  content = "text\tlabel\na\tb\t1\nc\t0\n"
+  with refuses("train.tsv:2: 3 fields, must be 2", "--config.skip_bad_rows=True"):
+    own_table(tmp_path, "train.tsv", content)
+  assert own_table(tmp_path, "train.tsv", content, skip_bad_rows=True).texts("text") == ["c"]
+
+
+def test_csv_wrong_number_of_fields(tmp_path):
+  with refuses("train.csv:3: 3 fields, must be 2"):
+    own_table(tmp_path, "train.csv", "text,label\na,1\nb,c,0\n")
+
+
+@pytest.mark.parametrize("field", ['"a" b', '"a'])
+def test_csv_with_broken_quoting(tmp_path, field):
+  with refuses("train.csv", "broken quoting"):
+    own_table(tmp_path, "train.csv", f"text,label\n{field},1\n")
+
+
+@pytest.mark.parametrize("name,content", [
+    ("train.csv", "text,label\n{},1\n"), ("train.tsv", "text\tlabel\n{}\t1\n"),
+    ("train.jsonl", '{{"text": "{}", "label": "1"}}\n')])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_unicode_and_its_line_ends_are_text(tmp_path, name, content, bom):
+  text = "Grüße 你好\u2028b\u2029c\x85d"
+  table = own_table(tmp_path, name, bom + content.format(text))
+  assert table.texts("text") == [text]
+  assert table.column("label") == ("1",)
+
+
+def test_jsonl(tmp_path):
+  """Keys of all rows become columns; blank lines are no rows; values keep their types."""
+  table = own_table(tmp_path, "train.jsonl", '{"text": "a\\tb", "label": 1}\n\n{"text": "c", '
+                                             '"extra": 2.5}\r\n{"label": 0, "text": "\\u00fc"}')
+  assert table.columns == {"text": ("a\tb", "c", "ü"), "label": (1, None, 0),
+                           "extra": (None, 2.5, None)}
+  assert list(table.lines) == [1, 3, 4]
+
+
+@pytest.mark.parametrize("line,message", [('{"text": ', "not JSON: "), ("text", "not JSON: "),
+                                          ('["a", 1]', 'a row must be an object, not ["a", 1]'),
+                                          ("1", "a row must be an object, not 1")])
+def test_broken_jsonl(tmp_path, line, message):
+  with refuses(f"train.jsonl:2: {message}"):
+    own_table(tmp_path, "train.jsonl", f'{{"text": "a"}}\n{line}\n')
+
+
+def test_parquet(tmp_path):
+  columns = {"text": ["a\nb", "ü"], "label": [1, 0], "score": [0.5, None]}
+  pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "train.parquet")
+  table = read(tmp_path)
+  assert table.columns == columns
+  assert list(table.lines) == [1, 2]
+
+
+def test_broken_parquet(tmp_path):
+  with refuses("train.parquet cannot be read as parquet: "):
+    own_table(tmp_path, "train.parquet", "no parquet")
+
+
+@pytest.mark.parametrize("name,header", [("train.csv", "text,label\n"),
+                                         ("train.tsv", "text\tlabel\n"), ("train.jsonl", "\n\n")])
+def test_empty_file(tmp_path, name, header):
+  for content in ("", "\n", "\ufeff", header):
+    with refuses(f"{name} is empty: it has no row"):
+      own_table(tmp_path, name, content)
+
+
+def test_empty_parquet_and_glue_files(tmp_path):
+  schema = pyarrow.schema([("text", pyarrow.string())])
+  pyarrow.parquet.write_table(schema.empty_table(), tmp_path / "train.parquet")
+  with refuses("train.parquet is empty: it has no row"):
+    read(tmp_path)
+  with refuses("RTE/train.tsv is empty: it has no row"):
+    read(write(tmp_path, "RTE/train.tsv", tsv(RTE_HEADER)), name="rte")
+
+
+@pytest.mark.parametrize("file,task,content,byte", [
+    ("train.csv", "", b"text\nna\xefve\n", 3), ("train.tsv", "", b"text\nna\xefve\n", 3),
+    ("train.jsonl", "", b'{}\n"na\xefve"\n', 4),
+    ("CoLA/train.tsv", "cola", b"a\t1\t\tb\na\t1\t\tna\xefve\n", 8)])
+def test_not_utf8(tmp_path, file, task, content, byte):
+  with refuses(f"{file}:2: not UTF-8 (", f"at byte {byte} of the line)"):
+    read(write(tmp_path, file, content), name=task)
+
+
+# --- Columns ----------------------------------------------------------------------------------
+
+
+def table_of(**columns):
+  """A table of three rows on lines 2 to 4 of f.csv."""
+  return tables.Table("f.csv", columns, [2, 3, 4])
+
+
+def layout_of(names, text_columns=(), label_column="", task=None):
+  table = table_of(**{name: ["a", "b", "c"] for name in names})
+  source = tables.Source("", task, lambda _: table, ("train",))
+  return tables.find_layout(source, table, text_columns, label_column)
+
+
+@pytest.mark.parametrize("names,texts,label", [
+    (["text", "label"], ("text",), "label"),
+    (["id", "premise", "hypothesis", "gold_label"], ("premise", "hypothesis"), "gold_label"),
+    (["question", "sentence", "class"], ("question", "sentence"), "class"),
+    (["text2", "text1", "similarity_score"], ("text1", "text2"), "similarity_score"),
+    (["title", "review", "rating"], ("review",), "rating"),
+    (["text", "stars"], ("text",), "")])
+def test_usual_column_names(names, texts, label):
+  assert layout_of(names) == tables.Layout(texts, label)
+
+
+def test_configured_columns():
+  names = ["text", "label", "body", "stars"]
+  assert layout_of(names, ("body",), "stars") == tables.Layout(("body",), "stars")
+  assert layout_of(names, ("body", "text")) == tables.Layout(("body", "text"), "label")
+  with refuses("f.csv has no column 'boddy'; it has 'text', 'label', 'body', 'stars'"):
+    layout_of(names, ("boddy",))
+
+
+def test_missing_columns():
+  with refuses("f.csv: no text column recognized among 'sentence1', 'target'",
+               "--config.text_columns=a,b"):
+    layout_of(["sentence1", "target"])
+  with refuses("f.csv has no column '#1 String'; it has 'text'"):
+    layout_of(["text"], task=glue.glue_task("mrpc"))
+  table = table_of(text=["a", "b", "c"], stars=["1", "", None])
+  with refuses("f.csv: no label column recognized among 'text', 'stars'",
+               "--config.label_column=name"):
+    tables.label_values(table, tables.Layout(("text",), ""))
+  with refuses("f.csv has no column 'label'; it has 'text', 'stars'"):
+    tables.label_values(table, tables.Layout(("text",), "label"))
+
+
+def test_missing_values():
+  for values in (["1", "", "0"], [1, None, 0]):
+    with refuses("f.csv:3: column 'stars' is empty"):
+      tables.label_values(table_of(stars=values), tables.Layout(("text",), "stars"))
+  with refuses("f.csv:4: column 'text' is empty"):
+    table_of(text=["", 5, None]).texts("text")
+  assert table_of(text=["", 5, 1.5]).texts("text") == ["", "5", "1.5"]
+
+
+def test_row_ids():
+  assert tables.row_ids(table_of(text=["a", "b", "c"])) == ["0", "1", "2"]
+  assert tables.row_ids(table_of(id=[7, 8, 9], idx=[1, 2, 3])) == ["7", "8", "9"]
+  assert tables.row_ids(table_of(id=[7, 8, 9], index=["x", "y", "z"])) == ["x", "y", "z"]
+
+
+# --- Labels -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values,label_type,names", [
+    (["yes", "no", "yes"], "auto", ("no", "yes")),
+    (["10", "9", "-1"], "auto", ("-1", "9", "10")),
+    ([10, 9, 9], "auto", ("9", "10")),
+    (["01", "1", "2"], "auto", ("1", "2")),
+    ([True, False], "auto", ("False", "True")),
+    (["1", "b"], "auto", ("1", "b")),
+    (["1", "2.5"], "auto", ()),
+    ([1, 2.5], "auto", ()),
+    (["3.0", "4.0"], "auto", ()),
+    ([3.0, 4.0], "auto", ()),
+    ([1, 2], "float", ()),
+    (["1", "2.5"], "class", ("1", "2.5"))])
+def test_inferred_labels(values, label_type, names):
+  assert tables.infer_label_names(values, label_type) == names
+
+
+@pytest.mark.parametrize("values,names,encoded", [
+    (["b", "a", "b"], ("a", "b"), [1, 0, 1]),
+    (["02", "+1", " 1"], ("1", "2"), [1, 0, 0]),
+    ([2, 1, "1"], ("1", "2"), [1, 0, 0]),
+    (["01", "x", "x"], ("01", "x"), [0, 1, 1]),
+    (["01", "1", "x"], ("01", "1", "x"), [0, 1, 2])])
+def test_own_labels_are_encoded(values, names, encoded):
+  labels = encode(table_of(text=values, label=values), glue.own_task(("text",), names))
+  assert labels.tolist() == encoded
+  assert labels.dtype == np.int32
+
+
+def test_labels_follow_the_model_s_order_by_name():
+  """Names and GLUE's numbers alike: number 2 is contradiction, wherever the model has it."""
+  order = ("contradiction", "entailment", "neutral")
+  for values in (["entailment", "neutral", "contradiction"], ["0", "1", "2"], [0, 1, 2]):
+    table = table_of(premise=values, hypothesis=values, label=values)
+    assert encode(table, glue.glue_task("mnli"), order).tolist() == [1, 2, 0]
+
+
+def test_own_numbers_are_names():
+  """Label "1" of classes 1 and 2 is the first class, not number 1."""
+  table = table_of(text=["a"] * 3, label=["1", "2", "1"])
+  assert encode(table, glue.own_task(("text",), ("1", "2"))).tolist() == [0, 1, 0]
+  with refuses("f.csv:2: label '1' is not one of no, yes"):
+    encode(table, glue.own_task(("text",), BINARY))
+
+
+def test_label_outside_the_set(tmp_path):
+  with refuses("RTE/train.tsv:3: label 'maybe' is not one of entailment, not_entailment"):
+    rows = [["0", "a", "b", "entailment"], ["1", "a", "b", "maybe"]]
+    folder = write(tmp_path, "RTE/train.tsv", tsv(RTE_HEADER, *rows))
+    encode(read(folder, name="rte"), glue.glue_task("rte"))
+  with refuses("f.csv:4: label 3 is not one of 1, 2"):
+    encode(table_of(text=["a"] * 3, label=[1, 2, 3]), glue.own_task(("text",), ("1", "2")))
+
+
+@pytest.mark.parametrize("value", ["high", "nan", float("inf"), True])
+def test_score_that_is_no_number(value):
+  with refuses(f"f.csv:3: label {value!r} is not a number"):
+    encode(table_of(text=["a"] * 3, label=["1", value, "2"]), glue.own_task(("text",), ()))
+
+
+def test_scores_are_floats():
+  labels = encode(table_of(text=["a"] * 3, label=["1", 2, "-0.5e1"]), glue.own_task(("text",), ()))
+  assert labels.tolist() == [1.0, 2.0, -5.0]
+  assert labels.dtype == np.float32
