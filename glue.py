@@ -4,10 +4,12 @@ A task says which columns hold the texts and the label, what the classes are cal
 splits are scored and how. Readers of files are in `tables.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import csv
 import dataclasses
+import functools
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -108,23 +110,39 @@ def predictions_from(task: Task, logits: np.ndarray) -> np.ndarray:
   return logits[:, 0] if task.regression else logits.argmax(axis=-1)
 
 
-def score(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-  """GLUE's metrics for the task; F1 is that of class "1", or the macro mean beyond two classes."""
+def score(task: Task, predictions: np.ndarray, labels: np.ndarray,
+          label_names: Sequence[str]) -> dict[str, float]:
+  """GLUE's metrics for the task.
+
+  Args:
+    task: its second class is the one whose F1 counts; beyond two classes F1 is the macro mean.
+    predictions: [examples] class numbers in the model's order, or values.
+    labels: [examples] likewise.
+    label_names: the model's classes in its order.
+
+  Returns:
+    Metric -> value; a correlation with something constant is 0.
+  """
   from scipy import stats  # these two here: a second to import, and only scoring needs them
   from sklearn import metrics
 
-  average = "binary" if len(task.label_names) == 2 else "macro"
+  binary = len(task.label_names) == 2
+  f1 = functools.partial(
+      metrics.f1_score, average="binary" if binary else "macro", zero_division=0.0,
+      pos_label=label_names.index(task.label_names[1]) if binary else 1)
   functions = {
       "accuracy": metrics.accuracy_score,
-      "f1": lambda y, p: metrics.f1_score(y, p, average=average, zero_division=0.0),
-      "matthews_correlation": metrics.matthews_corrcoef,
+      "f1": f1,
+      "matthews_correlation": lambda y, p: _correlation(
+          lambda *pair: (metrics.matthews_corrcoef(*pair),), y, p),
       "pearson": lambda y, p: _correlation(stats.pearsonr, y, p),
       "spearman": lambda y, p: _correlation(stats.spearmanr, y, p)}
   return {name: float(functions[name](labels, predictions)) for name in task.metrics}
 
 
-def _correlation(function, labels: np.ndarray, predictions: np.ndarray) -> float:
-  """0 where either side is constant: a correlation is then not defined."""
+def _correlation(function: Callable[..., Any], labels: np.ndarray,
+                 predictions: np.ndarray) -> float:
+  """The function's first result, or 0 where either side is constant: it is then not defined."""
   if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
     return 0.0
   return float(function(labels, predictions)[0])

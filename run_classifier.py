@@ -202,7 +202,8 @@ def read_splits(config: ml_collections.ConfigDict, source: tables.Source,
                              config.max_seq_length)
     splits[split] = Split(examples, tables.row_ids(table))
     say(f"  {split}: {len(examples):,} examples, {examples.lengths.mean():.1f} tokens on average, "
-        f"{examples.lengths.max()} at most")
+        f"{examples.lengths.max()} at most"
+        + (f"; {table.skipped} bad rows left out" if table.skipped else ""))
   return task, label_names, splits
 
 
@@ -506,7 +507,8 @@ def score_splits(config: ml_collections.ConfigDict, classifier: Classifier, task
   for split, suffix in task.eval_splits.items():
     examples = splits[split].examples
     logits = split_logits(config, classifier, examples, config.eval_batch_size, predict_fn)
-    scores = glue.score(task, glue.predictions_from(task, logits), examples.labels)
+    scores = glue.score(task, glue.predictions_from(task, logits), examples.labels,
+                        classifier.label_names)
     scores["loss"] = float(jnp.mean(example_losses(jnp.asarray(logits), examples.labels)))
     results |= {f"eval_{name}{suffix}": value for name, value in scores.items()}
   return results

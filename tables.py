@@ -4,13 +4,14 @@ Whatever the source, a split comes out as a `Table` whose rows know the file and
 came from, so that a bad label can be pointed at.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import csv
 import dataclasses
 import itertools
 import json
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,13 @@ class Table:
     source: the file or dataset, for messages.
     columns: column name -> values.
     lines: where each row stands in the source, from 1.
+    skipped: rows left out for a wrong number of fields.
   """
 
   source: str
   columns: dict[str, Sequence[Any]]
   lines: Sequence[int]
+  skipped: int = 0
 
   def __len__(self) -> int:
     return len(self.lines)
@@ -111,6 +114,8 @@ def find_source(dataset_name: str, dataset_path: str, skip_bad_rows: bool) -> So
   if dataset_path in HUB_GLUE:
     return _hub_source(dataset_path, glue.glue_task(dataset_name or "cola"))
   task = glue.glue_task(dataset_name) if dataset_name else None
+  if not dataset_path:
+    raise UserError("dataset_path is blank; give a folder, or nyu-mll/glue for GLUE from the hub")
   folder = pathlib.Path(dataset_path).expanduser()
   if not folder.exists():
     if folder.is_absolute() or dataset_path.startswith((".", "~")) or dataset_path.count("/") > 1:
@@ -121,6 +126,9 @@ def find_source(dataset_name: str, dataset_path: str, skip_bad_rows: bool) -> So
                     "train, validation and test files")
   if (folder / "dataset_dict.json").exists():
     return _saved_source(folder, task)
+  if (folder / "state.json").exists():
+    raise UserError(f"{folder} holds a single saved split; save a datasets.DatasetDict with train, "
+                    "validation and test")
   if task is not None:
     return _glue_folder_source(folder, task, skip_bad_rows)
   return _own_files_source(folder, skip_bad_rows)
@@ -158,6 +166,8 @@ def _datasets_source(name: str, loaded: Any, task: glue.Task | None) -> Source:
 
   def read(split: str) -> Table:
     rows = loaded[split]
+    if not len(rows):
+      raise UserError(f"{name} [{split}] is empty: it has no row")
     columns = {}
     for column, feature in rows.features.items():
       values = rows[column][:]
@@ -172,10 +182,11 @@ def _datasets_source(name: str, loaded: Any, task: glue.Task | None) -> Source:
 
 def _glue_folder_source(folder: pathlib.Path, task: glue.Task, skip_bad_rows: bool) -> Source:
   """GLUE's own layout: CoLA/train.tsv, MNLI/dev_matched.tsv ..."""
-  if not (folder / task.folder).is_dir() and folder.name != task.folder:
+  own_folder = folder.resolve().name == task.folder
+  if not (folder / task.folder).is_dir() and not own_folder:
     raise UserError(f"{folder} has no folder {task.folder}/ (GLUE's layout of {task.name}); for "
                     "your own files leave dataset_name blank")
-  folder = folder / task.folder if folder.name != task.folder else folder
+  folder = folder if own_folder else folder / task.folder
   files = {split: folder / f"{split.replace('validation', 'dev')}.tsv"
            for split in ("train", *task.eval_splits, *task.test_splits)}
 
@@ -193,7 +204,7 @@ def _own_files_source(folder: pathlib.Path, skip_bad_rows: bool) -> Source:
   files = {}
   for split, stems in SPLIT_FILES.items():
     found = [folder / f"{stem}{ext}" for stem in stems for ext in EXTENSIONS
-             if (folder / f"{stem}{ext}").exists()]
+             if (folder / f"{stem}{ext}").is_file()]
     if len(found) > 1:
       raise UserError(f"{folder} holds several {split} files: "
                       f"{', '.join(file.name for file in found)}; keep one")
@@ -204,9 +215,11 @@ def _own_files_source(folder: pathlib.Path, skip_bad_rows: bool) -> Source:
 
   def read(split: str) -> Table:
     file = files[split]
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet,
-               ".tsv": lambda f: _read_tsv(f, skip_bad_rows)}
-    return readers[file.suffix](file)
+    if file.suffix == ".csv":
+      return _read_quoted(file, ",", skip_bad_rows)
+    if file.suffix == ".tsv":
+      return _read_tsv(file, skip_bad_rows)
+    return {".jsonl": _read_jsonl, ".parquet": _read_parquet}[file.suffix](file)
 
   return Source(str(folder), None, read, tuple(files))
 
@@ -230,68 +243,90 @@ def _lines(file: pathlib.Path) -> Iterator[tuple[int, str]]:
       yield number, line.removesuffix("\n").removesuffix("\r")
 
 
-def _table(file: pathlib.Path, header: Sequence[str], rows: list[Sequence[Any]],
-           lines: list[int]) -> Table:
+class _BadRow(UserError):
+  """A row with a wrong number of fields."""
+
+  def __init__(self, file: pathlib.Path, line: int, found: int, expected: int):
+    super().__init__(f"{file}:{line}: {found} fields, must be {expected}; "
+                     "--config.skip_bad_rows=True leaves such rows out")
+
+
+class _BadQuoting(UserError):
+  """Quotes that make no sense as RFC 4180 quoting."""
+
+
+def _table(file: pathlib.Path, header: Sequence[str],
+           numbered_rows: Iterable[tuple[int, Sequence[Any]]], skip_bad_rows: bool) -> Table:
+  """Checks the rows against the header. numbered_rows: (line, fields)."""
+  twice = [name for i, name in enumerate(header) if name in header[:i]]
+  if twice:
+    raise UserError(f"{file}: the header names column {twice[0]!r} twice")
+  rows, lines, skipped = [], [], 0
+  for line, fields in numbered_rows:
+    if len(fields) == len(header):
+      rows.append(fields)
+      lines.append(line)
+    elif skip_bad_rows:
+      skipped += 1
+    else:
+      raise _BadRow(file, line, len(fields), len(header))
   if not rows:
     raise UserError(f"{file} is empty: it has no row")
-  return Table(str(file), dict(zip(header, zip(*rows, strict=True), strict=True)), lines)
+  columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+  return Table(str(file), columns, lines, skipped)
 
 
 def _read_plain_tsv(file: pathlib.Path, header: Sequence[str] | None,
                     skip_bad_rows: bool) -> Table:
   """TSV as GLUE writes it: no quoting, quotes are ordinary characters."""
-  rows, lines = [], []
-  for number, line in _lines(file):
-    fields = line.split("\t")
-    if header is None:
-      header = fields
-    elif line and len(fields) == len(header):
-      rows.append(fields)
-      lines.append(number)
-    elif line and not skip_bad_rows:
-      raise UserError(_field_count(file, number, len(fields), len(header))
-                      + "; --config.skip_bad_rows=True leaves such rows out")
-  return _table(file, header or (), rows, lines)
+  rows = ((number, line.split("\t")) for number, line in _lines(file) if line)
+  if header is None:
+    _, header = next(rows, (0, ()))
+  return _table(file, header, rows, skip_bad_rows)
 
 
-def _field_count(file: pathlib.Path, line: int, found: int, expected: int) -> str:
-  return f"{file}:{line}: {found} fields, must be {expected}"
+def _read_quoted(file: pathlib.Path, delimiter: str, skip_bad_rows: bool) -> Table:
+  """RFC 4180 rows: quoted fields may hold delimiters, doubled quotes and line ends."""
+  reader = csv.reader((f"{line}\n" for _, line in _lines(file)), delimiter=delimiter, strict=True)
+
+  def numbered_rows() -> Iterator[tuple[int, list[str]]]:
+    start = 1
+    try:
+      for row in reader:
+        if row:
+          yield start, row
+        start = reader.line_num + 1
+    except csv.Error as error:
+      raise _BadQuoting(f"{file}:{start}: broken quoting, or a carriage return in a field "
+                        f"without quotes ({error})") from error
+
+  rows = numbered_rows()
+  _, header = next(rows, (0, ()))
+  return _table(file, header, rows, skip_bad_rows)
 
 
 def _read_tsv(file: pathlib.Path, skip_bad_rows: bool) -> Table:
-  """A user's TSV: quoted if every quote in it makes sense as quoting, else plain."""
-  with contextlib.suppress(csv.Error, _BadRow):
-    return _read_quoted(file, delimiter="\t")
-  return _read_plain_tsv(file, None, skip_bad_rows)
+  """A user's TSV: quoted if every quote in it makes sense as quoting, else plain.
 
-
-class _BadRow(UserError):
-  """A row with a wrong number of fields."""
-
-
-def _read_quoted(file: pathlib.Path, delimiter: str) -> Table:
-  """RFC 4180 rows: quoted fields may hold delimiters, doubled quotes and line ends."""
-  reader = csv.reader((f"{line}\n" for _, line in _lines(file)), delimiter=delimiter, strict=True)
-  header: list[str] = next(reader, [])
-  rows, lines = [], []
-  for row in reader:
-    if row and len(row) != len(header):
-      raise _BadRow(_field_count(file, reader.line_num, len(row), len(header)))
-    if row:
-      rows.append(row)
-      lines.append(reader.line_num)
-  return _table(file, header, rows, lines)
-
-
-def _read_csv(file: pathlib.Path) -> Table:
+  Stray quotes can balance by accident and swallow the rows between them; where reading
+  plainly gives more rows, all of the right length, it is right.
+  """
+  plain = None
+  with contextlib.suppress(_BadRow):
+    plain = _read_plain_tsv(file, None, skip_bad_rows=False)
   try:
-    return _read_quoted(file, delimiter=",")
-  except csv.Error as error:
-    raise UserError(f"{file}: broken quoting: {error}") from error
+    quoted = _read_quoted(file, "\t", skip_bad_rows)
+  except _BadQuoting:
+    return plain or _read_plain_tsv(file, None, skip_bad_rows)
+  except _BadRow:
+    if plain is None:
+      raise
+    return plain
+  return plain if plain is not None and len(plain) > len(quoted) else quoted
 
 
 def _read_jsonl(file: pathlib.Path) -> Table:
-  rows, lines = [], []
+  rows = []
   for number, line in _lines(file):
     if not line.strip():
       continue
@@ -301,10 +336,10 @@ def _read_jsonl(file: pathlib.Path) -> Table:
       raise UserError(f"{file}:{number}: not JSON: {error}") from error
     if not isinstance(row, dict):
       raise UserError(f"{file}:{number}: a row must be an object, not {line[:40]}")
-    rows.append(row)
-    lines.append(number)
-  header = tuple(dict.fromkeys(itertools.chain.from_iterable(rows)))
-  return _table(file, header, [[row.get(name) for name in header] for row in rows], lines)
+    rows.append((number, row))
+  header = tuple(dict.fromkeys(itertools.chain.from_iterable(row for _, row in rows)))
+  filled = ((number, [row.get(name) for name in header]) for number, row in rows)
+  return _table(file, header, filled, skip_bad_rows=False)
 
 
 def _read_parquet(file: pathlib.Path) -> Table:
@@ -364,21 +399,24 @@ def infer_label_names(values: Sequence[Any], label_type: str) -> tuple[str, ...]
 
   Args:
     values: text, integers or floats, possibly as text.
-    label_type: "class", "float", or "auto": floats that are not all whole mean regression.
+    label_type: "class", "float", or "auto": numbers that are not all written as integers
+      mean regression.
   """
-  numbers = [_number(value) for value in values]
-  numeric = all(number is not None for number in numbers)
-  written_as_floats = any(isinstance(v, float) or (isinstance(v, str) and not _is_integer(v))
-                          for v in values)
-  if label_type == "float" or (label_type == "auto" and numeric and written_as_floats):
+  if label_type == "float":
     return ()
-  if numeric and not written_as_floats:
-    return tuple(str(n) for n in sorted({int(number) for number in numbers}))
+  integers = [_integer(value) for value in values]
+  if all(integer is not None for integer in integers):
+    return tuple(str(integer) for integer in sorted(set(integers)))
+  if label_type == "auto" and all(_number(value) is not None for value in values):
+    return ()
   return tuple(sorted({str(value) for value in values}))
 
 
-def _is_integer(text: str) -> bool:
-  return text.strip().lstrip("+-").isdigit()
+def _integer(value: Any) -> int | None:
+  """An integer or an integer's text; True is neither."""
+  if isinstance(value, str):
+    return int(value) if re.fullmatch(r"\s*[+-]?[0-9]+\s*", value) else None
+  return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
 
 
 def _number(value: Any) -> float | None:
@@ -411,11 +449,11 @@ def encode_labels(table: Table, values: Sequence[Any], task: glue.Task,
     names |= {str(i): names[name] for i, name in enumerate(task.label_names)}
   encoded = []
   for line, value in zip(table.lines, values, strict=True):
-    key = str(int(value)) if isinstance(value, str) and _is_integer(value) else str(value)
-    if key not in names and str(value) not in names:
+    code = names.get(str(value), names.get(str(_integer(value))))
+    if code is None:
       raise UserError(f"{table.source}:{line}: label {value!r} is not one of "
                       f"{', '.join(task.label_names)}")
-    encoded.append(names.get(str(value), names.get(key)))
+    encoded.append(code)
   return np.asarray(encoded, np.int32)
 
 

@@ -47,13 +47,18 @@ def test_own_task():
 # --- Metrics ----------------------------------------------------------------------------------
 
 
+def score(task, predictions, labels):
+  """The scores of a model whose classes are in the task's order."""
+  return glue.score(task, predictions, labels, task.label_names)
+
+
 @pytest.mark.parametrize("name,metrics", [
     ("cola", {"matthews_correlation"}), ("sst2", {"accuracy"}), ("mrpc", {"f1", "accuracy"}),
     ("qqp", {"f1", "accuracy"}), ("stsb", {"pearson", "spearman"}), ("mnli", {"accuracy"}),
     ("qnli", {"accuracy"}), ("rte", {"accuracy"})])
 def test_metrics_are_glue_s(name, metrics):
   values = np.arange(2)
-  scores = glue.score(glue.glue_task(name), values, values)
+  scores = score(glue.glue_task(name), values, values)
   assert scores.keys() == metrics
   assert scores == pytest.approx(dict.fromkeys(metrics, 1.0))
 
@@ -64,15 +69,21 @@ PREDICTIONS = np.array([1, 1, 1, 1, 0, 0, 0, 0])
 
 
 def test_binary_metrics():
-  scores = glue.score(glue.own_task(("text",), ("no", "yes")), PREDICTIONS, LABELS)
+  scores = score(glue.own_task(("text",), ("no", "yes")), PREDICTIONS, LABELS)
   assert scores == pytest.approx({
       "accuracy": 5 / 8, "f1": 2 * 3 / (2 * 3 + 1 + 2),
       "matthews_correlation": (3 * 2 - 1 * 2) / (4 * 5 * 3 * 4) ** 0.5})
 
 
+def test_scores_do_not_depend_on_the_model_s_order():
+  task = glue.glue_task("mrpc")
+  assert glue.score(task, 1 - PREDICTIONS, 1 - LABELS, task.label_names[::-1]) == score(
+      task, PREDICTIONS, LABELS)
+
+
 def test_f1_beyond_two_classes_is_the_macro_mean():
   """Per class: 2/3 (tp 1, fp 1), 1 (tp 1), 0 (one missed)."""
-  scores = glue.score(glue.own_task(("text",), ("a", "b", "c")), np.array([0, 1, 0]),
+  scores = score(glue.own_task(("text",), ("a", "b", "c")), np.array([0, 1, 0]),
                       np.array([0, 1, 2]))
   assert scores["f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
   assert scores["accuracy"] == pytest.approx(2 / 3)
@@ -80,27 +91,27 @@ def test_f1_beyond_two_classes_is_the_macro_mean():
 
 def test_correlations():
   """Pearson of (1, 2, 3, 6): centred (-2, -1, 0, 3), with (-1.5, -0.5, 0.5, 1.5) of the labels."""
-  scores = glue.score(glue.glue_task("stsb"), np.array([1, 2, 3, 6], np.float32),
+  scores = score(glue.glue_task("stsb"), np.array([1, 2, 3, 6], np.float32),
                       np.array([1, 2, 3, 4], np.float32))
   assert scores == pytest.approx({"pearson": 8 / (14 * 5) ** 0.5, "spearman": 1.0})
-  scores = glue.score(glue.glue_task("stsb"), np.array([3.0, 1.0, 2.0]), np.array([1.0, 2.0, 3.0]))
+  scores = score(glue.glue_task("stsb"), np.array([3.0, 1.0, 2.0]), np.array([1.0, 2.0, 3.0]))
   assert scores == pytest.approx({"pearson": -0.5, "spearman": -0.5})
 
 
 def test_spearman_shares_the_ranks_of_ties():
   """Ranks (1.5, 1.5, 3) and (1, 2, 3)."""
-  scores = glue.score(glue.glue_task("stsb"), np.array([1.0, 1.0, 5.0]), np.array([1.0, 2.0, 3.0]))
+  scores = score(glue.glue_task("stsb"), np.array([1.0, 1.0, 5.0]), np.array([1.0, 2.0, 3.0]))
   assert scores["spearman"] == pytest.approx(1.5 / (1.5 * 2) ** 0.5)
 
 
 def test_constant_predictions_score_zero_without_a_warning():
   constant = np.ones(3, np.int32)
-  scores = glue.score(glue.glue_task("stsb"), constant.astype(np.float32), np.arange(3.0))
+  scores = score(glue.glue_task("stsb"), constant.astype(np.float32), np.arange(3.0))
   assert scores == {"pearson": 0.0, "spearman": 0.0}
-  assert glue.score(glue.glue_task("stsb"), np.arange(3.0), np.ones(3))["pearson"] == 0.0
+  assert score(glue.glue_task("stsb"), np.arange(3.0), np.ones(3))["pearson"] == 0.0
   labels = np.array([0, 1, 0])
-  assert glue.score(glue.glue_task("cola"), constant, labels) == {"matthews_correlation": 0.0}
-  assert glue.score(glue.glue_task("mrpc"), 0 * constant, labels)["f1"] == 0.0
+  assert score(glue.glue_task("cola"), constant, labels) == {"matthews_correlation": 0.0}
+  assert score(glue.glue_task("mrpc"), 0 * constant, labels)["f1"] == 0.0
 
 
 def test_predictions_from_logits():

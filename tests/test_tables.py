@@ -1,5 +1,6 @@
 """Tables in: every GLUE layout, saved datasets, the user's files; each error names its place."""
 
+import decimal
 import pathlib
 import re
 
@@ -353,6 +354,47 @@ def test_tsv_with_stray_quotes_is_read_plainly(tmp_path, content, texts):
   assert table.column("label") == ("1", "0")
 
 
+def test_stray_quotes_that_balance_swallow_no_row(tmp_path):
+  table = own_table(tmp_path, "train.tsv", 'text\tlabel\n"a\t1\nb\t0\nc"\t0\n')
+  assert table.columns["text"] == ('"a', "b", 'c"')
+
+
+def test_a_short_row_does_not_turn_quoting_off(tmp_path):
+  content = 'text\tlabel\n"a\tb"\t1\n"c ""x"""\t0\nd\n'
+  table = own_table(tmp_path, "train.tsv", content, skip_bad_rows=True)
+  assert table.columns["text"] == ("a\tb", 'c "x"')
+  assert table.skipped == 1
+  with refuses("train.tsv:4: 1 fields, must be 2"):
+    own_table(tmp_path, "train.tsv", content)
+
+
+@pytest.mark.parametrize("name,comma", [("train.csv", ","), ("train.tsv", "\t")])
+def test_a_column_named_twice(tmp_path, name, comma):
+  with refuses(name, "the header names column 'text' twice"):
+    own_table(tmp_path, name, f"text{comma}text{comma}label\na{comma}b{comma}1\n")
+
+
+def test_rows_are_named_by_their_first_line(tmp_path):
+  content = 'text,label\n"a\nb",1\n"c\nd",2\n'
+  assert list(own_table(tmp_path, "train.csv", content).lines) == [2, 4]
+
+
+def test_a_single_saved_split_and_an_empty_one(tmp_path):
+  datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "single")
+  with refuses("single holds a single saved split; save a datasets.DatasetDict"):
+    read(tmp_path / "single")
+  empty = datasets.Dataset.from_dict({"text": []}, datasets.Features({
+      "text": datasets.Value("string")}))
+  source = tables._datasets_source("it", {"train": empty}, None)
+  with refuses("it [train] is empty: it has no row"):
+    source.read("train")
+
+
+def test_blank_path():
+  with refuses("dataset_path is blank; give a folder, or nyu-mll/glue"):
+    tables.find_source("", "", False)
+
+
 def test_tsv_wrong_number_of_fields(tmp_path):
   content = "text\tlabel\na\tb\t1\nc\t0\n"
   with refuses("train.tsv:2: 3 fields, must be 2", "--config.skip_bad_rows=True"):
@@ -567,3 +609,10 @@ def test_scores_are_floats():
   labels = encode(table_of(text=["a"] * 3, label=["1", 2, "-0.5e1"]), glue.own_task(("text",), ()))
   assert labels.tolist() == [1.0, 2.0, -5.0]
   assert labels.dtype == np.float32
+
+
+def test_large_and_odd_numbers_stay_apart():
+  names = ("12345678901234567", "12345678901234569")
+  assert tables.infer_label_names(names, "auto") == names
+  assert tables.infer_label_names(["①", "②"], "auto") == ("①", "②")
+  assert tables.infer_label_names([decimal.Decimal("1.5"), decimal.Decimal("2.5")], "auto") == ()
