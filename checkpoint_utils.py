@@ -18,6 +18,7 @@ import flax.traverse_util
 import numpy as np
 
 from errors import first_line, UserError
+import hub
 import modeling
 
 Tensors = dict[str, np.ndarray]
@@ -183,21 +184,15 @@ def _local_checkpoint(folder: pathlib.Path) -> Checkpoint:
 
 
 def _download(name: str) -> pathlib.Path:
-  """Fetches a model from the HuggingFace hub (or its local cache): safetensors if it has them."""
-  import huggingface_hub  # here: a local run needs no hub client
-
-  text = ["*.json", "*.txt"]
+  """A model's folder from the HuggingFace hub or its cache: safetensors if it has them."""
   try:
     for weights in ("model*.safetensors", "pytorch_model*.bin"):
-      folder = pathlib.Path(huggingface_hub.snapshot_download(
-          name, allow_patterns=[*text, weights], ignore_patterns=["*/*"]))
+      folder = hub.snapshot(name, ("*.json", "*.txt", weights))
       if any(folder.glob(weights)):
         return folder
-  except Exception as error:  # the client raises many unrelated types; all mean "not fetched"
-    raise UserError(
-        f"init_checkpoint {name!r} is no local path and could not be fetched from the "
-        f"HuggingFace hub ({type(error).__name__}: {first_line(error)}); for a local model use "
-        "--config.init_checkpoint=/path/to/model/dir") from error
+  except UserError as error:
+    raise UserError(f"init_checkpoint {error}; for a local model use "
+                    "--config.init_checkpoint=/path/to/model/dir") from error
   raise UserError(f"{name} on the HuggingFace hub has neither safetensors nor pytorch_model.bin")
 
 

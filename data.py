@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from errors import first_line, UserError
+import hub
 
 Batch = dict[str, np.ndarray]
 T = TypeVar("T")
@@ -49,19 +50,24 @@ def load_tokenizer(source: str, do_lower_case: bool | None) -> Any:
   import transformers  # here: seconds to import, and a bare accelerator machine may lack it
 
   transformers.logging.set_verbosity_error()
+  advice = ("give a folder with tokenizer.json or vocab.txt: "
+            "--config.tokenizer=/path/to/dir")
   folder = pathlib.Path(source).expanduser()
+  if not folder.is_dir():
+    try:
+      folder = hub.snapshot(source, ("*.json", "*.txt"))
+    except UserError as error:
+      raise UserError(f"tokenizer {error}; {advice}") from error
   try:
     if (folder / "vocab.txt").exists() and not (folder / "tokenizer.json").exists():
       tokenizer = _tokenizer_from_vocab(folder, do_lower_case)
     else:
       lower = {} if do_lower_case is None else {"do_lower_case": do_lower_case}
-      tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **lower)
+      tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, **lower)
   except UserError:
     raise
   except Exception as error:  # missing files, no network, malformed JSON: many types
-    reason = first_line(error)
-    raise UserError(f"no tokenizer at {source!r}: {reason}; give a folder with tokenizer.json or "
-                    "vocab.txt: --config.tokenizer=/path/to/dir") from error
+    raise UserError(f"no tokenizer at {source!r}: {first_line(error)}; {advice}") from error
   missing = [name for name in ("cls_token", "sep_token", "pad_token", "unk_token")
              if getattr(tokenizer, f"{name}_id") is None]
   if missing:

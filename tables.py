@@ -18,6 +18,7 @@ import numpy as np
 
 from errors import first_line, UserError
 import glue
+import hub
 
 HUB_GLUE = ("glue", "nyu-mll/glue")
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -135,18 +136,12 @@ def find_source(dataset_name: str, dataset_path: str, skip_bad_rows: bool) -> So
 
 
 def _hub_source(path: str, task: glue.Task | None) -> Source:
-  import datasets  # here: a second to import, and a local TSV needs it not
-
-  datasets.disable_progress_bars()
   arguments = (path, task.name) if task else (path,)
   try:
-    loaded = datasets.load_dataset(*arguments)
-  except Exception as error:  # no network, no such dataset, no such config: many types
-    reason = first_line(error)
-    raise UserError(
-        f"dataset {' '.join(arguments)!r} could not be fetched from the HuggingFace hub "
-        f"({type(error).__name__}: {reason}); for local data use "
-        "--config.dataset_path=/path/to/glue_data") from error
+    loaded = hub.load_dataset(*arguments)
+  except UserError as error:
+    raise UserError(f"dataset {error}; for local data use "
+                    "--config.dataset_path=/path/to/glue_data") from error
   return _datasets_source(f"{' '.join(arguments)} (hub)", loaded, task)
 
 

@@ -337,13 +337,15 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
   for step in range(int(state.step) + 1, loop.num_train_steps + 1):
     state = meter.run(step_fn, state, batches)
     last = step == loop.num_train_steps
-    log = last or step % loop.log_every_steps == 0
+    log = step == 1 or last or step % loop.log_every_steps == 0
     reporter.progress(step, meter.record(wait=last) if log else None)
     if checkpointer and (last or _due(step, loop.save_checkpoints_steps)):
       meter.check()
       with meter.paused():
         checkpointer.save(state)
-    if not last and _due(step, loop.eval_every_steps):
+    # The caller scores the end: what comes due shortly before it is left out.
+    if loop.num_train_steps - step > loop.eval_every_steps // 2 and _due(
+        step, loop.eval_every_steps):
       meter.check()
       with meter.paused():
         evaluate(state)

@@ -74,8 +74,11 @@ def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
 
 
 def test_tokenizer_errors(tmp_path):
+  with pytest.raises(UserError, match="tokenizer 'a/b' is no local path and could not be fetched "
+                                      ".*give a folder with tokenizer.json or vocab.txt"):
+    data.load_tokenizer("a/b", None)
   with pytest.raises(UserError, match="no tokenizer at .*give a folder with tokenizer.json or"):
-    data.load_tokenizer(str(tmp_path / "nothing"), None)
+    data.load_tokenizer(str(tmp_path), None)
   (tmp_path / "vocab.txt").write_text("a\nb\n")
   with pytest.raises(UserError, match="vocab.txt lacks .CLS., .MASK., .PAD., .SEP., .UNK."):
     data.load_tokenizer(str(tmp_path), None)

@@ -269,7 +269,7 @@ def test_hub_is_asked_for(monkeypatch, name, path, arguments):
 
 def test_hub_out_of_reach():
   """conftest.py sets HF_HUB_OFFLINE=1."""
-  with refuses("dataset 'nobody/nothing mrpc' could not be fetched from the HuggingFace hub",
+  with refuses("dataset 'nobody/nothing mrpc' is no local path and could not be fetched",
                "OfflineModeIsEnabled", "--config.dataset_path=/path/to/glue_data"):
     tables.find_source("mrpc", "nobody/nothing", False)
 

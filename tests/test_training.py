@@ -232,7 +232,7 @@ def test_loop_logs_and_repeats_bit_for_bit(compiled, tiny_config):
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(first.params),
                jax.device_get(second.params))
   assert log.steps == list(range(1, 9))
-  assert [step for step, _ in log.records] == [3, 6, 8]
+  assert [step for step, _ in log.records] == [1, 3, 6, 8]
   assert evaluated == [2, 4, 6]  # the end is the caller's
   assert summary["steps"] == 8
   assert summary["examples"] == 3 * 16 + 4 + 8 + 8 - 16 + 8 - 4
