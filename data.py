@@ -18,6 +18,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from typing import Any, TypeVar
 
@@ -47,9 +48,9 @@ def load_tokenizer(source: str, do_lower_case: bool | None) -> Any:
   Raises:
     UserError: nothing usable there, or special tokens missing.
   """
+  os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torch, we do not
   import transformers  # here: seconds to import, and a bare accelerator machine may lack it
 
-  transformers.logging.set_verbosity_error()
   advice = ("give a folder with tokenizer.json or vocab.txt: "
             "--config.tokenizer=/path/to/dir")
   folder = pathlib.Path(source).expanduser()

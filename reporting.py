@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import datetime
 import json
+import os
 import pathlib
 import sys
 from typing import Any
@@ -11,6 +12,11 @@ from typing import Any
 def say(text: str) -> None:
   """One line for the user, at once."""
   print(text, flush=True)
+
+
+def _on_a_terminal() -> bool:
+  """False too for a pseudo-terminal of no width, as some launchers make: a bar has no room."""
+  return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 
 class Reporter:
@@ -26,7 +32,7 @@ class Reporter:
     self._events = tensorboardX.SummaryWriter(str(folder))
     self._last = num_train_steps
     self._bar = tqdm.tqdm(total=num_train_steps, initial=first_step, unit="step",
-                          disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05)
+                          disable=not _on_a_terminal(), dynamic_ncols=True, smoothing=0.05)
 
   def _rewind(self, first_step: int) -> None:
     if self._file.exists():

@@ -300,6 +300,7 @@ def train(run: Run, plan: Plan, classifier: Classifier, task: glue.Task,
   state = checkpointer.restore(training.replicate(
       training.create_state(classifier.params, plan.optimizer, config.seed)))
   first_step = int(state.step)
+  say_plan(config, plan, classifier.params, first_step)
   reporter = reporting.Reporter(run.folder, num_train_steps, first_step)
   predict_fn = make_predict_fn(classifier.model)
 
@@ -311,7 +312,6 @@ def train(run: Run, plan: Plan, classifier: Classifier, task: glue.Task,
         f"{name} {value:.4f}" for name, value in results.items()))
     return results
 
-  say_plan(config, plan, classifier.params, first_step)
   batches = data.prefetch(train_batches(config, splits["train"].examples, first_step,
                                         num_train_steps))
   try:
