@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 demo: assets
 	$(BIN)/python run_classifier.py --config=configs/classifier.py \
 	  --config.init_checkpoint=demo/minilm --config.dataset_path=demo/reviews \
-	  --config.num_train_epochs=1.0 --output_dir=demo/run
+	  --config.num_train_epochs=1.0 --config.log_every_steps=20 --output_dir=demo/run
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest

@@ -15,6 +15,7 @@ import shutil
 from typing import Any, NamedTuple
 
 import flax.traverse_util
+import jax
 import numpy as np
 
 from errors import first_line, UserError
@@ -110,6 +111,7 @@ class Checkpoint:
     regression: its classifier has one output, a value.
     label_names: names of the classifier's classes in the order of its outputs; empty where
       the checkpoint has none or only numbers them (LABEL_0, ...).
+    text_columns: names of the columns that it was fine-tuned on; () where it does not say.
     tokenizer: where its tokenizer lies; "" where it has none.
     read: reads all its tensors, by the format's names.
   """
@@ -119,6 +121,7 @@ class Checkpoint:
   config: modeling.BertConfig
   regression: bool
   label_names: tuple[str, ...]
+  text_columns: tuple[str, ...]
   tokenizer: str
   read: Callable[[], Tensors]
 
@@ -148,7 +151,7 @@ def find_checkpoint(name: str) -> Checkpoint:
   Raises:
     UserError: nothing there, no known format, another architecture, or no hub in reach.
   """
-  path = pathlib.Path(name).expanduser()
+  path = pathlib.Path(os.path.expanduser(name))
   if os.path.exists(f"{path}.index"):
     return _google_checkpoint(path)
   if path.name.endswith(".index") and path.is_file():
@@ -174,10 +177,12 @@ def _local_checkpoint(folder: pathlib.Path) -> Checkpoint:
     return _our_checkpoint(folder / "checkpoints" / str(max(steps)))
   if (folder / "params").is_dir() and (folder / "model").is_dir():
     return _our_checkpoint(folder)
-  if (folder / "bert_config.json").exists():
+  if (folder / "bert_config.json").exists() and any(folder.glob("*.index")):
     return _google_checkpoint(_google_prefix(folder))
   if (folder / "config.json").exists():
     return _huggingface_checkpoint(folder)
+  if (folder / "bert_config.json").exists():
+    raise UserError(f"{folder} has a bert_config.json but no bert_model.ckpt.index")
   raise UserError(f"{folder} holds no checkpoint: expected config.json with model.safetensors or "
                   "pytorch_model.bin, bert_config.json with bert_model.ckpt.index, or a run "
                   "directory of this project")
@@ -209,18 +214,28 @@ def _huggingface_checkpoint(folder: pathlib.Path) -> Checkpoint:
     if fields.get(key, right) != right:
       raise UserError(f"{folder / 'config.json'}: {key} is {fields[key]!r}, must be {right!r}")
   files = _huggingface_files(folder)
-  id2label = fields.get("id2label", {})
-  names = tuple(str(id2label[key]) for key in sorted(id2label, key=int))
+  names = _class_names(fields, folder / "config.json")
   has_tokenizer = any((folder / f).exists() for f in ("tokenizer.json", "vocab.txt"))
-  return Checkpoint(str(folder), "huggingface", _bert_config(fields, folder / "config.json"),
-                    len(names) == 1, _real_names(names), str(folder) if has_tokenizer else "",
-                    lambda: _read_huggingface(files))
+  return Checkpoint(
+      path=str(folder), format="huggingface",
+      config=_bert_config(fields, folder / "config.json"), regression=len(names) == 1,
+      label_names=names if len(names) > 1 else (),
+      text_columns=tuple(fields.get("text_columns") or ()),
+      tokenizer=str(folder) if has_tokenizer else "", read=lambda: _read_huggingface(files))
 
 
-def _real_names(names: tuple[str, ...]) -> tuple[str, ...]:
-  """LABEL_0, LABEL_1, ... is transformers' way of saying that nobody named the classes."""
+def _class_names(fields: Mapping[str, Any], file: pathlib.Path) -> tuple[str, ...]:
+  """Names of the classifier's outputs in order; () where nobody named them.
+
+  LABEL_0, LABEL_1, ... is transformers' way of saying so; a single output is a regression.
+  """
+  id2label = fields.get("id2label") or {}
+  try:
+    names = tuple(str(id2label[key]) for key in sorted(id2label, key=int))
+  except (TypeError, ValueError, AttributeError) as error:
+    raise UserError(f"{file}: id2label must map 0, 1, ... to names, not {id2label!r}") from error
   unnamed = tuple(f"LABEL_{i}" for i in range(len(names)))
-  return () if names == unnamed else names
+  return () if names == unnamed and len(names) > 1 else names
 
 
 def _huggingface_files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -230,7 +245,7 @@ def _huggingface_files(folder: pathlib.Path) -> list[pathlib.Path]:
       return [folder / single]
     index = folder / f"{single}.index.json"
     if index.exists():
-      shards = sorted(set(_read_json(index)["weight_map"].values()))
+      shards = sorted(set(_entry(_read_json(index), "weight_map", index).values()))
       for shard in shards:
         if not (folder / shard).exists():
           raise UserError(f"{folder / shard} is missing; {index.name} names it")
@@ -272,10 +287,10 @@ def _read_torch(file: pathlib.Path) -> Tensors:
                     "model.safetensors") from error
   try:
     state = torch.load(file, map_location="cpu", weights_only=True)
+    return {name: value.float().numpy() for name, value in state.items()}
   except Exception as error:  # truncated archives raise anything from EOFError to RuntimeError
-    raise UserError(f"{file} cannot be read (truncated, or not only weights?): "
+    raise UserError(f"{file} cannot be read (truncated, or not only weights by their names?): "
                     f"{first_line(error)}") from error
-  return {name: value.float().numpy() for name, value in state.items()}
 
 
 # --- Google's TF1 checkpoints ---------------------------------------------------------------
@@ -287,8 +302,6 @@ def _google_prefix(folder: pathlib.Path) -> pathlib.Path:
   preferred = str(folder / "bert_model.ckpt")
   if preferred in found or len(found) == 1:
     return pathlib.Path(preferred if preferred in found else found.pop())
-  if not found:
-    raise UserError(f"{folder} has a bert_config.json but no bert_model.ckpt.index")
   raise UserError(f"{folder} holds several checkpoints; name one: "
                   f"{', '.join(sorted(found))}")
 
@@ -303,8 +316,10 @@ def _google_checkpoint(prefix: pathlib.Path) -> Checkpoint:
   if fields.get("hidden_act") == "gelu":
     fields["hidden_act"] = "gelu_new"  # what the original's code computes under this name
   vocab = prefix.parent / "vocab.txt"
-  return Checkpoint(str(prefix), "google", _bert_config(fields, config_file), False,
-                    (), str(prefix.parent) if vocab.exists() else "", lambda: _read_google(prefix))
+  return Checkpoint(
+      path=str(prefix), format="google", config=_bert_config(fields, config_file),
+      regression=False, label_names=(), text_columns=(),
+      tokenizer=str(prefix.parent) if vocab.exists() else "", read=lambda: _read_google(prefix))
 
 
 def _read_google(prefix: pathlib.Path) -> Tensors:
@@ -323,26 +338,30 @@ def _read_google(prefix: pathlib.Path) -> Tensors:
 
 def _our_checkpoint(folder: pathlib.Path) -> Checkpoint:
   """A step of a run's `checkpoints/`: Orbax items `params` and `model` (its description)."""
+  file = folder / "model" / "metadata"
+  description = _read_json(file)
+  tokenizer = folder.resolve().parent.parent / "tokenizer"
+  return Checkpoint(
+      path=str(folder), format="ours",
+      config=_bert_config(_entry(description, "config", file), file),
+      regression=_entry(description, "regression", file),
+      label_names=tuple(_entry(description, "label_names", file)),
+      text_columns=tuple(_entry(description, "text_columns", file)),
+      tokenizer=str(tokenizer) if tokenizer.is_dir() else "", read=lambda: _read_ours(folder))
+
+
+def _read_ours(folder: pathlib.Path) -> Tensors:
   import orbax.checkpoint as ocp  # here: importing it takes a second
 
-  def read() -> Tensors:
-    try:
-      params = ocp.PyTreeCheckpointer().restore(
-          str(folder.resolve() / "params"), restore_args=_as_numpy(folder))
-    except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
-      raise UserError(f"{folder} cannot be read (truncated?): {first_line(error)}") from error
-    return flax.traverse_util.flatten_dict(params, sep="/")
-
-  def _as_numpy(folder: pathlib.Path) -> Any:
-    metadata = ocp.PyTreeCheckpointer().metadata(str(folder.resolve() / "params"))
-    import jax
-    return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-                        metadata.item_metadata.tree)
-
-  description = _read_json(folder / "model" / "metadata")
-  config = _bert_config(description["config"], folder / "model" / "metadata")
-  return Checkpoint(str(folder), "ours", config, description["regression"],
-                    tuple(description["label_names"]), description["tokenizer"], read)
+  params = str(folder.resolve() / "params")
+  try:
+    with ocp.PyTreeCheckpointer() as checkpointer:
+      tree = checkpointer.metadata(params).item_metadata.tree
+      as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+      restored = checkpointer.restore(params, restore_args=as_numpy)
+  except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
+    raise UserError(f"{folder} cannot be read (truncated?): {first_line(error)}") from error
+  return flax.traverse_util.flatten_dict(restored, sep="/")
 
 
 # --- Into parameters and out ----------------------------------------------------------------
@@ -350,9 +369,18 @@ def _our_checkpoint(folder: pathlib.Path) -> Checkpoint:
 
 def _read_json(file: pathlib.Path) -> dict[str, Any]:
   try:
-    return json.loads(file.read_text("utf-8"))
+    content = json.loads(file.read_text("utf-8"))
   except (OSError, ValueError) as error:
     raise UserError(f"{file} cannot be read as JSON: {first_line(error)}") from error
+  if not isinstance(content, dict):
+    raise UserError(f"{file} must hold a JSON object, not {str(content)[:40]}")
+  return content
+
+
+def _entry(content: Mapping[str, Any], key: str, file: pathlib.Path) -> Any:
+  if key not in content:
+    raise UserError(f"{file} has no {key!r}")
+  return content[key]
 
 
 def _bert_config(fields: Mapping[str, Any], file: pathlib.Path) -> modeling.BertConfig:
@@ -389,7 +417,7 @@ def load_params(checkpoint: Checkpoint, fresh: Params,
     UserError: a tensor that is unknown, missing (and no head's), or of another shape.
   """
   flat = flax.traverse_util.flatten_dict(fresh, sep="/")
-  by_ours = _by_our_name(checkpoint)
+  by_ours = _by_our_name(checkpoint, "masked_lm/bias" in flat)
   params, loaded, initialized = {}, [], []
   for name, initial in flat.items():
     if name in by_ours and not name.startswith(reinitialize or ("\0",)):
@@ -404,11 +432,16 @@ def load_params(checkpoint: Checkpoint, fresh: Params,
       initialized.append(name)
     else:
       raise UserError(f"{checkpoint.path} has no tensor for {name} {list(initial.shape)}")
+  for head in HEADS:
+    missing = [name for name in initialized if name.startswith(head) and name not in by_ours]
+    there = [name for name in loaded if name.startswith(head)]
+    if missing and there:
+      raise UserError(f"{checkpoint.path} has {', '.join(there)} but not {', '.join(missing)}")
   report = LoadReport(tuple(loaded), tuple(initialized), tuple(sorted(by_ours)))
   return flax.traverse_util.unflatten_dict(params, sep="/"), report
 
 
-def _by_our_name(checkpoint: Checkpoint) -> Tensors:
+def _by_our_name(checkpoint: Checkpoint, wants_masked_lm: bool) -> Tensors:
   """Reads the tensors and gives them this project's names and orientations."""
   tensors = checkpoint.read()
   table = {getattr(weight, checkpoint.format): weight
@@ -424,7 +457,7 @@ def _by_our_name(checkpoint: Checkpoint) -> Tensors:
                       f"{checkpoint.config.num_hidden_layers} layers")
   decoder = tensors.get("cls.predictions.decoder.weight")
   words = tensors.get("bert.embeddings.word_embeddings.weight")
-  if decoder is not None and not np.array_equal(decoder, words):
+  if wants_masked_lm and decoder is not None and not np.array_equal(decoder, words):
     raise UserError(f"{checkpoint.path}: cls.predictions.decoder.weight differs from the word "
                     "embeddings; BERT's masked-LM head is tied to them")
   return ours

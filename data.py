@@ -53,7 +53,7 @@ def load_tokenizer(source: str, do_lower_case: bool | None) -> Any:
 
   advice = ("give a folder with tokenizer.json or vocab.txt: "
             "--config.tokenizer=/path/to/dir")
-  folder = pathlib.Path(source).expanduser()
+  folder = pathlib.Path(os.path.expanduser(source))
   if not folder.is_dir():
     try:
       folder = hub.snapshot(source, ("*.json", "*.txt"))
@@ -77,7 +77,7 @@ def load_tokenizer(source: str, do_lower_case: bool | None) -> Any:
 
 
 def _tokenizer_from_vocab(folder: pathlib.Path, do_lower_case: bool | None) -> Any:
-  """A tokenizer for Google's folders; an explicit tokenizer_config.json has the last word."""
+  """A tokenizer for a bare vocab.txt, with the settings of a tokenizer_config.json beside it."""
   import transformers
 
   settings = {}
@@ -89,7 +89,9 @@ def _tokenizer_from_vocab(folder: pathlib.Path, do_lower_case: bool | None) -> A
     raise UserError(f"{folder / 'vocab.txt'} lacks {', '.join(sorted(missing))}")
   cased = any(w != w.lower() for w in words if not w.startswith("["))
   lower = settings.get("do_lower_case", not cased) if do_lower_case is None else do_lower_case
-  return transformers.BertTokenizer(str(folder / "vocab.txt"), do_lower_case=lower)
+  known = {name: settings[name] for name in ("strip_accents", "tokenize_chinese_chars")
+           if name in settings}
+  return transformers.BertTokenizer(str(folder / "vocab.txt"), do_lower_case=lower, **known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +103,14 @@ class Examples:
     offsets: [examples + 1] int64.
     first_lengths: [examples] int32: tokens of the first segment with [CLS] and its [SEP].
     labels: [examples] int32 classes or float32 values; zeros where there are none.
+    truncated: how many were longer than allowed.
   """
 
   tokens: np.ndarray
   offsets: np.ndarray
   first_lengths: np.ndarray
   labels: np.ndarray
+  truncated: int
 
   def __len__(self) -> int:
     return len(self.first_lengths)
@@ -129,8 +133,9 @@ def tokenize(tokenizer: Any, first: Sequence[str], second: Sequence[str] | None,
   first_ids = ids(list(first))["input_ids"]
   second_ids = ids(list(second))["input_ids"] if second is not None else [None] * len(first_ids)
   cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-  tokens, lengths, first_lengths = [], [], []
+  tokens, lengths, first_lengths, truncated = [], [], [], 0
   for a, b in zip(first_ids, second_ids, strict=True):
+    truncated += len(a) + 2 + (0 if b is None else len(b) + 1) > max_seq_length
     if b is None:
       a = a[:max_seq_length - 2]
       example = [cls, *a, sep]
@@ -142,7 +147,7 @@ def tokenize(tokenizer: Any, first: Sequence[str], second: Sequence[str] | None,
     lengths.append(len(example))
     first_lengths.append(len(a) + 2)
   return Examples(np.concatenate(tokens), np.concatenate([[0], np.cumsum(lengths)]),
-                  np.asarray(first_lengths, np.int32), labels)
+                  np.asarray(first_lengths, np.int32), labels, truncated)
 
 
 def pair_lengths(a: int, b: int, budget: int) -> tuple[int, int]:

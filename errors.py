@@ -29,8 +29,13 @@ def run_script(main: Callable[[], None]) -> NoReturn:
       main()
     except UserError as error:
       _fail(str(error))
+    except OSError as error:  # a folder that cannot be made, a file that may not be read
+      if error.filename is None:
+        raise
+      _fail(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
-      print("interrupted", file=sys.stderr)
+      print("interrupted; the same command continues from the last checkpoint, if there is one",
+            file=sys.stderr)
       sys.exit(130)
 
   app.run(checked_main, flags_parser=_parse_flags)

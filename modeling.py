@@ -41,8 +41,8 @@ class BertConfig:
   """Architecture of a BERT; the defaults are bert-base-uncased's.
 
   Raises:
-    ValueError: an unknown activation, a size below 1, a rate outside [0, 1), or heads that do
-      not divide the hidden size.
+    ValueError: an unknown activation, a size that is no integer from 1, a rate outside [0, 1),
+      or heads that do not divide the hidden size.
   """
 
   vocab_size: int = 30522
@@ -59,16 +59,15 @@ class BertConfig:
   layer_norm_eps: float = 1e-12
 
   def __post_init__(self):
-    if self.hidden_act not in ACTIVATIONS:
+    if self.hidden_act not in tuple(ACTIVATIONS):
       raise ValueError(f"hidden_act {self.hidden_act!r} is unknown; known: "
                        f"{', '.join(sorted(ACTIVATIONS))}")
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if field.type is int and value < 1:
-        raise ValueError(f"{field.name} must be at least 1, not {value}")
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-      if not 0.0 <= getattr(self, name) < 1.0:
-        raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+      if field.type is int and not (type(value) is int and value >= 1):
+        raise ValueError(f"{field.name} must be an integer of at least 1, not {value!r}")
+      if field.type is float and not (type(value) in (int, float) and 0 <= value < 1):
+        raise ValueError(f"{field.name} must be a number in [0, 1), not {value!r}")
     if self.hidden_size % self.num_attention_heads:
       raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of "
                        f"num_attention_heads {self.num_attention_heads}")

@@ -1,6 +1,7 @@
 """Watching a run: a progress bar or log lines, metrics.jsonl, TensorBoard events, curves.png."""
 
 from collections.abc import Mapping
+import contextlib
 import datetime
 import json
 import os
@@ -35,16 +36,17 @@ class Reporter:
                           disable=not _on_a_terminal(), dynamic_ncols=True, smoothing=0.05)
 
   def _rewind(self, first_step: int) -> None:
-    if self._file.exists():
-      kept = [line for line in self._file.read_text("utf-8").splitlines()
-              if json.loads(line)["step"] <= first_step]
-      self._file.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+    kept = [record for record in read_metrics(self._file) if record["step"] <= first_step]
+    temporary = self._file.with_name(self._file.name + ".tmp")
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
+    temporary.replace(self._file)
 
-  def progress(self, step: int, record: Mapping[str, float] | None) -> None:
-    """A step is done; `record` is what there is to log now, if anything."""
+  def progress(self) -> None:
+    """One more step is on its way."""
     self._bar.update(1)
-    if record is None:
-      return
+
+  def log(self, step: int, record: Mapping[str, float]) -> None:
+    """The averages up to `step`, to the files and to the user."""
     self.metrics(step, record)
     self._bar.set_postfix_str(f"loss {record['loss']:.4f}, lr {record['learning_rate']:.2e}, "
                               f"{record.get('examples_per_second', 0):.1f} examples/s")
@@ -54,7 +56,7 @@ class Reporter:
   def _line(self, step: int, record: Mapping[str, float]) -> str:
     parts = [f"step {step}/{self._last}", f"loss {record['loss']:.4f}",
              f"lr {record['learning_rate']:.2e}"]
-    if "examples_per_second" in record:
+    if "examples_per_second" in record and step > 1:  # one step, just compiled, foretells nothing
       examples = record["examples_per_second"]
       left = (self._last - step) * record["examples_per_step"] / examples
       parts += [f"{examples:.1f} examples/s", f"{record['tokens_per_second']:.0f} tokens/s",
@@ -82,6 +84,15 @@ class Reporter:
     draw_curves(self._file, self._file.with_name("curves.png"), curve)
 
 
+def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
+  """The records of a metrics.jsonl; a last line that a killed run left half-written is dropped."""
+  records = []
+  for line in file.read_text("utf-8").splitlines() if file.exists() else ():
+    with contextlib.suppress(ValueError):
+      records.append(json.loads(line))
+  return records
+
+
 def draw_curves(metrics: pathlib.Path, image: pathlib.Path, curve: str) -> None:
   """Training loss, learning rate and dev metric over the steps."""
   import matplotlib
@@ -89,7 +100,7 @@ def draw_curves(metrics: pathlib.Path, image: pathlib.Path, curve: str) -> None:
   matplotlib.use("Agg")
   from matplotlib import pyplot
 
-  records = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+  records = read_metrics(metrics)
   figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
   for axis, name, style in zip(axes, ("loss", "learning_rate", curve), ("-", "-", "o-"),
                                strict=True):

@@ -56,22 +56,24 @@ class Classifier:
   model: modeling.BertForSequenceClassification
   params: Mapping[str, Any]
   label_names: tuple[str, ...]  # in the order of the outputs; () for regression
+  text_columns: tuple[str, ...]  # of the data that it is for
 
 
 def main() -> None:
   run = open_run(_CONFIG.value, _OUTPUT_DIR.value)
   config = run.config
+  check_values(config)
   prepare_devices(config)
-  check_config(config)
+  check_batch_sizes(config)
   checkpoint = find_weights(run)
-  tokenizer = data.load_tokenizer(tokenizer_source(config, checkpoint), config.do_lower_case)
+  tokenizer = data.load_tokenizer(*tokenizer_source(run, checkpoint))
   source = tables.find_source(config.dataset_name, config.dataset_path, config.skip_bad_rows)
   task, label_names, splits = read_splits(config, source, checkpoint, tokenizer)
   classifier = build_classifier(config, checkpoint, task, label_names, tokenizer)
   plan = make_plan(config, len(splits["train"].examples)) if config.do_train else None
-  start_run(run, classifier)
+  start_run(run, classifier, tokenizer)
   if plan and not run.finished:
-    classifier, results = train(run, plan, classifier, task, splits, tokenizer.name_or_path)
+    classifier, results = train(run, plan, classifier, task, splits)
     export(run, classifier, task, tokenizer, results)
   elif config.do_eval:
     results = score_splits(config, classifier, task, splits)
@@ -103,45 +105,59 @@ def open_run(config: ml_collections.ConfigDict, output_dir: str) -> Run:
     UserError: the folder holds another run, or is to be used untrained.
   """
   name = config.dataset_name or pathlib.Path(config.dataset_path).name
-  folder = (pathlib.Path(output_dir) if output_dir
+  folder = (pathlib.Path(os.path.expanduser(output_dir)) if output_dir
             else run_directory.default_folder("classifier", name))
   stored = run_directory.stored_config(folder)
   finished = (folder / "model" / "config.json").exists()
   if stored is not None and not config.do_train:  # the run's own config, and what is free in it
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    config = ml_collections.ConfigDict(stored)
+    config = config.copy_and_resolve_references()
+    config.update(stored)
     config.update_from_flattened_dict(overrides)
-    if not finished and stored["do_train"]:
+    if not finished and (folder / "checkpoints").exists():
       raise UserError(f"output_dir {folder} holds a run that is not finished; continue it with "
                       "--config.do_train=True and its other flags first")
   if stored is not None:
     run_directory.check_same_run(folder, stored, config.to_dict())
+    if config.do_train and not stored["do_train"] and not finished:
+      raise UserError(f"output_dir {folder} holds a run that only scored; choose another")
   return Run(folder, config, finished)
 
 
-def check_config(config: ml_collections.ConfigDict) -> None:
-  """Refuses values that would only fail later, with what would be right."""
-  devices = jax.local_device_count()
-  share = devices * config.gradient_accumulation_steps
-  for name, parts, what in (
-      ("train_batch_size", share, f"{devices} devices x {config.gradient_accumulation_steps} "
-       "gradient_accumulation_steps"),
-      ("eval_batch_size", devices, f"{devices} devices"),
-      ("predict_batch_size", devices, f"{devices} devices")):
-    if config[name] < 1 or parts < 1 or config[name] % parts:
-      raise UserError(f"{name} {config[name]} is not a positive multiple of {what}")
-  choices = {"dtype": ("float32", "bfloat16"),
-             "matmul_precision": ("float32", "tensorfloat32", "bfloat16"),
-             "learning_rate_schedule": ("joined", "original"),
-             "label_type": ("auto", "class", "float")}
-  for name, known in choices.items():
+CHOICES = {"dtype": ("float32", "bfloat16"),
+           "matmul_precision": ("float32", "tensorfloat32", "bfloat16"),
+           "learning_rate_schedule": ("joined", "original"),
+           "label_type": ("auto", "class", "float")}
+LIMITS = {"max_seq_length": (5, 1 << 20), "gradient_accumulation_steps": (1, 1 << 20),
+          "num_train_epochs": (0, 1e6), "eval_every_epochs": (0, 1e6), "learning_rate": (0, 1e3),
+          "warmup_proportion": (0, 1), "adam_b1": (0, 0.999999), "adam_b2": (0, 0.999999),
+          "adam_eps": (1e-30, 1), "weight_decay": (0, 1e3), "max_grad_norm": (0, 1e9),
+          "seed": (0, (1 << 32) - 1), "log_every_steps": (1, 1 << 30),
+          "save_checkpoints_steps": (0, 1 << 30), "keep_checkpoints": (1, 1 << 30),
+          "keep_checkpoint_every": (0, 1 << 30)}
+
+
+def check_values(config: ml_collections.ConfigDict) -> None:
+  """Refuses values that would only fail, or mislead, later; says what would be right."""
+  for name, known in CHOICES.items():
     if config[name] not in known:
       raise UserError(f"{name} {config[name]!r} is not one of {', '.join(known)}")
-  for name, low in (("max_seq_length", 5), ("log_every_steps", 1), ("keep_checkpoints", 1),
-                    ("num_train_epochs", 0), ("warmup_proportion", 0), ("max_grad_norm", 0),
-                    ("eval_every_epochs", 0), ("save_checkpoints_steps", 0)):
-    if config[name] < low:
-      raise UserError(f"{name} must be at least {low}, not {config[name]}")
+  for name, (low, high) in LIMITS.items():
+    if not low <= config[name] <= high:  # so put, it refuses NaN
+      raise UserError(f"{name} must lie in {low} ... {high}, not {config[name]}")
+
+
+def check_batch_sizes(config: ml_collections.ConfigDict) -> None:
+  """Every batch size is a total that the devices (and micro-batches) divide."""
+  devices = jax.local_device_count()
+  micro_batches = config.gradient_accumulation_steps
+  for name, parts, what in (
+      ("train_batch_size", devices * micro_batches,
+       f"{devices} devices x {micro_batches} gradient_accumulation_steps"),
+      ("eval_batch_size", devices, f"{devices} devices"),
+      ("predict_batch_size", devices, f"{devices} devices")):
+    if config[name] < 1 or config[name] % parts:
+      raise UserError(f"{name} {config[name]} is not a positive multiple of {what}")
 
 
 def find_weights(run: Run) -> checkpoint_utils.Checkpoint | None:
@@ -157,14 +173,22 @@ def find_weights(run: Run) -> checkpoint_utils.Checkpoint | None:
   return None
 
 
-def tokenizer_source(config: ml_collections.ConfigDict,
-                     checkpoint: checkpoint_utils.Checkpoint | None) -> str:
-  """`tokenizer`, or else the checkpoint's own."""
-  source = config.tokenizer or (checkpoint.tokenizer if checkpoint else "")
+def tokenizer_source(run: Run, checkpoint: checkpoint_utils.Checkpoint | None
+                     ) -> tuple[str, bool | None]:
+  """-> (where the tokenizer lies, do_lower_case): the config's, or else the checkpoint's own.
+
+  A finished run's is the one in its model/, which is what it was trained with.
+  """
+  if run.finished:
+    return checkpoint.tokenizer, None
+  source = run.config.tokenizer or (checkpoint.tokenizer if checkpoint else "")
   if not source:
-    raise UserError(f"{checkpoint.path if checkpoint else 'a random model'} has no tokenizer; "
-                    "give --config.tokenizer=/path/to/dir (with tokenizer.json or vocab.txt)")
-  return source
+    raise UserError(
+        f"{checkpoint.path} has no tokenizer; give --config.tokenizer=/path/to/dir (with "
+        "tokenizer.json or vocab.txt)" if checkpoint else
+        "no model is named: give --config.init_checkpoint, or --config=configs/classifier.py:"
+        "bert-base-uncased, or for a random model --config.tokenizer=/path/to/dir")
+  return source, run.config.do_lower_case
 
 
 # --- Model ------------------------------------------------------------------------------------
@@ -174,12 +198,12 @@ def build_classifier(config: ml_collections.ConfigDict,
                      checkpoint: checkpoint_utils.Checkpoint | None, task: glue.Task,
                      label_names: tuple[str, ...], tokenizer: Any) -> Classifier:
   """Builds the model and fills it from the checkpoint; a head for other classes starts afresh."""
-  bert_config = model_config(config, checkpoint, len(tokenizer))
+  bert_config = model_config(config, checkpoint, max(tokenizer.get_vocab().values()) + 1)
   model = modeling.BertForSequenceClassification(bert_config, max(len(label_names), 1),
                                                  jnp.dtype(config.dtype))
   params = jax.jit(model.init)(jax.random.key(config.seed), _one_token())["params"]
   if checkpoint is None:
-    return Classifier(model, params, label_names)
+    return Classifier(model, params, label_names, task.text_columns)
   named = checkpoint.label_names or names_in(config.label_names)
   same = checkpoint.regression if task.regression else named == label_names
   params, report = checkpoint_utils.load_params(checkpoint, params,
@@ -188,11 +212,12 @@ def build_classifier(config: ml_collections.ConfigDict,
   if "classifier/kernel" in report.ignored:
     say(f"  the checkpoint's classes ({', '.join(checkpoint.label_names) or 'unnamed'}) are not "
         f"this task's ({', '.join(label_names) or 'regression'}): the classifier starts afresh")
-  if "classifier/kernel" in report.initialized and not config.do_train:
-    raise UserError(f"{checkpoint.path} has no classifier for {task.name} "
+  if report.initialized and not config.do_train:
+    raise UserError(f"{checkpoint.path} has no trained {', '.join(report.initialized)} for "
+                    f"{task.name} "
                     f"({', '.join(label_names) or 'regression'}): train one first, or, where it "
                     "only numbers its classes, name them in order: --config.label_names=a,b")
-  return Classifier(model, params, label_names)
+  return Classifier(model, params, label_names, task.text_columns)
 
 
 def model_config(config: ml_collections.ConfigDict,
@@ -221,8 +246,11 @@ def _one_token() -> data.Batch:
           "sequence_ids": one, "cls_positions": np.zeros(1, np.int32)}
 
 
-def start_run(run: Run, classifier: Classifier) -> None:
-  """All input is good: makes the run's folder, and says how large the model is."""
+def start_run(run: Run, classifier: Classifier, tokenizer: Any) -> None:
+  """All input is good: makes the run's folder, and says how large the model is.
+
+  A tokenizer is laid beside the checkpoints, so that they can be loaded with nothing else.
+  """
   sizes = [np.size(leaf) for leaf in jax.tree.leaves(classifier.params)]
   config = classifier.model.config
   say(f"model: {config.num_hidden_layers} layers, hidden {config.hidden_size}, "
@@ -232,6 +260,8 @@ def start_run(run: Run, classifier: Classifier) -> None:
     run_directory.write_config(
         run.folder, run.config.to_dict(), model=dataclasses.asdict(config),
         label_names=classifier.label_names, devices=[str(d) for d in jax.local_devices()])
+    if run.config.do_train:
+      tokenizer.save_pretrained(run.folder / "tokenizer")
 
 
 # --- Training ---------------------------------------------------------------------------------
@@ -289,16 +319,20 @@ def make_plan(config: ml_collections.ConfigDict, num_examples: int) -> Plan:
 
 
 def train(run: Run, plan: Plan, classifier: Classifier, task: glue.Task,
-          splits: Mapping[str, Split], tokenizer_name: str) -> tuple[Classifier, dict[str, float]]:
+          splits: Mapping[str, Split]) -> tuple[Classifier, dict[str, float]]:
   """Fine-tunes, from the run's last checkpoint if it has one; writes logs and summary.json.
 
   Returns:
     The trained classifier, and its dev scores where do_eval asks for them.
   """
   config, num_train_steps = run.config, plan.loop.num_train_steps
-  checkpointer = make_checkpointer(run, classifier, tokenizer_name)
-  state = checkpointer.restore(training.replicate(
-      training.create_state(classifier.params, plan.optimizer, config.seed)))
+  checkpointer = make_checkpointer(run, classifier)
+  state = training.replicate(
+      training.create_state(classifier.params, plan.optimizer, config.seed))
+  try:
+    state = checkpointer.restore(state)
+  except training.DamagedCheckpointError as error:
+    raise UserError(str(error)) from error
   first_step = int(state.step)
   say_plan(config, plan, classifier.params, first_step)
   reporter = reporting.Reporter(run.folder, num_train_steps, first_step)
@@ -336,15 +370,15 @@ def make_step_fn(model: modeling.BertForSequenceClassification,
       weigh=total_weights, optimizer=optimizer))
 
 
-def make_checkpointer(run: Run, classifier: Classifier,
-                      tokenizer_name: str) -> training.Checkpointer:
+def make_checkpointer(run: Run, classifier: Classifier) -> training.Checkpointer:
   """The run's checkpoints/, each with what `checkpoint_utils` needs to load it."""
   return training.Checkpointer(
       run.folder / "checkpoints", keep=run.config.keep_checkpoints,
       keep_every=run.config.keep_checkpoint_every,
       description={"config": dataclasses.asdict(classifier.model.config),
                    "label_names": classifier.label_names,
-                   "regression": not classifier.label_names, "tokenizer": tokenizer_name})
+                   "text_columns": classifier.text_columns,
+                   "regression": not classifier.label_names})
 
 
 def train_batches(config: ml_collections.ConfigDict, examples: data.Examples, first_step: int,
@@ -440,13 +474,15 @@ def export(run: Run, classifier: Classifier, task: glue.Task, tokenizer: Any,
   names = classifier.label_names or ("LABEL_0",)
   checkpoint_utils.export_huggingface(
       run.folder / "model", classifier.model.config, jax.device_get(classifier.params), tokenizer,
-      model_card(run, task, results), architectures=["BertForSequenceClassification"],
+      model_card(run, task, classifier.label_names, results),
+      architectures=["BertForSequenceClassification"], text_columns=classifier.text_columns,
       id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)},
       problem_type="regression" if task.regression else "single_label_classification")
   say(f"model: {run.folder / 'model'}")
 
 
-def model_card(run: Run, task: glue.Task, results: Mapping[str, float]) -> str:
+def model_card(run: Run, task: glue.Task, label_names: tuple[str, ...],
+               results: Mapping[str, float]) -> str:
   """README.md of the exported model: what it is, its recipe, its scores."""
   config = run.config
   scores = "".join(f"| {name} | {value:.4f} |\n" for name, value in results.items())
@@ -456,7 +492,7 @@ def model_card(run: Run, task: glue.Task, results: Mapping[str, float]) -> str:
           f"batch {config.train_batch_size}, learning rate {config.learning_rate}, "
           f"{config.num_train_epochs} epochs, length {config.max_seq_length}, "
           f"seed {config.seed}, {config.dtype}.\n"
-          f"Task: {task.name}; classes: {', '.join(task.label_names) or 'none (regression)'}.\n\n"
+          f"Task: {task.name}; classes: {', '.join(label_names) or 'none (regression)'}.\n\n"
           + (f"| dev set | |\n|---|---|\n{scores}" if scores else "Not scored.\n"))
 
 

@@ -46,11 +46,14 @@ def stored_config(folder: pathlib.Path) -> dict[str, Any] | None:
 
 def check_same_run(folder: pathlib.Path, stored: Mapping[str, Any],
                    config: Mapping[str, Any]) -> None:
-  """Raises UserError where the two configs would train different weights."""
+  """Raises UserError where the two configs would train different weights.
+
+  A key that the stored one lacks came later, and its default is what was done before.
+  """
   there, here = _flat(stored), _flat(config)
   differences = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
                  for key in sorted(there.keys() | here.keys())
-                 if key not in FREE_KEYS and there.get(key) != here.get(key)]
+                 if key not in FREE_KEYS and there.get(key, here.get(key)) != here.get(key)]
   if differences:
     raise UserError(f"output_dir {folder} already holds another run ({'; '.join(differences)}); "
                     "choose another --output_dir")

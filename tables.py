@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
 import re
 from typing import Any
@@ -117,7 +118,7 @@ def find_source(dataset_name: str, dataset_path: str, skip_bad_rows: bool) -> So
   task = glue.glue_task(dataset_name) if dataset_name else None
   if not dataset_path:
     raise UserError("dataset_path is blank; give a folder, or nyu-mll/glue for GLUE from the hub")
-  folder = pathlib.Path(dataset_path).expanduser()
+  folder = pathlib.Path(os.path.expanduser(dataset_path))
   if not folder.exists():
     if folder.is_absolute() or dataset_path.startswith((".", "~")) or dataset_path.count("/") > 1:
       raise UserError(f"dataset_path {dataset_path} does not exist")
@@ -369,6 +370,8 @@ def find_layout(source: Source, table: Table, text_columns: Sequence[str],
     raise UserError(f"{table.source}: no text column recognized among "
                     f"{', '.join(map(repr, table.columns))}; name one or two: "
                     "--config.text_columns=a,b")
+  if len(texts) > 2 or label_column in texts:
+    raise UserError(f"text_columns {', '.join(texts)} must be one or two, and not the label column")
   for name in texts:
     table.column(name)
   label = label_column or next(
@@ -389,19 +392,30 @@ def label_values(table: Table, layout: Layout) -> list[Any]:
   return list(values)
 
 
-def infer_label_names(values: Sequence[Any], label_type: str) -> tuple[str, ...]:
+def infer_label_names(table: Table, values: Sequence[Any], label_type: str) -> tuple[str, ...]:
   """The classes of a user's training labels; () for regression.
 
   Args:
+    table: says where a label stands.
     values: text, integers or floats, possibly as text.
     label_type: "class", "float", or "auto": numbers that are not all written as integers
       mean regression.
+
+  Raises:
+    UserError: "auto", and a label that is no number among others that mean regression.
   """
   if label_type == "float":
     return ()
   integers = [_integer(value) for value in values]
   if all(integer is not None for integer in integers):
     return tuple(str(integer) for integer in sorted(set(integers)))
+  fractions = sum(_integer(v) is None and _number(v) is not None for v in values)
+  if label_type == "auto" and 2 * fractions >= len(values):
+    odd = [i for i, value in enumerate(values) if _number(value) is None]
+    if odd:
+      raise UserError(f"{table.source}:{table.lines[odd[0]]}: label {values[odd[0]]!r} is not a "
+                      "number, as most are; --config.label_type=float or class settles it")
+    return ()
   if label_type == "auto" and all(_number(value) is not None for value in values):
     return ()
   return tuple(sorted({str(value) for value in values}))

@@ -39,6 +39,10 @@ class NotFiniteError(Exception):
   """The loss became NaN or infinite; the message names the steps."""
 
 
+class DamagedCheckpointError(Exception):
+  """A checkpoint cannot be read; the message names its folder."""
+
+
 # --- Schedules and optimizer ----------------------------------------------------------------
 
 
@@ -243,14 +247,23 @@ class Checkpointer:
         model=self._ocp.args.JsonSave(self._description)))
 
   def restore(self, state: TrainState) -> TrainState:
-    """The latest saved state, placed like `state`; `state` itself where nothing is saved."""
+    """The latest saved state, placed like `state`; `state` itself where nothing is saved.
+
+    Raises:
+      DamagedCheckpointError: it cannot be read.
+    """
     step = self._manager.latest_step()
     if step is None:
       return state
     restore = self._ocp.args.StandardRestore
-    restored = self._manager.restore(step, args=self._ocp.args.Composite(
-        params=restore(state.params),
-        optimizer=restore({"opt_state": state.opt_state, "step": state.step})))
+    try:
+      restored = self._manager.restore(step, args=self._ocp.args.Composite(
+          params=restore(state.params),
+          optimizer=restore({"opt_state": state.opt_state, "step": state.step})))
+    except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
+      raise DamagedCheckpointError(
+          f"{self._manager.directory / str(step)} cannot be read; delete it to continue from the "
+          "checkpoint before it, or from the start") from error
     return state.replace(params=restored.params, **restored.optimizer)
 
   def close(self) -> None:
@@ -264,8 +277,11 @@ class Checkpointer:
 class Reporter(Protocol):
   """Where the loop's numbers go (`reporting.py`)."""
 
-  def progress(self, step: int, record: Mapping[str, float] | None) -> None:
-    """A step is done; `record` is what there is to log, every `log_every_steps`."""
+  def progress(self) -> None:
+    """One more step is sent."""
+
+  def log(self, step: int, record: Mapping[str, float]) -> None:
+    """The averages over the steps since the last record, up to `step`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,19 +351,22 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
   meter = _Meter(schedule, int(state.step))
   batches = iter(batches)
   for step in range(int(state.step) + 1, loop.num_train_steps + 1):
-    state = meter.run(step_fn, state, batches)
     last = step == loop.num_train_steps
-    log = step == 1 or last or step % loop.log_every_steps == 0
-    reporter.progress(step, meter.record(wait=last) if log else None)
-    if checkpointer and (last or _due(step, loop.save_checkpoints_steps)):
-      meter.check()
-      with meter.paused():
-        checkpointer.save(state)
+    log = last or step == 1 or _due(step, loop.log_every_steps)
+    state = meter.run(step_fn, state, batches, log=log, wait=last)
+    reporter.progress()
+    save = checkpointer and (last or _due(step, loop.save_checkpoints_steps))
     # The caller scores the end: what comes due shortly before it is left out.
-    if loop.num_train_steps - step > loop.eval_every_steps // 2 and _due(
-        step, loop.eval_every_steps):
+    score = (loop.num_train_steps - step > loop.eval_every_steps // 2
+             and _due(step, loop.eval_every_steps))
+    if save or score:
       meter.check()
-      with meter.paused():
+    for record in meter.records():
+      reporter.log(*record)
+    with meter.paused():
+      if save:
+        checkpointer.save(state)
+      if score:
         evaluate(state)
   return state, meter.total.summary()
 
@@ -357,21 +376,34 @@ def _due(step: int, every: int) -> bool:
 
 
 class _Meter:
-  """Runs steps, times them, and reads their metrics without ever waiting for the newest."""
+  """Runs steps, times them, and reads their metrics without waiting for the newest.
+
+  A record covers exactly the steps since the one before it; it is ready when the devices have
+  finished its last step, so usually while later ones are on their way.
+  """
 
   def __init__(self, schedule: optax.Schedule, first_step: int):
     self._schedule = schedule
     self._step = first_step
-    self._pending: list[tuple[int, Sums]] = []  # sent, not read yet
-    self._read: list[dict[str, tuple[float, float]]] = []  # read, not logged yet
+    self._pending: list[tuple[int, Sums, Totals | None]] = []  # sent, not read yet
+    self._read: list[dict[str, tuple[float, float]]] = []  # read, not in a record yet
+    self._ready: list[tuple[int, dict[str, float]]] = []
     self._stretch = Totals()
     self._shapes: set[tuple[Any, ...]] = set()
     self._mark = time.perf_counter()
     self.total = Totals()
 
-  def run(self, step_fn: Callable[..., Any], state: TrainState,
-          batches: Iterator[Batch]) -> TrainState:
-    """Sends one step to the devices, at most two ahead of what they have finished."""
+  def run(self, step_fn: Callable[..., Any], state: TrainState, batches: Iterator[Batch], *,
+          log: bool, wait: bool) -> TrainState:
+    """Sends one step to the devices, at most two ahead of what they have finished.
+
+    Args:
+      step_fn: see `train`.
+      state: donated.
+      batches: gives the step's batch.
+      log: end a record with this step.
+      wait: return when the devices have finished it (the last one, for its time).
+    """
     start = time.perf_counter()
     batch = next(batches)
     self._stretch.waiting_seconds += time.perf_counter() - start
@@ -385,8 +417,10 @@ class _Meter:
       self._stretch.compile_seconds += seconds
       self._mark += seconds
     self._step += 1
-    self._pending.append((self._step, sums))
-    while len(self._pending) > 2:
+    if wait:
+      jax.block_until_ready(sums)
+    self._pending.append((self._step, sums, self._end_stretch() if log else None))
+    while len(self._pending) > (0 if wait else 2):
       self._read_oldest()
     return state
 
@@ -397,36 +431,39 @@ class _Meter:
     self._stretch.real_tokens += int((sequence_ids > 0).sum())
     self._stretch.tokens += sequence_ids.size
 
+  def _end_stretch(self) -> Totals:
+    stretch, self._stretch = self._stretch, Totals()
+    now = time.perf_counter()
+    stretch.seconds, self._mark = now - self._mark, now
+    self.total.add(stretch)
+    return stretch
+
   def _read_oldest(self) -> None:
-    step, sums = self._pending.pop(0)
+    step, sums, stretch = self._pending.pop(0)
     sums = jax.device_get(sums)
     total, _ = sums["loss"]
     if not math.isfinite(total):
       raise NotFiniteError(f"the loss is {total} at step {step}; a lower learning rate, a longer "
                            "warm-up or float32 compute may help. Nothing was saved after it.")
     self._read.append({name: (float(a), float(b)) for name, (a, b) in sums.items()})
+    if stretch is not None:
+      self._ready.append((step, self._average() | {
+          "learning_rate": float(self._schedule(step - 1))} | stretch.rates()))
+
+  def _average(self) -> dict[str, float]:
+    read, self._read = self._read, []
+    return {name: sum(s[name][0] for s in read) / max(sum(s[name][1] for s in read), 1e-30)
+            for name in read[0]}
 
   def check(self) -> None:
     """Reads what is pending: raises NotFiniteError if any step so far went wrong."""
     while self._pending:
       self._read_oldest()
 
-  def record(self, wait: bool) -> dict[str, float]:
-    """Averages over the steps read since the last record, and starts a new stretch.
-
-    Args:
-      wait: True reads the newest step too (at the end of training).
-    """
-    if wait or not self._read:
-      self.check()
-    record = {name: sum(s[name][0] for s in self._read) / max(sum(s[name][1] for s in self._read),
-                                                            1e-30) for name in self._read[0]}
-    record["learning_rate"] = float(self._schedule(self._step - 1))
-    self._stretch.seconds = time.perf_counter() - self._mark
-    record |= self._stretch.rates()
-    self.total.add(self._stretch)
-    self._read, self._stretch, self._mark = [], Totals(), time.perf_counter()
-    return record
+  def records(self) -> list[tuple[int, dict[str, float]]]:
+    """The records that have become ready, each once."""
+    ready, self._ready = self._ready, []
+    return ready
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:

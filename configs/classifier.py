@@ -56,7 +56,7 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   # Comma-separated classes in the order of the model's outputs; blank: the checkpoint's, or
   # else the task's. Needed to evaluate a checkpoint that only numbers its classes.
   config.label_names = ""
-  # Leave out TSV rows with a wrong number of fields instead of stopping at the first.
+  # Leave out csv and tsv rows with a wrong number of fields instead of stopping at the first.
   config.skip_bad_rows = False
   # Tokens an example, with [CLS] and [SEP]; longer ones are truncated.
   config.max_seq_length = 128

@@ -154,8 +154,41 @@ def test_heads_may_be_missing_and_extra(tiny, folder):
                                 "classifier/bias", "classifier/kernel")
   assert report.ignored == ("masked_lm/bias",)
   rewrite(folder, lambda t: t | {"cls.predictions.decoder.weight": 1 + t[words]})
+  load(folder, *tiny[::2])  # a classifier has no use for it
+  pretraining = modeling.BertForPreTraining(tiny[0].config)
   with pytest.raises(UserError, match="decoder.weight differs from the word embeddings"):
+    load(folder, pretraining, {**tiny[2], "masked_lm_positions": np.zeros(1, np.int32)})
+
+
+def test_half_a_head_is_a_broken_file(tiny, folder):
+  rewrite(folder, lambda t: {n: v for n, v in t.items() if n != "classifier.bias"})
+  with pytest.raises(UserError, match="has classifier/kernel but not classifier/bias"):
     load(folder, *tiny[::2])
+
+
+@pytest.mark.parametrize("changes,message", [
+    ({"id2label": {"a": "b"}}, "id2label must map 0, 1, ... to names"),
+    ({"hidden_size": "16"}, "hidden_size must be an integer of at least 1, not '16'"),
+    ({"hidden_dropout_prob": None}, "hidden_dropout_prob must be a number in")])
+def test_broken_configurations(folder, changes, message):
+  edit_config(folder, **changes)
+  with pytest.raises(UserError, match=message):
+    checkpoint_utils.find_checkpoint(str(folder))
+  (folder / "config.json").write_text("[]")
+  with pytest.raises(UserError, match="config.json must hold a JSON object"):
+    checkpoint_utils.find_checkpoint(str(folder))
+
+
+def test_a_named_value_is_a_regression(folder):
+  edit_config(folder, id2label={"0": "score"})
+  checkpoint = checkpoint_utils.find_checkpoint(str(folder))
+  assert checkpoint.regression
+  assert checkpoint.label_names == ()
+
+
+def test_google_s_configuration_beside_huggingface_s_weights(tiny, folder):
+  (folder / "bert_config.json").write_text("{}")
+  assert_same(load(folder, *tiny[::2])[0], tiny[1])
 
 
 def test_reinitialize_keeps_the_encoder(tiny, folder):
@@ -276,7 +309,8 @@ def test_a_run_can_be_continued_from(tiny, tmp_path):
   checkpointer = training.Checkpointer(
       tmp_path / "checkpoints", keep=2, description={
           "config": dataclasses.asdict(model.config), "label_names": ["a", "b", "c"],
-          "regression": False, "tokenizer": "somewhere"})
+          "regression": False, "text_columns": ["text"]})
+  (tmp_path / "tokenizer").mkdir()
   with pytest.raises(UserError, match="holds a run that has saved no checkpoint yet"):
     checkpoint_utils.find_checkpoint(str(tmp_path))
   state = training.replicate(training.create_state(params, optimizer, seed=0))
@@ -288,5 +322,6 @@ def test_a_run_can_be_continued_from(tiny, tmp_path):
     assert_same(loaded, params)
     assert not report.initialized
     checkpoint = checkpoint_utils.find_checkpoint(str(name))
-    assert (checkpoint.label_names, checkpoint.tokenizer) == (("a", "b", "c"), "somewhere")
+    assert checkpoint.label_names == ("a", "b", "c")
+    assert checkpoint.tokenizer == str(tmp_path / "tokenizer")
   assert checkpoint_utils.find_checkpoint(str(tmp_path)).path.endswith("10")

@@ -52,8 +52,10 @@ def test_truncation_is_the_original_pop(tokenizer):
         assert data.pair_lengths(a, b, budget) == pop(a, b, budget), (a, b, budget)
   pair = tokenize(tokenizer, ["a film is good bad"], ["it was"], max_seq_length=8)
   assert pair.tokens.tolist() == ids("[CLS]", "a", "film", "is", "[SEP]", "it", "was", "[SEP]")
-  single = tokenize(tokenizer, ["a film is good bad"], max_seq_length=5)
-  assert single.tokens.tolist() == ids("[CLS]", "a", "film", "is", "[SEP]")
+  assert pair.truncated == 1
+  single = tokenize(tokenizer, ["a film is good bad", "a film is"], max_seq_length=5)
+  assert single.truncated == 1
+  assert single.tokens.tolist() == 2 * ids("[CLS]", "a", "film", "is", "[SEP]")
 
 
 def test_bare_vocabulary_says_its_case(tmp_path, vocab_dir):

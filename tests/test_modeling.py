@@ -200,8 +200,10 @@ def test_bfloat16_stays_near_float32(tiny, tiny_config):
 @pytest.mark.parametrize("field,value,message", [
     ("hidden_act", "swish", "'swish' is unknown; known: gelu"),
     ("num_attention_heads", 3, "not a multiple of num_attention_heads 3"),
-    ("hidden_dropout_prob", 1.0, r"must lie in \[0, 1\), not 1.0"),
-    ("num_hidden_layers", 0, "num_hidden_layers must be at least 1, not 0")])
+    ("hidden_dropout_prob", 1.0, r"hidden_dropout_prob must be a number in \[0, 1\), not 1.0"),
+    ("layer_norm_eps", float("nan"), r"layer_norm_eps must be a number in \[0, 1\), not nan"),
+    ("hidden_size", "16", "hidden_size must be an integer of at least 1, not '16'"),
+    ("num_hidden_layers", 0, "num_hidden_layers must be an integer of at least 1, not 0")])
 def test_config_errors(tiny_config, field, value, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(tiny_config, **{field: value})

@@ -116,6 +116,25 @@ def test_a_finished_run_is_scored_again_without_its_flags(finished, capsys):
   assert json.loads((folder / "summary.json").read_text())["steps"] == 30
 
 
+def test_a_run_of_an_older_version_can_be_scored(finished):
+  """It knows nothing of a knob that came later."""
+  file = finished[0] / "config.json"
+  before = file.read_text()
+  content = json.loads(before)
+  del content["config"]["deterministic"]
+  file.write_text(json.dumps(content))
+  run("--config.do_train=False", f"--output_dir={finished[0]}")
+  file.write_text(before)
+
+
+def test_an_interrupt_before_the_first_step_is_not_masked(finished, tmp_path, monkeypatch):
+  def interrupt(*_, **__):
+    raise KeyboardInterrupt
+  monkeypatch.setattr(run_classifier.training, "train", interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    run(*finished[1], f"--output_dir={tmp_path / 'out'}")
+
+
 def test_another_run_is_not_written_over(finished):
   folder, arguments = finished
   before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -154,6 +173,10 @@ def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, monke
   with pytest.raises(UserError, match="holds a run that is not finished; continue it with"):
     run("--config.do_train=False", f"--output_dir={tmp_path / 'out'}")
   monkeypatch.setattr(run_classifier, "score_splits", score)
+  started = checkpoint_utils.find_checkpoint(str(tmp_path / "out"))
+  assert started.tokenizer == str(tmp_path / "out" / "tokenizer")
+  with (tmp_path / "out" / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 2')  # as a killed run may leave it
   run(*arguments)
   assert "continuing after step 20" in capsys.readouterr().out
   weights = "model/model.safetensors"
@@ -197,7 +220,7 @@ def test_mnli_then_rte(tmp_path, vocab_dir, capsys):
     rows = (tmp_path / "mnli" / "predictions" / f"{name}.tsv").read_text().splitlines()[1:]
     assert {row.split("\t")[1] for row in rows} <= {"entailment", "neutral", "contradiction"}
   capsys.readouterr()
-  with pytest.raises(UserError, match="has no classifier for rte .entailment, not_entailment."):
+  with pytest.raises(UserError, match="has no trained classifier/bias, .* for rte .ent"):
     run(*common, "--config.dataset_name=rte", "--config.do_train=False",
         f"--config.init_checkpoint={tmp_path / 'mnli'}", f"--output_dir={tmp_path / 'none'}")
   assert not (tmp_path / "none").exists()
@@ -255,6 +278,13 @@ def test_regression_keeps_floats(tmp_path, vocab_dir):
   assert abs(values[0] - 0.25) < 0.7
   assert abs(values[1] - 3.75) < 0.7
   assert checkpoint_utils.find_checkpoint(str(tmp_path / "out")).regression
+  pairs = tmp_path / "pairs"
+  pairs.mkdir()
+  (pairs / "test.csv").write_text("premise,hypothesis\nthe film,is good\n")
+  with pytest.raises(UserError, match="was trained on 1 texts .text. and .* gives 2 .premise, hyp"):
+    run("--config.do_train=False", "--config.do_eval=False", "--config.do_predict=True",
+        "--config.max_seq_length=16", f"--config.init_checkpoint={tmp_path / 'out'}",
+        f"--config.dataset_path={pairs}", f"--output_dir={tmp_path / 'other'}")
 
 
 # --- What bad input gets ------------------------------------------------------------------------
@@ -277,9 +307,15 @@ def test_regression_keeps_floats(tmp_path, vocab_dir):
     (["--config.num_train_epochs=0.01"], "40 training examples x 0.01 epochs make not one batch"),
     (["--config.do_train=False"], "nothing to score: give --config.init_checkpoint"),
     (["--config.do_train=False", "--config.do_eval=False"], "nothing to"),
-    (["--config.tokenizer="], "a random model has no tokenizer; give --config.tokenizer="),
+    (["--config.tokenizer="], "no model is named: give --config.init_checkpoint"),
     (["--config.init_checkpoint=/no/model"], "init_checkpoint /no/model does not exist"),
-    (["--config.log_every_steps=0"], "log_every_steps must be at least 1, not 0"),
+    (["--config.log_every_steps=0"], "log_every_steps must lie in 1 ... 1073741824, not 0"),
+    (["--config.num_train_epochs=nan"], "num_train_epochs must lie in 0 ... 1000000.0, not nan"),
+    (["--config.seed=-1"], "seed must lie in 0 ... 4294967295, not -1"),
+    (["--config.matmul_precision=foo"], "matmul_precision 'foo' is not one of float32,"),
+    (["--config.label_names=equivalent,equivalent"], "names something twice"),
+    (["--config.text_columns=#1 ID,#2 ID,Quality"], "must be one or two, and not the label"),
+    (["--config.model.layer_norm_eps=-1"], "config.model: layer_norm_eps must be a number in"),
 ])
 def test_bad_input_leaves_nothing_behind(finished, tmp_path, changes, message):
   with pytest.raises(UserError, match=message) as error:
@@ -320,6 +356,8 @@ def script(*arguments):
      "error: configs/classifier.py:bert-bse names no published BERT; known: bert-base-uncased, "),
     (["--config=configs/classifier.py", "--config.seed=x"], "error: flag --config.seed=x: "),
     (["--config=configs/none.py"], "error: the config file cannot be loaded: "),
+    (["--config=configs/classifier.py", "--config.do_train=False", "--output_dir=/dev/null/x",
+      f"--config.init_checkpoint={GOLDEN}"], "error: "),
     (["cola"], "error: unexpected argument 'cola'; flags start with --\n"),
     (["--config=configs/classifier.py:bert-tiny"],
      "error: init_checkpoint 'google/bert_uncased_L-2_H-128_A-2' is no local path and could not ")])

@@ -309,13 +309,13 @@ def test_saved_scores_stay_floats(tmp_path, kind):
   encoded = encode(table, glue.glue_task("stsb"))
   assert encoded.dtype == np.float32
   assert encoded.tolist() == [5.0, 0.0]
-  assert tables.infer_label_names(table.column("label"), "auto") == ()
+  assert infer(table.column("label"), "auto") == ()
 
 
 def test_saved_classes_of_one_s_own(tmp_path):
   hub_dataset(("spam", "ham"), labels=(0, 1, 0)).save_to_disk(tmp_path)
   table = read(tmp_path)
-  names = tables.infer_label_names(table.column("label"), "auto")
+  names = infer(table.column("label"), "auto")
   assert names == ("ham", "spam")
   task = glue.own_task(("sentence",), names)
   assert encode(table, task).tolist() == [1, 0, 1]
@@ -545,6 +545,15 @@ def test_row_ids():
 # --- Labels -----------------------------------------------------------------------------------
 
 
+def infer(values, label_type):
+  return tables.infer_label_names(table_of(label=values), values, label_type)
+
+
+def test_one_bad_score_makes_no_classes():
+  with refuses("it:7: label 'n/a' is not a number, as most are; --config.label_type=float"):
+    tables.infer_label_names(tables.Table("it", {}, [5, 6, 7]), ["0.5", "1.5", "n/a"], "auto")
+
+
 @pytest.mark.parametrize("values,label_type,names", [
     (["yes", "no", "yes"], "auto", ("no", "yes")),
     (["10", "9", "-1"], "auto", ("-1", "9", "10")),
@@ -559,7 +568,7 @@ def test_row_ids():
     ([1, 2], "float", ()),
     (["1", "2.5"], "class", ("1", "2.5"))])
 def test_inferred_labels(values, label_type, names):
-  assert tables.infer_label_names(values, label_type) == names
+  assert infer(values, label_type) == names
 
 
 @pytest.mark.parametrize("values,names,encoded", [
@@ -613,6 +622,6 @@ def test_scores_are_floats():
 
 def test_large_and_odd_numbers_stay_apart():
   names = ("12345678901234567", "12345678901234569")
-  assert tables.infer_label_names(names, "auto") == names
-  assert tables.infer_label_names(["①", "②"], "auto") == ("①", "②")
-  assert tables.infer_label_names([decimal.Decimal("1.5"), decimal.Decimal("2.5")], "auto") == ()
+  assert infer(names, "auto") == names
+  assert infer(["①", "②"], "auto") == ("①", "②")
+  assert infer([decimal.Decimal("1.5"), decimal.Decimal("2.5")], "auto") == ()
