@@ -115,7 +115,7 @@ class Examples:
   def __len__(self) -> int:
     return len(self.first_lengths)
 
-  @property
+  @functools.cached_property
   def lengths(self) -> np.ndarray:
     """[examples]: tokens of each example."""
     return np.diff(self.offsets)

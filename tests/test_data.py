@@ -68,6 +68,15 @@ def test_bare_vocabulary_says_its_case(tmp_path, vocab_dir):
   assert tokenize(data.load_tokenizer(str(tmp_path), None), ["Film"]).tokens[1] == ids("film")[0]
 
 
+def test_settings_beside_a_bare_vocabulary_count(tmp_path):
+  (tmp_path / "vocab.txt").write_text("\n".join((*WORDS, "é", "e")) + "\n", "utf-8")
+  for strip, expected in ((False, len(WORDS)), (True, len(WORDS) + 1)):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(
+        {"do_lower_case": True, "strip_accents": strip}))
+    tokens = tokenize(data.load_tokenizer(str(tmp_path), None), ["É"]).tokens
+    assert tokens[1] == expected
+
+
 def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
   tokenizer.save_pretrained(tmp_path)
   again = data.load_tokenizer(str(tmp_path), None)
