@@ -19,8 +19,14 @@ def first_line(error: BaseException) -> str:
   return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def run_script(main: Callable[[], None]) -> NoReturn:
-  """Parses the flags and runs a script; a UserError ends it with its one line."""
+def run_script(main: Callable[[], None], interrupted: str = "the same command continues from the "
+               "last checkpoint, if there is one") -> NoReturn:
+  """Parses the flags and runs a script; a UserError ends it with its one line.
+
+  Args:
+    main: the script.
+    interrupted: what to tell a user who has interrupted it.
+  """
 
   def checked_main(argv: list[str]) -> None:
     try:
@@ -34,8 +40,7 @@ def run_script(main: Callable[[], None]) -> NoReturn:
         raise
       _fail(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
-      print("interrupted; the same command continues from the last checkpoint, if there is one",
-            file=sys.stderr)
+      print(f"interrupted; {interrupted}", file=sys.stderr)
       sys.exit(130)
 
   app.run(checked_main, flags_parser=_parse_flags)
@@ -45,7 +50,8 @@ def run_script(main: Callable[[], None]) -> NoReturn:
 def _parse_flags(argv: list[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
-    flags.FLAGS["config"].value.keys()  # raises where the file could not be loaded
+    if "config" in flags.FLAGS:
+      flags.FLAGS["config"].value.keys()  # raises where the file could not be loaded
     return rest
   except AttributeError as error:  # ml_collections: an override of a key that is not there
     text = str(error).replace("\\", "")

@@ -1,6 +1,6 @@
 """Watching a run: a progress bar or log lines, metrics.jsonl, TensorBoard events, curves.png."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import datetime
 import json
@@ -15,9 +15,19 @@ def say(text: str) -> None:
   print(text, flush=True)
 
 
-def _on_a_terminal() -> bool:
+def on_a_terminal() -> bool:
   """False too for a pseudo-terminal of no width, as some launchers make: a bar has no room."""
   return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
+  """A bar on a terminal, nothing elsewhere; gives what to call with each amount done."""
+  import tqdm  # here: not needed to say what is loading
+
+  with tqdm.tqdm(total=total or None, unit=unit, unit_scale=True, dynamic_ncols=True, leave=False,
+                 disable=not on_a_terminal()) as bar:
+    yield bar.update
 
 
 class Reporter:
@@ -33,7 +43,7 @@ class Reporter:
     self._events = tensorboardX.SummaryWriter(str(folder))
     self._last = num_train_steps
     self._bar = tqdm.tqdm(total=num_train_steps, initial=first_step, unit="step",
-                          disable=not _on_a_terminal(), dynamic_ncols=True, smoothing=0.05)
+                          disable=not on_a_terminal(), dynamic_ncols=True, smoothing=0.05)
 
   def _rewind(self, first_step: int) -> None:
     kept = [record for record in read_metrics(self._file) if record["step"] <= first_step]

@@ -11,42 +11,29 @@ a finished one.
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools
-import os
 import pathlib
 from typing import Any, NamedTuple
 
-from absl import flags, logging
+from absl import flags
 import jax
 import jax.numpy as jnp
 import ml_collections
-from ml_collections import config_flags
 import numpy as np
 import optax
 
 import checkpoint_utils
 import data
 from errors import run_script, UserError
+import experiment
 import glue
 import modeling
 import reporting
 from reporting import say
-import run_directory
 from splits import names_in, read_splits, Split
 import tables
 import training
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/classifier.py",
-                                          "Configuration file, with :MODEL.")
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", "", "The run's folder; blank: a new one in runs/.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """A run's folder and effective config; `finished` means that its model/ is written."""
-
-  folder: pathlib.Path
-  config: ml_collections.ConfigDict
-  finished: bool
+SCRIPT = "run_classifier"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,18 +47,20 @@ class Classifier:
 
 
 def main() -> None:
-  run = open_run(_CONFIG.value, _OUTPUT_DIR.value)
+  asked = flags.FLAGS.config
+  run = experiment.open_run(asked, flags.FLAGS.output_dir, SCRIPT, data_name(asked))
   config = run.config
-  check_values(config)
-  prepare_devices(config)
+  experiment.check_values(config)
+  experiment.prepare_devices(config, SCRIPT)
   check_batch_sizes(config)
-  checkpoint = find_weights(run)
+  checkpoint = experiment.find_weights(run)
   tokenizer = data.load_tokenizer(*tokenizer_source(run, checkpoint))
   source = tables.find_source(config.dataset_name, config.dataset_path, config.skip_bad_rows)
   task, label_names, splits = read_splits(config, source, checkpoint, tokenizer)
   classifier = build_classifier(config, checkpoint, task, label_names, tokenizer)
   plan = make_plan(config, len(splits["train"].examples)) if config.do_train else None
-  start_run(run, classifier, tokenizer)
+  experiment.start_run(run, SCRIPT, classifier.model.config, classifier.params, tokenizer,
+                       label_names=classifier.label_names)
   if plan and not run.finished:
     classifier, results = train(run, plan, classifier, task, splits)
     export(run, classifier, task, tokenizer, results)
@@ -87,93 +76,20 @@ def main() -> None:
 # --- Before anything is computed --------------------------------------------------------------
 
 
-def prepare_devices(config: ml_collections.ConfigDict) -> None:
-  """Settings that JAX reads once, before it touches a device; then says what runs where."""
-  logging.set_verbosity(logging.WARNING)  # Orbax tells every file at INFO
-  if config.deterministic:  # a GPU otherwise adds up embeddings' gradients in any order
-    os.environ["XLA_FLAGS"] = "--xla_gpu_deterministic_ops=true " + os.environ.get("XLA_FLAGS", "")
-  jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-  devices = jax.local_devices()
-  say(f"run_classifier: JAX {jax.__version__} on {len(devices)} {devices[0].device_kind} "
-      f"device{'s' if len(devices) > 1 else ''}")
-
-
-def open_run(config: ml_collections.ConfigDict, output_dir: str) -> Run:
-  """Finds out whether the folder is new, to be continued, or finished.
-
-  Raises:
-    UserError: the folder holds another run, or is to be used untrained.
-  """
-  name = config.dataset_name or pathlib.Path(config.dataset_path).name
-  folder = (pathlib.Path(os.path.expanduser(output_dir)) if output_dir
-            else run_directory.default_folder("classifier", name))
-  stored = run_directory.stored_config(folder)
-  finished = (folder / "model" / "config.json").exists()
-  if stored is not None and not config.do_train:  # the run's own config, and what is free in it
-    overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    config = config.copy_and_resolve_references()
-    config.update(stored)
-    config.update_from_flattened_dict(overrides)
-    if not finished and (folder / "checkpoints").exists():
-      raise UserError(f"output_dir {folder} holds a run that is not finished; continue it with "
-                      "--config.do_train=True and its other flags first")
-  if stored is not None:
-    run_directory.check_same_run(folder, stored, config.to_dict())
-    if config.do_train and not stored["do_train"] and not finished:
-      raise UserError(f"output_dir {folder} holds a run that only scored; choose another")
-  return Run(folder, config, finished)
-
-
-CHOICES = {"dtype": ("float32", "bfloat16"),
-           "matmul_precision": ("float32", "tensorfloat32", "bfloat16"),
-           "learning_rate_schedule": ("joined", "original"),
-           "label_type": ("auto", "class", "float")}
-LIMITS = {"max_seq_length": (5, 1 << 20), "gradient_accumulation_steps": (1, 1 << 20),
-          "num_train_epochs": (0, 1e6), "eval_every_epochs": (0, 1e6), "learning_rate": (0, 1e3),
-          "warmup_proportion": (0, 1), "adam_b1": (0, 0.999999), "adam_b2": (0, 0.999999),
-          "adam_eps": (1e-30, 1), "weight_decay": (0, 1e3), "max_grad_norm": (0, 1e9),
-          "seed": (0, (1 << 32) - 1), "log_every_steps": (1, 1 << 30),
-          "save_checkpoints_steps": (0, 1 << 30), "keep_checkpoints": (1, 1 << 30),
-          "keep_checkpoint_every": (0, 1 << 30)}
-
-
-def check_values(config: ml_collections.ConfigDict) -> None:
-  """Refuses values that would only fail, or mislead, later; says what would be right."""
-  for name, known in CHOICES.items():
-    if config[name] not in known:
-      raise UserError(f"{name} {config[name]!r} is not one of {', '.join(known)}")
-  for name, (low, high) in LIMITS.items():
-    if not low <= config[name] <= high:  # so put, it refuses NaN
-      raise UserError(f"{name} must lie in {low} ... {high}, not {config[name]}")
+def data_name(config: ml_collections.ConfigDict) -> str:
+  """What a new run's folder is called after."""
+  return config.dataset_name or pathlib.Path(config.dataset_path).name
 
 
 def check_batch_sizes(config: ml_collections.ConfigDict) -> None:
-  """Every batch size is a total that the devices (and micro-batches) divide."""
-  devices = jax.local_device_count()
-  micro_batches = config.gradient_accumulation_steps
-  for name, parts, what in (
-      ("train_batch_size", devices * micro_batches,
-       f"{devices} devices x {micro_batches} gradient_accumulation_steps"),
-      ("eval_batch_size", devices, f"{devices} devices"),
-      ("predict_batch_size", devices, f"{devices} devices")):
-    if config[name] < 1 or config[name] % parts:
-      raise UserError(f"{name} {config[name]} is not a positive multiple of {what}")
+  """Training batches are cut into micro-batches too."""
+  experiment.check_batch_size("train_batch_size", config.train_batch_size,
+                              config.gradient_accumulation_steps)
+  experiment.check_batch_size("eval_batch_size", config.eval_batch_size)
+  experiment.check_batch_size("predict_batch_size", config.predict_batch_size)
 
 
-def find_weights(run: Run) -> checkpoint_utils.Checkpoint | None:
-  """The finished run's own model, else init_checkpoint; None for random weights."""
-  name = str(run.folder / "model") if run.finished else run.config.init_checkpoint
-  if name:
-    say(f"weights: {name}" + (" (this run is finished: nothing to train)" if run.finished else ""))
-    return checkpoint_utils.find_checkpoint(name)
-  if not run.config.do_train:
-    raise UserError("nothing to score: give --config.init_checkpoint, the --output_dir of a "
-                    "finished run, or --config.do_train=True")
-  say("weights: random")
-  return None
-
-
-def tokenizer_source(run: Run, checkpoint: checkpoint_utils.Checkpoint | None
+def tokenizer_source(run: experiment.Run, checkpoint: checkpoint_utils.Checkpoint | None
                      ) -> tuple[str, bool | None]:
   """-> (where the tokenizer lies, do_lower_case): the config's, or else the checkpoint's own.
 
@@ -198,10 +114,12 @@ def build_classifier(config: ml_collections.ConfigDict,
                      checkpoint: checkpoint_utils.Checkpoint | None, task: glue.Task,
                      label_names: tuple[str, ...], tokenizer: Any) -> Classifier:
   """Builds the model and fills it from the checkpoint; a head for other classes starts afresh."""
-  bert_config = model_config(config, checkpoint, max(tokenizer.get_vocab().values()) + 1)
+  tokenizer_size = max(tokenizer.get_vocab().values()) + 1
+  base = checkpoint.config if checkpoint else modeling.BertConfig(vocab_size=tokenizer_size)
+  bert_config = experiment.model_config(config, base, tokenizer_size, config.max_seq_length)
   model = modeling.BertForSequenceClassification(bert_config, max(len(label_names), 1),
                                                  jnp.dtype(config.dtype))
-  params = jax.jit(model.init)(jax.random.key(config.seed), _one_token())["params"]
+  params = jax.jit(model.init)(jax.random.key(config.seed), experiment.one_token())["params"]
   if checkpoint is None:
     return Classifier(model, params, label_names, task.text_columns)
   named = checkpoint.label_names or names_in(config.label_names)
@@ -218,50 +136,6 @@ def build_classifier(config: ml_collections.ConfigDict,
                     f"({', '.join(label_names) or 'regression'}): train one first, or, where it "
                     "only numbers its classes, name them in order: --config.label_names=a,b")
   return Classifier(model, params, label_names, task.text_columns)
-
-
-def model_config(config: ml_collections.ConfigDict,
-                 checkpoint: checkpoint_utils.Checkpoint | None,
-                 tokenizer_size: int) -> modeling.BertConfig:
-  """The checkpoint's architecture, or bert-base's, with config.model's overrides."""
-  base = checkpoint.config if checkpoint else modeling.BertConfig(vocab_size=tokenizer_size)
-  overrides = {name: value for name, value in config.model.items() if value is not None}
-  try:
-    bert_config = dataclasses.replace(base, **overrides)
-  except ValueError as error:
-    raise UserError(f"config.model: {error}") from error
-  if tokenizer_size > bert_config.vocab_size:
-    raise UserError(f"the tokenizer has {tokenizer_size} entries and the model's vocabulary "
-                    f"{bert_config.vocab_size}; they do not belong together")
-  if config.max_seq_length > bert_config.max_position_embeddings:
-    raise UserError(f"max_seq_length {config.max_seq_length} is over the model's "
-                    f"max_position_embeddings {bert_config.max_position_embeddings}")
-  return bert_config
-
-
-def _one_token() -> data.Batch:
-  """The smallest batch, to initialize parameters with."""
-  one = np.ones((1, 1), np.int32)
-  return {"input_ids": 0 * one, "token_type_ids": 0 * one, "position_ids": 0 * one,
-          "sequence_ids": one, "cls_positions": np.zeros(1, np.int32)}
-
-
-def start_run(run: Run, classifier: Classifier, tokenizer: Any) -> None:
-  """All input is good: makes the run's folder, and says how large the model is.
-
-  A tokenizer is laid beside the checkpoints, so that they can be loaded with nothing else.
-  """
-  sizes = [np.size(leaf) for leaf in jax.tree.leaves(classifier.params)]
-  config = classifier.model.config
-  say(f"model: {config.num_hidden_layers} layers, hidden {config.hidden_size}, "
-      f"{config.num_attention_heads} heads, {config.hidden_act}, {sum(sizes):,} parameters, "
-      f"{run.config.dtype} compute")
-  if run_directory.stored_config(run.folder) is None:
-    run_directory.write_config(
-        run.folder, run.config.to_dict(), model=dataclasses.asdict(config),
-        label_names=classifier.label_names, devices=[str(d) for d in jax.local_devices()])
-    if run.config.do_train:
-      tokenizer.save_pretrained(run.folder / "tokenizer")
 
 
 # --- Training ---------------------------------------------------------------------------------
@@ -281,7 +155,7 @@ def classifier_loss(params: training.Params, batch: training.Batch, rng: jax.Arr
   """This micro-batch's share of the global batch's mean loss (`training.LossFn`)."""
   logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": rng})
   loss = jnp.sum(batch["weights"] * example_losses(logits, batch["labels"]))
-  return loss / totals["weights"], {"loss": (loss, jnp.sum(batch["weights"]))}
+  return loss / totals["weights"], {}
 
 
 def total_weights(batch: training.Batch) -> dict[str, jax.Array]:
@@ -311,14 +185,11 @@ def make_plan(config: ml_collections.ConfigDict, num_examples: int) -> Plan:
                        config.save_checkpoints_steps)
   schedule = training.create_schedule(config.learning_rate_schedule, config.learning_rate,
                                       num_train_steps, num_warmup_steps)
-  optimizer = training.create_optimizer(
-      schedule, b1=config.adam_b1, b2=config.adam_b2, eps=config.adam_eps,
-      weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
-      bias_correction=config.adam_bias_correction)
-  return Plan(loop, num_warmup_steps, schedule, optimizer)
+  return Plan(loop, num_warmup_steps, schedule,
+              experiment.create_optimizer(config, "adamw", schedule))
 
 
-def train(run: Run, plan: Plan, classifier: Classifier, task: glue.Task,
+def train(run: experiment.Run, plan: Plan, classifier: Classifier, task: glue.Task,
           splits: Mapping[str, Split]) -> tuple[Classifier, dict[str, float]]:
   """Fine-tunes, from the run's last checkpoint if it has one; writes logs and summary.json.
 
@@ -326,15 +197,13 @@ def train(run: Run, plan: Plan, classifier: Classifier, task: glue.Task,
     The trained classifier, and its dev scores where do_eval asks for them.
   """
   config, num_train_steps = run.config, plan.loop.num_train_steps
-  checkpointer = make_checkpointer(run, classifier)
-  state = training.replicate(
-      training.create_state(classifier.params, plan.optimizer, config.seed))
-  try:
-    state = checkpointer.restore(state)
-  except training.DamagedCheckpointError as error:
-    raise UserError(str(error)) from error
+  checkpointer = experiment.make_checkpointer(
+      run, classifier.model.config, label_names=classifier.label_names,
+      text_columns=classifier.text_columns, regression=not classifier.label_names)
+  state = experiment.starting_state(run, checkpointer, classifier.params, plan.optimizer)
   first_step = int(state.step)
-  say_plan(config, plan, classifier.params, first_step)
+  experiment.say_plan(config, f"{config.train_batch_size} examples", num_train_steps,
+                      plan.num_warmup_steps, classifier.params, first_step)
   reporter = reporting.Reporter(run.folder, num_train_steps, first_step)
   predict_fn = make_predict_fn(classifier.model)
 
@@ -370,17 +239,6 @@ def make_step_fn(model: modeling.BertForSequenceClassification,
       weigh=total_weights, optimizer=optimizer))
 
 
-def make_checkpointer(run: Run, classifier: Classifier) -> training.Checkpointer:
-  """The run's checkpoints/, each with what `checkpoint_utils` needs to load it."""
-  return training.Checkpointer(
-      run.folder / "checkpoints", keep=run.config.keep_checkpoints,
-      keep_every=run.config.keep_checkpoint_every,
-      description={"config": dataclasses.asdict(classifier.model.config),
-                   "label_names": classifier.label_names,
-                   "text_columns": classifier.text_columns,
-                   "regression": not classifier.label_names})
-
-
 def train_batches(config: ml_collections.ConfigDict, examples: data.Examples, first_step: int,
                   num_train_steps: int) -> Iterator[data.Batch]:
   """The batches from `first_step` on, for the local devices."""
@@ -389,20 +247,6 @@ def train_batches(config: ml_collections.ConfigDict, examples: data.Examples, fi
       batch_size=config.train_batch_size, devices=jax.local_device_count(),
       micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences,
       length=data.row_length(int(examples.lengths.max()), config.max_seq_length))
-
-
-def say_plan(config: ml_collections.ConfigDict, plan: Plan, params: training.Params,
-             first_step: int) -> None:
-  """Steps, batch and decay split, before the first step compiles."""
-  sizes = jax.tree.map(np.size, params)
-  decayed = jax.tree.map(lambda size, decays: size * decays, sizes, training.decay_mask(params))
-  total, decaying = sum(jax.tree.leaves(sizes)), sum(jax.tree.leaves(decayed))
-  say(f"training: {plan.loop.num_train_steps} steps of {config.train_batch_size} examples, "
-      f"{plan.num_warmup_steps} of them warm-up; weight decay {config.weight_decay} on "
-      f"{decaying:,} parameters, none on {total - decaying:,}")
-  if first_step:
-    say(f"continuing after step {first_step}")
-  say("compiling the first step ...")
 
 
 # --- Scoring, predicting, saving --------------------------------------------------------------
@@ -446,14 +290,14 @@ def score_splits(config: ml_collections.ConfigDict, classifier: Classifier, task
   return results
 
 
-def write_results(run: Run, results: Mapping[str, float]) -> None:
+def write_results(run: experiment.Run, results: Mapping[str, float]) -> None:
   """Writes eval_results.txt and .json, and prints them."""
   reporting.write_results(run.folder, "eval_results", results)
   for name, value in results.items():
     say(f"{name} = {value:.6f}")
 
 
-def predict(run: Run, classifier: Classifier, task: glue.Task,
+def predict(run: experiment.Run, classifier: Classifier, task: glue.Task,
             splits: Mapping[str, Split]) -> None:
   """Writes predictions/<GLUE's name>.tsv for the test splits."""
   folder = run.folder / "predictions"
@@ -468,7 +312,7 @@ def predict(run: Run, classifier: Classifier, task: glue.Task,
     say(f"predictions: {file}")
 
 
-def export(run: Run, classifier: Classifier, task: glue.Task, tokenizer: Any,
+def export(run: experiment.Run, classifier: Classifier, task: glue.Task, tokenizer: Any,
            results: Mapping[str, float]) -> None:
   """Writes model/, a HuggingFace folder that `transformers` and this script load."""
   names = classifier.label_names or ("LABEL_0",)
@@ -481,7 +325,7 @@ def export(run: Run, classifier: Classifier, task: glue.Task, tokenizer: Any,
   say(f"model: {run.folder / 'model'}")
 
 
-def model_card(run: Run, task: glue.Task, label_names: tuple[str, ...],
+def model_card(run: experiment.Run, task: glue.Task, label_names: tuple[str, ...],
                results: Mapping[str, float]) -> str:
   """README.md of the exported model: what it is, its recipe, its scores."""
   config = run.config
@@ -497,4 +341,5 @@ def model_card(run: Run, task: glue.Task, label_names: tuple[str, ...],
 
 
 if __name__ == "__main__":
+  experiment.define_flags("configs/classifier.py")
   run_script(main)

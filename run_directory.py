@@ -15,8 +15,8 @@ from errors import UserError
 
 # What may change between two commands on one run: it leaves the trained weights as they are.
 FREE_KEYS = ("do_train", "do_eval", "do_predict", "eval_batch_size", "predict_batch_size",
-             "log_every_steps", "eval_every_epochs", "save_checkpoints_steps", "keep_checkpoints",
-             "keep_checkpoint_every")
+             "log_every_steps", "eval_every_epochs", "eval_steps", "max_eval_batches",
+             "save_checkpoints_steps", "keep_checkpoints", "keep_checkpoint_every", "cache_dir")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "transformers", "datasets", "numpy")
 
 
@@ -25,8 +25,8 @@ def default_folder(script: str, name: str) -> pathlib.Path:
   return pathlib.Path("runs", f"{script}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
 
 
-def stored_config(folder: pathlib.Path) -> dict[str, Any] | None:
-  """The config of the run that a folder holds; None where the folder is empty or not there.
+def stored_config(folder: pathlib.Path, script: str) -> dict[str, Any] | None:
+  """The config of the script's run that a folder holds; None where there is no folder or content.
 
   Raises:
     UserError: the folder holds something else.
@@ -38,10 +38,14 @@ def stored_config(folder: pathlib.Path) -> dict[str, Any] | None:
   if not any(folder.iterdir()):
     return None
   try:
-    return json.loads((folder / "config.json").read_text("utf-8"))["config"]
-  except (OSError, ValueError, KeyError, TypeError) as error:
+    content = json.loads((folder / "config.json").read_text("utf-8"))
+    there, config = content.get("script", "run_classifier"), content["config"]
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(f"output_dir {folder} is not empty and holds no run of this script; "
                     "choose another --output_dir") from error
+  if there != script:
+    raise UserError(f"output_dir {folder} holds a run of {there}; choose another --output_dir")
+  return config
 
 
 def check_same_run(folder: pathlib.Path, stored: Mapping[str, Any],

@@ -7,6 +7,7 @@ datasets nor transformers: a step can be built and timed on a bare accelerator m
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
+import itertools
 import math
 import pathlib
 import time
@@ -113,25 +114,34 @@ def scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTransf
   return optax.GradientTransformation(init, update)
 
 
-def create_optimizer(schedule: optax.Schedule, *, b1: float, b2: float, eps: float,
+def create_optimizer(kind: str, schedule: optax.Schedule, *, b1: float, b2: float, eps: float,
                      weight_decay: float, max_grad_norm: float,
                      bias_correction: bool) -> optax.GradientTransformation:
-  """AdamW as BERT has it: clip by the global norm, Adam, decoupled decay, learning rate.
+  """Clip by the global norm, Adam's direction, decoupled decay, learning rate.
 
   Args:
+    kind: "adamw" is BERT's; "lamb" is Algorithm 2 of You et al., 2019
+      (https://arxiv.org/abs/1904.00962, phi the identity): each tensor's step, decay included,
+      is scaled to the norm of the tensor, except biases and LayerNorm (as in the authors'
+      code). For batches of thousands.
     schedule: step -> learning rate.
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added outside the square root.
     weight_decay: added to the update where `decay_mask` allows, before the learning rate.
     max_grad_norm: bound on the root of the sum of all squared gradients; 0 turns it off.
-    bias_correction: True is Adam as published; False is the original BERT's.
+    bias_correction: True is Adam (and LAMB) as published; False is the original BERT's (and
+      the LAMB that ALBERT was trained with).
   """
+  if kind not in ("adamw", "lamb"):
+    raise ValueError(f"optimizer must be 'adamw' or 'lamb', not {kind!r}")
   scale = optax.scale_by_adam if bias_correction else scale_by_bert_adam
+  trust = (optax.masked(optax.scale_by_trust_ratio(), decay_mask),) if kind == "lamb" else ()
   return optax.chain(
       optax.clip_by_global_norm(max_grad_norm) if max_grad_norm else optax.identity(),
       scale(b1=b1, b2=b2, eps=eps),
       optax.add_decayed_weights(weight_decay, decay_mask),
+      *trust,
       optax.scale_by_learning_rate(schedule))
 
 
@@ -160,24 +170,26 @@ def train_step(state: TrainState, batch: Batch, *, loss_fn: LossFn, weigh: Weigh
     state: equal on all devices, without a device axis.
     batch: arrays [micro_batches, ...].
     loss_fn: (params, micro-batch, dropout key, totals) -> this micro-batch's *share* of the
-      global loss, and metric sums.
+      global loss, and the sums and counts of any other metrics.
     weigh: batch -> named sums of weights; their totals over all devices go to `loss_fn`.
     optimizer: see `create_optimizer`.
 
   Returns:
-    The next state and the global batch's metric sums and counts.
+    The next state and the global batch's metric sums and counts, with its loss and the norm of
+    its gradient before clipping.
   """
   rng = jax.random.fold_in(jax.random.fold_in(state.rng, state.step),
                            jax.lax.axis_index(DEVICES))
   totals = jax.lax.psum(weigh(batch), DEVICES)
-  grad_fn = jax.grad(loss_fn, has_aux=True)
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-  def gradients(index: Any, micro_batch: Batch) -> tuple[Params, Sums]:
+  def gradients(index: Any, micro_batch: Batch) -> tuple[tuple[Array, Sums], Params]:
     return grad_fn(state.params, micro_batch, jax.random.fold_in(rng, index), totals)
 
-  grads, sums = jax.lax.psum(_accumulate(gradients, batch), DEVICES)
+  (loss, sums), grads = jax.lax.psum(_accumulate(gradients, batch), DEVICES)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  sums["gradient_norm"] = (optax.tree.norm(grads), jnp.ones(()))
+  one = jnp.ones(())
+  sums |= {"loss": (loss, one), "gradient_norm": (optax.tree.norm(grads), one)}
   return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates),
                        opt_state=opt_state), sums
 
@@ -499,3 +511,24 @@ def predict(eval_fn: Callable[[Params, Batch], Array], params: Params,
   while sent:
     read_oldest()
   return np.concatenate(outputs)
+
+
+def sum_over(eval_fn: Callable[[Params, Batch], Sums], params: Params,
+             batches: Iterable[Batch]) -> dict[str, tuple[float, float]]:
+  """Metric sums and counts over all batches and devices.
+
+  Args:
+    eval_fn: what `pmap_eval_step` made; its sums and counts are [devices].
+    params: replicated.
+    batches: arrays [devices, ...].
+  """
+  totals: dict[str, tuple[float, float]] = {}
+  sent = None
+  for batch in itertools.chain(batches, (None,)):
+    read, sent = sent, None if batch is None else eval_fn(params, batch)
+    if read is not None:  # while the devices have the next one
+      for name, (total, count) in jax.device_get(read).items():
+        before = totals.get(name, (0.0, 0.0))
+        totals[name] = (before[0] + float(np.sum(total, dtype=np.float64)),
+                        before[1] + float(np.sum(count, dtype=np.float64)))
+  return totals

@@ -8,11 +8,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import pathlib
+import sys
+import unittest.mock
 
+from absl import flags
 import jax
 import numpy as np
 import pytest
 
+import experiment
 import modeling
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -63,6 +67,21 @@ def vocab_dir(tmp_path_factory):
 def tokenizer(vocab_dir):
   import data
   return data.load_tokenizer(str(vocab_dir), None)
+
+
+def run_script_in_process(script, config_file, *arguments):
+  """Runs a script's main() on flags, in this process."""
+  values = flags.FLAGS
+  for name in [name for name in values if name == "output_dir" or name.startswith("config")]:
+    delattr(values, name)
+  values.unparse_flags()
+  experiment.define_flags(f"{ROOT}/configs/{config_file}.py")
+  argv = [f"{script.__name__}.py", *map(str, arguments)]
+  if not any(a.startswith("--config=") for a in argv):
+    argv.insert(1, f"--config={ROOT}/configs/{config_file}.py")
+  with unittest.mock.patch.object(sys, "argv", argv):  # ml_collections looks there for overrides
+    values(argv)
+    script.main()
 
 
 def padded_batch(input_ids, lengths, token_type_ids=None):

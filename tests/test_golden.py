@@ -15,6 +15,7 @@ import pytest
 
 import checkpoint_utils
 import modeling
+from run_pretraining import pretraining_loss, total_weights
 import training
 
 RTOL = 1e-4
@@ -52,27 +53,13 @@ def batch_of(arrays):
   return batch | {"masked_lm_positions": positions.reshape(-1).astype(np.int32),
                   "masked_lm_ids": arrays["masked_lm_ids"].reshape(-1),
                   "masked_lm_weights": arrays["masked_lm_weights"].reshape(-1),
-                  "next_sentence_labels": arrays["next_sentence_labels"].reshape(-1)}
+                  "next_sentence_labels": arrays["next_sentence_labels"].reshape(-1),
+                  "next_sentence_weights": np.ones(rows, np.float32)}
 
 
-def weigh(batch):
-  return {"masked_lm": jnp.sum(batch["masked_lm_weights"]),
-          "next_sentence": jnp.asarray(batch["next_sentence_labels"].size, jnp.float32)}
-
-
-def loss_fn(params, batch, rng, totals, *, model):
-  """masked_lm_loss + next_sentence_loss with the original's denominators."""
-  del rng
-  masked_lm, next_sentence = model.apply({"params": params}, batch)
-
-  def nll(logits, labels):
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
-
-  mlm = jnp.sum(batch["masked_lm_weights"] * nll(masked_lm, batch["masked_lm_ids"]))
-  nsp = jnp.sum(nll(next_sentence, batch["next_sentence_labels"]))
-  mlm, nsp = mlm / (totals["masked_lm"] + 1e-5), nsp / totals["next_sentence"]
-  one = jnp.ones(())
-  return mlm + nsp, {"loss": (mlm + nsp, one), "masked_lm": (mlm, one), "next_sentence": (nsp, one)}
+def mean(sums, name):
+  total, count = sums[name]
+  return total / count
 
 
 def google_names(params, layers=2):
@@ -99,15 +86,18 @@ def test_activations_and_losses(bert):
   close(pooled_output, golden["pooled_output"])
   close(jax.nn.log_softmax(masked_lm), golden["masked_lm_log_probs"])
   close(jax.nn.log_softmax(next_sentence), golden["next_sentence_log_probs"])
-  _, sums = loss_fn(params, batch, None, weigh(batch), model=model)
-  close(sums["masked_lm"][0], golden["masked_lm_loss"])
-  close(sums["next_sentence"][0], golden["next_sentence_loss"])
+  loss, sums = pretraining_loss(params, batch, jax.random.key(0), total_weights(batch),
+                                model=model)
+  close(loss, golden["masked_lm_loss"] + golden["next_sentence_loss"])
+  close(mean(sums, "masked_lm_loss"), golden["masked_lm_loss"])
+  close(mean(sums, "next_sentence_loss"), golden["next_sentence_loss"])
 
 
 def test_gradients(bert):
   model, params = bert
   batch = batch_of(np.load(GOLDEN / "forward.npz"))
-  grads, _ = jax.grad(loss_fn, has_aux=True)(params, batch, None, weigh(batch), model=model)
+  grads, _ = jax.grad(pretraining_loss, has_aux=True)(
+      params, batch, jax.random.key(0), total_weights(batch), model=model)
   grads, golden = google_names(grads), np.load(GOLDEN / "grads.npz")
   assert set(grads) == set(golden)
   for name, expected in golden.items():
@@ -123,10 +113,10 @@ def test_twenty_steps_of_the_original_optimizer(bert, devices, micro_batches):
                                       int(trace["num_train_steps"]),
                                       int(trace["num_warmup_steps"]))
   optimizer = training.create_optimizer(
-      lambda t: schedule(jnp.asarray(GLOBAL_STEPS)[t]), b1=0.9, b2=0.999, eps=1e-6,
+      "adamw", lambda t: schedule(jnp.asarray(GLOBAL_STEPS)[t]), b1=0.9, b2=0.999, eps=1e-6,
       weight_decay=0.01, max_grad_norm=1.0, bias_correction=False)
-  step = functools.partial(training.train_step, optimizer=optimizer, weigh=weigh,
-                           loss_fn=functools.partial(loss_fn, model=model))
+  step = functools.partial(training.train_step, optimizer=optimizer, weigh=total_weights,
+                           loss_fn=functools.partial(pretraining_loss, model=model))
   step = jax.pmap(step, axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
                   devices=jax.local_devices()[:devices])
   state = training.create_state(params, optimizer, seed=0)
@@ -137,8 +127,8 @@ def test_twenty_steps_of_the_original_optimizer(bert, devices, micro_batches):
     batch = jax.tree.map(lambda *x: np.stack(x).reshape(devices, micro_batches, *x[0].shape),
                          *split)
     state, sums = step(state, batch)
-    close(sums["masked_lm"][0], trace["masked_lm_loss"][t])
-    close(sums["next_sentence"][0], trace["next_sentence_loss"][t])
+    close(mean(sums, "masked_lm_loss"), trace["masked_lm_loss"][t])
+    close(mean(sums, "next_sentence_loss"), trace["next_sentence_loss"][t])
     close(sums["gradient_norm"][0], trace["grad_norm_before_clip"][t])
   after = google_names(jax.device_get(state.params))
   golden = np.load(GOLDEN / "params_after_training.npz")

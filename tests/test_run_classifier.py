@@ -4,10 +4,8 @@ import json
 import pathlib
 import subprocess
 import sys
-import unittest.mock
 
-from absl import flags
-from conftest import GOLDEN, ROOT, WORDS
+from conftest import GOLDEN, ROOT, run_script_in_process, WORDS
 import jax
 import numpy as np
 import pytest
@@ -26,15 +24,7 @@ TINY = ("--config.model.hidden_size=16", "--config.model.num_hidden_layers=1",
 
 
 def run(*arguments):
-  """Runs the script's main() on flags, in this process."""
-  values = flags.FLAGS
-  for name in [name for name in values if name.startswith("config.")]:
-    delattr(values, name)
-  values.unparse_flags()
-  argv = ["run_classifier.py", f"--config={ROOT}/configs/classifier.py", *map(str, arguments)]
-  with unittest.mock.patch.object(sys, "argv", argv):  # ml_collections looks there for overrides
-    values(argv)
-    run_classifier.main()
+  run_script_in_process(run_classifier, "classifier", *arguments)
 
 
 def write_mrpc(folder, rows=40, seed=0):
@@ -295,7 +285,7 @@ def test_regression_keeps_floats(tmp_path, vocab_dir):
     (["--config.dataset_name=wnli"], "wnli is refused"),
     (["--config.dataset_name=cola"], r"has no folder CoLA/ \(GLUE's layout of cola\)"),
     (["--config.train_batch_size=6"],
-     "train_batch_size 6 is not a positive multiple of 4 devices x 1 gradient_acc"),
+     "train_batch_size 6 is not a positive multiple of 4 devices"),
     (["--config.eval_batch_size=3"], "eval_batch_size 3 is not a positive multiple of 4 devices"),
     (["--config.gradient_accumulation_steps=4"], "train_batch_size 8 is not a positive multiple"),
     (["--config.max_seq_length=33"],

@@ -61,7 +61,7 @@ def test_decay_mask_by_name(tiny_config):
 def make_optimizer(schedule, **changes):
   settings = {"b1": 0.9, "b2": 0.999, "eps": 1e-6, "weight_decay": 0.01, "max_grad_norm": 1.0,
               "bias_correction": True} | changes
-  return training.create_optimizer(schedule, **settings)
+  return training.create_optimizer("adamw", schedule, **settings)
 
 
 @pytest.mark.parametrize("bias_correction", [True, False])

@@ -1,0 +1,419 @@
+"""Batches of pre-training: which examples, which pairs of segments, which masks.
+
+Batch t is a pure function of (seed, t): it is computed from nothing but the seed, the step and
+the corpus on the disk (`pretraining_corpus.py`), so any step can be the first, shuffling is over
+the whole corpus and needs no buffer. A batch has the keys of `data.py` with one example a row and
+
+  masked_lm_positions, masked_lm_ids     [P] int32: flat positions, over the whole batch
+  masked_lm_weights                      [P] float32; 0 where there is no prediction
+  next_sentence_labels                   [B] int32: 0 is the original order or the real next
+  next_sentence_weights                  [B] float32
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import scipy.stats
+
+from data import Batch
+from pretraining_corpus import Part, Records
+import stateless_random
+
+OBJECTIVES = ("mlm_nsp", "mlm_sop", "mlm")
+# What a random number is for: streams never share a draw.
+_ORDER, _TRAIN, _EVAL = range(3)
+
+
+class Rows(NamedTuple):
+  """Examples before and after masking, one a row.
+
+  Attributes:
+    input_ids: [n, length] int32.
+    token_type_ids: [n, length] int32.
+    lengths: [n] tokens with [CLS] and [SEP].
+    labels: [n] int32.
+    label_weights: [n] float32: 0 where a row has no second segment to speak of.
+  """
+
+  input_ids: np.ndarray
+  token_type_ids: np.ndarray
+  lengths: np.ndarray
+  labels: np.ndarray
+  label_weights: np.ndarray
+
+
+class Examples(Protocol):
+  """A source of examples of one length."""
+
+  max_seq_length: int
+
+  def __len__(self) -> int:
+    """How many there are."""
+
+  def rows(self, indices: np.ndarray, keys: np.ndarray) -> dict[str, np.ndarray]:
+    """Examples `indices` [n] with the randomness of `keys` [n] uint64.
+
+    Returns:
+      input_ids, token_type_ids, sequence_ids [n, length]; masked_lm_positions (within the row),
+      masked_lm_ids, masked_lm_weights [n, predictions]; next_sentence_labels,
+      next_sentence_weights [n].
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Masking:
+  """How tokens are chosen and hidden (Devlin et al., 2018, section 3.1).
+
+  Attributes:
+    probability: share of a row's tokens, [CLS] and [SEP] counted, that is predicted.
+    max_predictions: predictions a row at most.
+    mask_share: of those, how many become [MASK].
+    random_share: how many become a random token; the rest stay as they are.
+    whole_words: all pieces of a word are predicted together.
+  """
+
+  probability: float
+  max_predictions: int
+  mask_share: float
+  random_share: float
+  whole_words: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+  """What pairing and masking must know of a tokenizer.
+
+  Attributes:
+    size: entries; random tokens are drawn from all of them, as in the original.
+    cls: id of [CLS], as are the next two.
+    sep: of [SEP].
+    mask: of [MASK].
+    continues: [size] bool: pieces that continue a word (##).
+  """
+
+  size: int
+  cls: int
+  sep: int
+  mask: int
+  continues: np.ndarray
+
+
+def vocabulary_of(tokenizer: Any) -> Vocabulary:
+  """Reads a transformers tokenizer."""
+  size = max(tokenizer.get_vocab().values()) + 1
+  continues = np.zeros(size, bool)
+  for piece, i in tokenizer.get_vocab().items():
+    continues[i] = piece.startswith("##")
+  return Vocabulary(size, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id,
+                    continues)
+
+
+# --- Examples from text ---------------------------------------------------------------------
+
+
+class TextExamples:
+  """Pairs of segments and masks, drawn afresh each time that an example comes up.
+
+  Example i is a span of sentences of one document, cut in two at a random sentence. The
+  objective says what becomes of the second part: with "mlm_nsp" it is kept (label 0) or
+  replaced by a random stretch of another document (label 1; always for a lone sentence), as in
+  `create_instances_from_document` of the original; with "mlm_sop" the two keep or change their
+  order (labels 0 and 1; Lan et al., 2019), a lone sentence being cut inside; with "mlm" the
+  span stays one segment.
+  """
+
+  # Columns of a row's random numbers.
+  (_IS_SHORT, _SHORT_LENGTH, _OTHER, _CUT, _DOCUMENT, _SENTENCE, _FRONT_A, _FRONT_B,
+   _COLUMNS) = range(9)
+
+  def __init__(self, part: Part, vocabulary: Vocabulary, masking: Masking, max_seq_length: int,
+               objective: str, short_seq_prob: float):
+    self.max_seq_length = max_seq_length
+    self._part = part
+    self._text = part.text
+    self._vocabulary = vocabulary
+    self._masking = masking
+    self._objective = objective
+    self._short_seq_prob = short_seq_prob
+
+  def __len__(self) -> int:
+    return len(self._part.spans)
+
+  def rows(self, indices: np.ndarray, keys: np.ndarray) -> dict[str, np.ndarray]:
+    """See `Examples`."""
+    draws = stateless_random.uniform(keys, self._COLUMNS)
+    rows = self._assemble(*self._segments(indices, draws), draws)
+    masks = choose_masks(rows, self._vocabulary, self._masking,
+                         stateless_random.keys(keys, 1), stateless_random.keys(keys, 2))
+    real = np.arange(self.max_seq_length) < rows.lengths[:, None]
+    return {"token_type_ids": rows.token_type_ids, "sequence_ids": real.astype(np.int32),
+            **masks, "next_sentence_labels": rows.labels,
+            "next_sentence_weights": rows.label_weights}
+
+  def _segments(self, indices: np.ndarray, draws: np.ndarray
+                ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """-> two segments [n, 2] (begin and end in `tokens`), labels and their weights [n]."""
+    sentences = self._text.sentences
+    first, last = self._part.spans[indices].T
+    budget = self.max_seq_length - (2 if self._objective == "mlm" else 3)
+    target = np.where(draws[:, self._IS_SHORT] < self._short_seq_prob,
+                      2 + _below(draws[:, self._SHORT_LENGTH], budget - 1), budget)
+    begin = sentences[first]
+    last = np.minimum(last, np.searchsorted(sentences, begin + target))
+    end, count = sentences[last], last - first
+    if self._objective == "mlm":
+      nothing = np.zeros(len(indices))
+      return (np.stack([begin, end], 1), np.stack([end, end], 1), nothing.astype(np.int32),
+              nothing.astype(np.float32))
+    lone = count == 1
+    cut = sentences[np.where(lone, last, first + 1 + _below(draws[:, self._CUT], count - 1))]
+    other = draws[:, self._OTHER] < 0.5
+    if self._objective == "mlm_sop":
+      cut = np.where(lone, begin + 1 + _below(draws[:, self._CUT], end - begin - 1), cut)
+      a, b = np.stack([begin, cut], 1), np.stack([cut, end], 1)
+      a, b = np.where(other[:, None], b, a), np.where(other[:, None], a, b)
+      return a, b, other.astype(np.int32), (end - begin > 1).astype(np.float32)
+    other |= lone
+    random = self._random_segments(first, np.maximum(target - (cut - begin), 1), draws)
+    b = np.where(other[:, None], random, np.stack([cut, end], 1))
+    return np.stack([begin, cut], 1), b, other.astype(np.int32), np.ones(len(indices), np.float32)
+
+  def _random_segments(self, first: np.ndarray, target: np.ndarray, draws: np.ndarray
+                       ) -> np.ndarray:
+    """[n, 2]: sentences of another document, from a random one on until `target` tokens."""
+    sentences, documents = self._text.sentences, self._text.documents
+    own = np.searchsorted(documents, first, side="right") - 1
+    place, others = np.searchsorted(self._part.documents, own), len(self._part.documents) - 1
+    document = self._part.documents[
+        (place + 1 + _below(draws[:, self._DOCUMENT], others)) % (others + 1)]
+    begin, end = documents[document], documents[document + 1]
+    start = begin + _below(draws[:, self._SENTENCE], end - begin)
+    stop = np.minimum(end, np.searchsorted(sentences, sentences[start] + target))
+    return np.stack([sentences[start], sentences[stop]], 1)
+
+  def _assemble(self, a: np.ndarray, b: np.ndarray, labels: np.ndarray, weights: np.ndarray,
+                draws: np.ndarray) -> Rows:
+    """[CLS] a [SEP] b [SEP], truncated, or [CLS] a [SEP]."""
+    pair = 0 if self._objective == "mlm" else 1
+    budget = self.max_seq_length - 2 - pair
+    size_a, size_b = a[:, 1] - a[:, 0], b[:, 1] - b[:, 0]
+    kept_a, kept_b = _kept(size_a, size_b, budget)
+    begin_a = a[:, 0] + _front(size_a - kept_a, draws[:, self._FRONT_A])
+    begin_b = b[:, 0] + _front(size_b - kept_b, draws[:, self._FRONT_B])
+    lengths = kept_a + kept_b + 2 + pair
+    column = np.arange(self.max_seq_length)[None]
+    start_b = (kept_a + 2)[:, None]
+    in_a = (column >= 1) & (column < start_b - 1)
+    in_b = (column >= start_b) & (column < start_b + kept_b[:, None])
+    source = np.where(in_a, begin_a[:, None] + column - 1,
+                      np.where(in_b, begin_b[:, None] + column - start_b, 0))
+    separator = (column == start_b - 1) | (column == (lengths - 1)[:, None])
+    ids = np.where(in_a | in_b, self._text.tokens[source].astype(np.int32), 0)
+    ids = np.where(separator, self._vocabulary.sep, ids)
+    ids[:, 0] = self._vocabulary.cls
+    types = (column >= start_b) & (column < lengths[:, None])
+    return Rows(ids.astype(np.int32), types.astype(np.int32), lengths, labels, weights)
+
+
+def _below(draws: np.ndarray, bounds: np.ndarray | int) -> np.ndarray:
+  """Uniform draws in [0, 1) -> integers from 0 below `bounds`; 0 where a bound is 0."""
+  return (draws * bounds).astype(np.int64)
+
+
+def _kept(a: np.ndarray, b: np.ndarray, budget: int) -> tuple[np.ndarray, np.ndarray]:
+  """Elementwise `data.pair_lengths`: `truncate_seq_pair` shortens the longer, b on a tie."""
+  return (np.minimum(a, np.maximum(budget - budget // 2, budget - b)),
+          np.minimum(b, np.maximum(budget // 2, budget - a)))
+
+
+def _front(removed: np.ndarray, draws: np.ndarray) -> np.ndarray:
+  """How many of the removed tokens come off the front: each with probability 1/2."""
+  return scipy.stats.binom.ppf(draws, removed, 0.5).clip(0).astype(np.int64)
+
+
+# --- Masks ----------------------------------------------------------------------------------
+
+
+def choose_masks(rows: Rows, vocabulary: Vocabulary, masking: Masking, choice_keys: np.ndarray,
+                 token_keys: np.ndarray) -> dict[str, np.ndarray]:
+  """Which tokens are predicted, and what stands in their place.
+
+  The rules of `create_masked_lm_predictions` of the original, for all rows at once.
+
+  Args:
+    rows: the examples, n of them.
+    vocabulary: the tokenizer's.
+    masking: rates.
+    choice_keys: [n] uint64: which tokens.
+    token_keys: [n] uint64: what they become.
+
+  Returns:
+    input_ids [n, length] with the masks in, and masked_lm_positions (ascending in the row),
+    masked_lm_ids, masked_lm_weights [n, max_predictions].
+  """
+  ids = rows.input_ids
+  column = np.arange(ids.shape[1])[None]
+  real = column < rows.lengths[:, None]
+  maskable = real & (ids != vocabulary.cls) & (ids != vocabulary.sep)
+  wanted = np.clip(np.rint(rows.lengths * masking.probability), 1, masking.max_predictions)
+  draws = stateless_random.uniform(choice_keys, ids.shape[1])
+  chosen = (_choose_words(maskable, vocabulary.continues[ids], wanted, draws)
+            if masking.whole_words else _choose_tokens(maskable, wanted, draws))
+  count = chosen.sum(axis=1)
+  positions = np.argsort(~chosen, axis=1, kind="stable")[:, :masking.max_predictions]
+  filled = np.arange(positions.shape[1])[None] < count[:, None]
+  positions = np.where(filled, positions, 0)
+  labels = np.where(filled, np.take_along_axis(ids, positions, 1), 0)
+  return {"input_ids": _hide(ids, positions, labels, filled, vocabulary, masking, token_keys),
+          "masked_lm_positions": positions.astype(np.int32),
+          "masked_lm_ids": labels.astype(np.int32),
+          "masked_lm_weights": filled.astype(np.float32)}
+
+
+def _choose_tokens(maskable: np.ndarray, wanted: np.ndarray, draws: np.ndarray) -> np.ndarray:
+  """[n, length] bool: the `wanted` maskable tokens with the lowest draws."""
+  order = np.argsort(np.where(maskable, draws, 2.0), axis=1)
+  chosen = np.zeros_like(maskable)
+  np.put_along_axis(chosen, order, np.arange(order.shape[1])[None] < wanted[:, None], axis=1)
+  return chosen & maskable
+
+
+def _choose_words(maskable: np.ndarray, continues: np.ndarray, wanted: np.ndarray,
+                  draws: np.ndarray) -> np.ndarray:
+  """[n, length] bool: whole words in random order; one that would pass `wanted` is left out."""
+  follows = np.zeros_like(maskable)
+  follows[:, 1:] = maskable[:, :-1]
+  starts = maskable & ~(continues & follows)
+  word = np.cumsum(starts, axis=1) - 1  # of each maskable token, from 0
+  rows, columns = np.nonzero(maskable)
+  sizes = np.zeros(maskable.shape, np.int64)
+  np.add.at(sizes, (rows, word[rows, columns]), 1)
+  order = np.argsort(np.where(sizes > 0, draws, 2.0), axis=1)
+  sizes = np.take_along_axis(sizes, order, 1)
+  taken, count = np.zeros_like(maskable), np.zeros(len(maskable), np.int64)
+  for i in range(int(starts.sum(axis=1).max(initial=0))):
+    taken[:, i] = (sizes[:, i] > 0) & (count + sizes[:, i] <= wanted)
+    count += np.where(taken[:, i], sizes[:, i], 0)
+  by_word = np.zeros_like(taken)
+  np.put_along_axis(by_word, order, taken, axis=1)
+  return maskable & np.take_along_axis(by_word, word.clip(0), 1)
+
+
+def _hide(ids: np.ndarray, positions: np.ndarray, labels: np.ndarray, filled: np.ndarray,
+          vocabulary: Vocabulary, masking: Masking, token_keys: np.ndarray) -> np.ndarray:
+  """A copy of ids where the chosen are [MASK], a random token, or themselves."""
+  what, which = np.split(stateless_random.uniform(token_keys, 2 * positions.shape[1]), 2, axis=1)
+  hidden = np.where(what < masking.mask_share, vocabulary.mask,
+                    np.where(what < masking.mask_share + masking.random_share,
+                             _below(which, vocabulary.size), labels))
+  ids = ids.copy()
+  ids[np.nonzero(filled)[0], positions[filled]] = hidden[filled]
+  return ids
+
+
+# --- Examples from records ------------------------------------------------------------------
+
+
+class RecordExamples:
+  """The original's TFRecords: pairs and masks as they stand there; keys change nothing."""
+
+  def __init__(self, records: Records, objective: str):
+    self.max_seq_length = records.max_seq_length
+    self._features = records.features
+    self._label_weight = np.float32(objective != "mlm")
+
+  def __len__(self) -> int:
+    return len(self._features["next_sentence_labels"])
+
+  def rows(self, indices: np.ndarray, keys: np.ndarray) -> dict[str, np.ndarray]:
+    """See `Examples`."""
+    del keys
+    names = {"segment_ids": "token_type_ids", "input_mask": "sequence_ids"}
+    rows = {names.get(name, name): np.asarray(value[indices])
+            for name, value in self._features.items()}
+    return {**rows, "next_sentence_weights": np.full(len(indices), self._label_weight)}
+
+
+# --- Batches --------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """A stretch of training with one length and one batch size.
+
+  Attributes:
+    first_step: its first step, from 0.
+    last_step: the one after its last.
+    batch_size: examples a step, over all devices and accumulation steps.
+    examples: what they are taken from.
+  """
+
+  first_step: int
+  last_step: int
+  batch_size: int
+  examples: Examples
+
+
+def make_batch(rows: dict[str, np.ndarray], *leading: int) -> Batch:
+  """Rows of the whole batch -> [*leading, ...], with flat positions in every part."""
+  n, length = rows["input_ids"].shape
+  parts = int(np.prod(leading))
+  starts = np.arange(n) % (n // parts) * length  # of each row in its part
+  real = rows["sequence_ids"] > 0
+  batch = {
+      **rows,
+      "position_ids": np.where(real, np.arange(length), 0).astype(np.int32),
+      "cls_positions": starts.astype(np.int32),
+      "masked_lm_positions": (rows["masked_lm_positions"] + starts[:, None]).astype(np.int32)}
+  flat = ("masked_lm_positions", "masked_lm_ids", "masked_lm_weights")
+  return {name: value.reshape(*leading, -1) if name in flat else
+          value.reshape(*leading, n // parts, *value.shape[1:]) for name, value in batch.items()}
+
+
+def train_rows(phases: Sequence[Phase], seed: int, step: int) -> dict[str, np.ndarray]:
+  """The rows of batch `step`: a pure function of the seed and the step.
+
+  A phase cuts up an endless stream of epochs, each a fresh permutation of all its examples.
+  """
+  number, phase = next((i, p) for i, p in enumerate(phases) if step < p.last_step)
+  row = np.arange(phase.batch_size)
+  stream = (step - phase.first_step) * phase.batch_size + row
+  epochs, places = np.divmod(stream, len(phase.examples))
+  indices = stateless_random.permute(places, len(phase.examples),
+                                     stateless_random.keys(seed, _ORDER, number, epochs))
+  return phase.examples.rows(indices, stateless_random.keys(seed, _TRAIN, step, row))
+
+
+def train_batches(phases: Sequence[Phase], *, seed: int, first_step: int, devices: int,
+                  micro_batches: int) -> Iterator[Batch]:
+  """Batches from `first_step` to the end of the last phase, as [devices, micro_batches, ...]."""
+  for step in range(first_step, phases[-1].last_step):
+    yield make_batch(train_rows(phases, seed, step), devices, micro_batches)
+
+
+def eval_batches(examples: Examples, *, batch_size: int, max_batches: int, devices: int
+                 ) -> Iterator[Batch]:
+  """Examples in a fixed random order with fixed pairs and masks, as [devices, ...].
+
+  Neither depends on a seed or on the batch size: losses compare across runs. The last batch is
+  filled up with rows of weight 0.
+
+  Args:
+    examples: the held-out ones.
+    batch_size: rows over all devices.
+    max_batches: stop there; 0 goes through all.
+    devices: number of them.
+  """
+  total = len(examples)
+  for number, start in enumerate(range(0, total, batch_size)):
+    if max_batches and number == max_batches:
+      return
+    places = np.arange(start, start + batch_size)
+    filled = places < total
+    indices = stateless_random.permute(places % total, total, stateless_random.keys(_EVAL))
+    rows = examples.rows(indices, stateless_random.keys(_EVAL, indices))
+    for weights in ("masked_lm_weights", "next_sentence_weights"):
+      rows[weights] = rows[weights] * filled.reshape(-1, *(1,) * (rows[weights].ndim - 1))
+    yield make_batch(rows, devices)

@@ -1,0 +1,400 @@
+"""A pre-training corpus on the disk: tokenized once into a cache, then memory-mapped.
+
+Text becomes three arrays (tokens, where sentences begin, where documents begin), the original's
+TFRecords become one array a feature. Neither is read into memory: an example is fetched by its
+number from wherever it lies, and the operating system keeps what is often used.
+"""
+
+import bisect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+
+import corpus
+from errors import UserError
+from reporting import progress_bar, say
+import stateless_random
+import tfrecords
+import tokenization
+
+_VERSION = 1
+_LONGEST_DOCUMENT = 1 << 24  # characters; longer ones are cut, for the memory of one worker
+_BLOCK = 1 << 20  # characters that are tokenized at a time
+_CHUNK = 1 << 20  # documents looked at together
+_BYTES_A_WORKER = 1 << 26  # input that is worth the start of one more process
+_HOLDOUT_KEY = 0x5EED  # not config.seed: all runs hold out the same documents
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """Tokenized documents; all arrays are memory-mapped.
+
+  Attributes:
+    sources: what was read, for messages.
+    folder: the cache's.
+    tokens: [tokens] uint16 or int32, without [CLS] and [SEP].
+    sentences: [sentences + 1] int64, where each begins in `tokens`.
+    documents: [documents + 1] int64, where each begins in `sentences`.
+  """
+
+  sources: tuple[str, ...]
+  folder: pathlib.Path
+  tokens: np.ndarray
+  sentences: np.ndarray
+  documents: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """The documents of a text that one split uses, cut into spans of sentences.
+
+  Attributes:
+    text: the whole text.
+    documents: [documents of the part] int64, ascending.
+    spans: [spans, 2] int64: first sentence and the one after the last; never across documents.
+  """
+
+  text: Text
+  documents: np.ndarray
+  spans: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+  """Pre-training examples with their masks; every array is memory-mapped.
+
+  Attributes:
+    sources: the files, for messages.
+    features: name (`tfrecords.FEATURES`) -> [records, ...].
+    largest_id: of all their tokens.
+  """
+
+  sources: tuple[str, ...]
+  features: dict[str, np.ndarray]
+  largest_id: int
+
+  def __len__(self) -> int:
+    return len(self.features["next_sentence_labels"])
+
+  @property
+  def max_seq_length(self) -> int:
+    return self.features["input_ids"].shape[1]
+
+
+Corpus = Text | Records
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How text is read (see `corpus.find_sources` and `corpus.documents`)."""
+
+  input_format: str
+  text_field: str
+  language: str
+  errors: str
+  cache_dir: str
+
+
+# --- Opening --------------------------------------------------------------------------------
+
+
+def open_corpus(patterns: str, what: str, tokenizer: Any, reading: Reading) -> Corpus:
+  """Finds the files, caches what they hold if that has not been done, and maps it.
+
+  Args:
+    patterns: comma-separated files, globs, saved datasets or hub names.
+    what: the knob that they came from, for messages.
+    tokenizer: the model's, from transformers.
+    reading: how text is read, and where the cache lies.
+
+  Raises:
+    UserError: no file, nothing in it, text and records mixed, or anything wrong in a file.
+  """
+  sources = corpus.find_sources(patterns, reading.input_format, what)
+  are_records = [source.kind != "dataset" and tfrecords.is_tfrecord(source.path)
+                 for source in sources]
+  if any(are_records) and not all(are_records):
+    text = sources[are_records.index(False)].path
+    raise UserError(f"{what}: {sources[are_records.index(True)].path} holds TFRecords and {text} "
+                    "does not; give one kind")
+  if any(are_records):
+    return _open_records(sources, what, reading)
+  return _open_text(sources, what, tokenizer, reading)
+
+
+def _cache_folder(sources: Sequence[corpus.Source], cache_dir: str, *more: Any) -> pathlib.Path:
+  """Where the cache of these inputs, in this state, lies: beside the first, or in cache_dir."""
+  state = json.dumps([_VERSION, [_state(source) for source in sources], *more])
+  if cache_dir:
+    parent = pathlib.Path(os.path.expanduser(cache_dir))
+  elif os.path.exists(sources[0].path):
+    parent = pathlib.Path(sources[0].path).resolve().parent / "bert_cache"
+  else:  # a hub's dataset
+    parent = pathlib.Path("~/.cache/bert_in_flax").expanduser()
+  return parent / hashlib.sha256(state.encode()).hexdigest()[:16]
+
+
+def _state(source: corpus.Source) -> list[Any]:
+  """What changes when the input does: of a saved dataset's folder, its newest file."""
+  path = pathlib.Path(source.path)
+  if not path.exists():
+    return [source.path, source.kind]
+  files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+  return [os.path.realpath(path), source.kind, sum(file.stat().st_size for file in files),
+          max(file.stat().st_mtime_ns for file in files)]
+
+
+def _paths(sources: Sequence[corpus.Source]) -> tuple[str, ...]:
+  return tuple(os.path.realpath(s.path) if os.path.exists(s.path) else s.path for s in sources)
+
+
+@contextlib.contextmanager
+def _whole_or_nothing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A neighbour of `folder` to write into; it takes the name when all went well."""
+  temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+  try:
+    temporary.mkdir(parents=True)
+  except OSError as error:
+    raise UserError(f"{folder.parent} cannot be written ({error.strerror}); name another place "
+                    "for the cache: --config.cache_dir=DIR") from error
+  try:
+    yield temporary
+    if not folder.exists():  # another process may have been faster
+      temporary.rename(folder)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+class _Array:
+  """A 1-D or 2-D array that grows on the disk, and is mapped when it is done."""
+
+  def __init__(self, file: pathlib.Path, dtype: Any):
+    self._file = file.open("wb")
+    self._dtype = np.dtype(dtype)
+
+  def append(self, values: Any) -> None:
+    self._file.write(np.ascontiguousarray(values, self._dtype).tobytes())
+
+  def close(self) -> None:
+    self._file.close()
+
+
+def _map(file: pathlib.Path, dtype: Any, *row: int) -> np.ndarray:
+  """A file of `_Array` as [n, *row]."""
+  if not file.stat().st_size:
+    return np.empty((0, *row), dtype)
+  return np.memmap(file, dtype, "r").reshape(-1, *row)
+
+
+# --- Text -----------------------------------------------------------------------------------
+
+
+def _open_text(sources: Sequence[corpus.Source], what: str, tokenizer: Any,
+               reading: Reading) -> Text:
+  pieces = tokenization.WordPieces(tokenizer)
+  folder = _cache_folder(sources, reading.cache_dir, pieces.fingerprint, reading.text_field,
+                         reading.language, reading.errors)
+  dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
+  if not folder.exists():
+    with _whole_or_nothing(folder) as temporary:
+      _tokenize(sources, what, pieces, reading, dtype, temporary)
+  text = Text(_paths(sources), folder, _map(folder / "tokens", dtype),
+              _map(folder / "sentences", np.int64), _map(folder / "documents", np.int64))
+  say(f"{what}: {len(text.documents) - 1:,} documents, {len(text.sentences) - 1:,} sentences, "
+      f"{len(text.tokens):,} tokens in {folder}")
+  return text
+
+
+def _tokenize(sources: Sequence[corpus.Source], what: str, pieces: tokenization.WordPieces,
+              reading: Reading, dtype: np.dtype, folder: pathlib.Path) -> None:
+  size = corpus.total_size(sources)
+  say(f"{what}: tokenizing {len(sources)} input{'s' if len(sources) > 1 else ''}"
+      f"{f', {size / 1e6:,.1f} MB' if size else ''}, once ...")
+  tokens, sentences, documents = (
+      _Array(folder / name, kind) for name, kind in
+      (("tokens", dtype), ("sentences", np.int64), ("documents", np.int64)))
+  num_tokens = num_sentences = 0
+  with progress_bar(size, "B") as progress:
+    text = corpus.documents(sources, text_field=reading.text_field, language=reading.language,
+                            errors=reading.errors, longest=_LONGEST_DOCUMENT, progress=progress)
+    for ids, sentence_lengths, document_lengths in _tokenized_blocks(text, size, pieces):
+      tokens.append(ids)
+      sentences.append(num_tokens + np.cumsum(sentence_lengths) - sentence_lengths)
+      documents.append(num_sentences + np.cumsum(document_lengths) - document_lengths)
+      num_tokens += len(ids)
+      num_sentences += len(sentence_lengths)
+  if not num_tokens:
+    raise UserError(f"{what}: no text in {', '.join(source.path for source in sources[:3])}"
+                    f"{' ...' if len(sources) > 3 else ''}")
+  sentences.append([num_tokens])
+  documents.append([num_sentences])
+  for array in (tokens, sentences, documents):
+    array.close()
+
+
+Block = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _tokenized_blocks(documents: Iterator[corpus.Document], size: int,
+                      pieces: tokenization.WordPieces) -> Iterator[Block]:
+  """Tokenizes blocks of documents, in order, in as many processes as the size is worth."""
+  blocks = corpus.blocks(documents, _BLOCK)
+  workers = min(os.cpu_count() or 1, size // _BYTES_A_WORKER)
+  if workers < 2:
+    yield from (_tokenize_block(pieces, block) for block in blocks)
+    return
+  with multiprocessing.get_context("spawn").Pool(workers, _start_worker, (pieces,)) as pool:
+    yield from bounded_imap(pool, _tokenize_in_worker, blocks, 2 * workers)
+
+
+def bounded_imap(pool: Any, function: Callable[[Any], Any], items: Iterator[Any],
+                 ahead: int) -> Iterator[Any]:
+  """`pool.imap` that takes at most `ahead` items before their results are asked for."""
+  pending = []
+  for item in items:
+    pending.append(pool.apply_async(function, (item,)))
+    if len(pending) >= ahead:
+      yield pending.pop(0).get()
+  for result in pending:
+    yield result.get()
+
+
+_worker_pieces: tokenization.WordPieces
+
+
+def _start_worker(pieces: tokenization.WordPieces) -> None:
+  global _worker_pieces
+  _worker_pieces = pieces
+
+
+def _tokenize_in_worker(block: list[corpus.Document]) -> Block:
+  return _tokenize_block(_worker_pieces, block)
+
+
+def _tokenize_block(pieces: tokenization.WordPieces, block: list[corpus.Document]) -> Block:
+  """-> (ids, tokens of each sentence, sentences of each document), all of them at least 1."""
+  ids, sentence_lengths, document_lengths = [], [], []
+  for document in block:
+    sentences = [sentence for sentence in pieces(document) if sentence]
+    if sentences:
+      ids += sentences
+      sentence_lengths += map(len, sentences)
+      document_lengths.append(len(sentences))
+  flat = np.fromiter((i for sentence in ids for i in sentence), np.int32)
+  return flat, np.asarray(sentence_lengths, np.int64), np.asarray(document_lengths, np.int64)
+
+
+# --- Splits and spans -----------------------------------------------------------------------
+
+
+def part_of(text: Text, held_out: bool, eval_fraction: float, target: int) -> Part:
+  """The training or the held-out documents, cut into runs of sentences that just reach `target`.
+
+  So does `create_instances_from_document` of the original; a document's last run may fall
+  short. The same documents are held out in every run. What is found is kept in the cache.
+
+  Args:
+    text: the corpus.
+    held_out: which of the two parts.
+    eval_fraction: share of the documents that is held out; 0 holds out none.
+    target: tokens.
+
+  Raises:
+    UserError: a single document, of which none can be held out.
+  """
+  name = f"{'held-out' if held_out else 'training'}-{eval_fraction:g}"
+  documents = text.folder / f"documents-{name}"
+  if not documents.exists():
+    _write(documents, _document_numbers(text, held_out, eval_fraction))
+  documents = _map(documents, np.int64)
+  spans = text.folder / f"spans-{name}-{target}"
+  if not spans.exists():
+    _write(spans, (_spans_of(text, int(document), target) for document in documents))
+  return Part(text, documents, _map(spans, np.int64, 2))
+
+
+def _write(file: pathlib.Path, chunks: Iterable[Any]) -> None:
+  temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+  array = _Array(temporary, np.int64)
+  for chunk in chunks:
+    array.append(chunk)
+  array.close()
+  temporary.replace(file)
+
+
+def _document_numbers(text: Text, held_out: bool, eval_fraction: float) -> Iterator[np.ndarray]:
+  total = len(text.documents) - 1
+  if eval_fraction and total < 2:
+    raise UserError("train_files hold a single document, of which none can be held out; separate "
+                    "documents by blank lines, or give --config.eval_files=FILES or "
+                    "--config.eval_fraction=0")
+  count = min(max(round(total * eval_fraction), 1), total - 1) if eval_fraction else 0
+  key = stateless_random.keys(_HOLDOUT_KEY)
+  for start in range(0, total, _CHUNK):
+    documents = np.arange(start, min(start + _CHUNK, total))
+    yield documents[(stateless_random.permute(documents, total, key) < count) == held_out]
+
+
+def _spans_of(text: Text, document: int, target: int) -> list[tuple[int, int]]:
+  first, last = map(int, text.documents[document:document + 2])
+  offsets = text.sentences[first:last + 1].tolist()
+  spans, start = [], 0
+  while start < last - first:
+    end = min(bisect.bisect_left(offsets, offsets[start] + target, start + 1), last - first)
+    spans.append((first + start, first + end))
+    start = end
+  return spans
+
+
+# --- Records --------------------------------------------------------------------------------
+
+
+def _open_records(sources: Sequence[corpus.Source], what: str, reading: Reading) -> Records:
+  folder = _cache_folder(sources, reading.cache_dir, "records")
+  if not folder.exists():
+    with _whole_or_nothing(folder) as temporary:
+      _decode(sources, what, temporary)
+  layout = json.loads((folder / "layout.json").read_text("utf-8"))
+  features = {name: _map(folder / name, dtype, *row)
+              for name, (dtype, row) in layout["arrays"].items()}
+  records = Records(_paths(sources), features, layout["largest_id"])
+  say(f"{what}: {len(records):,} records of length {records.max_seq_length} in {folder}")
+  return records
+
+
+def _decode(sources: Sequence[corpus.Source], what: str, folder: pathlib.Path) -> None:
+  say(f"{what}: decoding {len(sources)} TFRecord file{'s' if len(sources) > 1 else ''}, once ...")
+  arrays: dict[str, _Array] = {}
+  shapes: dict[str, tuple[str, list[int]]] = {}
+  largest = 0
+  with progress_bar(corpus.total_size(sources), "B") as progress:
+    for source in sources:
+      for records in tfrecords.read_records(source.path):
+        found = {name: (value.dtype.str, list(value.shape[1:])) for name, value in records.items()}
+        shapes = shapes or found
+        if found != shapes:
+          raise UserError(
+              f"{source.path} holds records of length {found['input_ids'][1][0]} with "
+              f"{found['masked_lm_ids'][1][0]} predictions, {sources[0].path} of length "
+              f"{shapes['input_ids'][1][0]} with {shapes['masked_lm_ids'][1][0]}")
+        for name, value in records.items():
+          if name not in arrays:
+            arrays[name] = _Array(folder / name, value.dtype)
+          arrays[name].append(value)
+        largest = max(largest, int(records["input_ids"].max()), int(records["masked_lm_ids"].max()))
+      progress(os.path.getsize(source.path))
+  if not arrays:
+    raise UserError(f"{what}: no records in {', '.join(s.path for s in sources[:3])}")
+  for array in arrays.values():
+    array.close()
+  layout = {"arrays": shapes, "largest_id": largest}
+  (folder / "layout.json").write_text(json.dumps(layout), "utf-8")

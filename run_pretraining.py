@@ -1,0 +1,425 @@
+"""Pre-trains BERT on text or on the original's TFRecords, and evaluates it on held-out text.
+
+    python3 run_pretraining.py --config=configs/pretraining.py:bert-base-uncased \
+        --config.train_files='/data/*.txt' --output_dir=OUT
+
+Every knob is in configs/pretraining.py and can be set as --config.name=value. The same command
+continues an interrupted run; --config.do_train=False --output_dir=OUT evaluates a finished one.
+The result, OUT/model, is a HuggingFace folder and an init_checkpoint for run_classifier.py.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+import checkpoint_utils
+import data
+from errors import run_script, UserError
+import experiment
+import modeling
+import pretraining_batches
+import pretraining_corpus
+import reporting
+from reporting import say
+import training
+
+SCRIPT = "run_pretraining"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrainer:
+  """The model and its parameters."""
+
+  model: modeling.BertForPreTraining
+  params: Mapping[str, Any]
+
+
+class PhasePlan(NamedTuple):
+  """An entry of config.phases, in steps."""
+
+  first_step: int
+  last_step: int  # the one after its last
+  max_seq_length: int
+  batch_size: int
+
+
+class Examples(NamedTuple):
+  """What a run reads: a phase's training examples, and the ones to evaluate it with."""
+
+  train: list[pretraining_batches.Phase]
+  held_out: list[pretraining_batches.Examples | None]  # for each phase
+
+
+def main() -> None:
+  asked = flags.FLAGS.config
+  run = experiment.open_run(asked, flags.FLAGS.output_dir, SCRIPT, asked.size)
+  config = run.config
+  check_values(config)
+  experiment.prepare_devices(config, SCRIPT)
+  phases = plan_phases(config)
+  checkpoint = experiment.find_weights(run)
+  tokenizer = load_tokenizer(run, checkpoint)
+  examples = read_examples(config, phases, tokenizer)
+  pretrainer = build_pretrainer(config, checkpoint, phases, tokenizer)
+  experiment.start_run(run, SCRIPT, pretrainer.model.config, pretrainer.params, tokenizer)
+  if config.do_train and not run.finished:
+    pretrainer, results = train(run, examples, pretrainer)
+    export(run, pretrainer, tokenizer, results)
+  elif config.do_eval:
+    results = evaluate(config, pretrainer.params, examples.held_out[-1],
+                       make_eval_fn(pretrainer.model))
+  if config.do_eval:
+    write_results(run, results)
+  say(f"done: {run.folder}")
+
+
+# --- Before anything is computed --------------------------------------------------------------
+
+
+def check_values(config: ml_collections.ConfigDict) -> None:
+  """What `experiment.check_values` cannot know."""
+  experiment.check_values(config)
+  if config.do_train and not config.train_files:
+    raise UserError("nothing to train on: give --config.train_files='/data/*.txt'")
+  if config.num_warmup_steps > config.num_train_steps:
+    raise UserError(f"num_warmup_steps {config.num_warmup_steps} is over num_train_steps "
+                    f"{config.num_train_steps}")
+  if config.mask_token_prob + config.random_token_prob > 1:
+    raise UserError(f"mask_token_prob {config.mask_token_prob} + random_token_prob "
+                    f"{config.random_token_prob} is over 1")
+  predictions = config.max_predictions_per_seq
+  if predictions is not None and predictions < 1:
+    raise UserError(f"max_predictions_per_seq must be at least 1, not {predictions}")
+
+
+def plan_phases(config: ml_collections.ConfigDict) -> list[PhasePlan]:
+  """config.phases in steps; the shares are rounded where phases meet.
+
+  Raises:
+    UserError: not three numbers each, shares that do not add up to 1, or a bad batch size.
+  """
+  right = ("phases must be (share of the steps, max_seq_length, train_batch_size) each, the shares "
+           "adding up to 1, such as ((0.9, 128, 256), (0.1, 512, 256))")
+  phases, done = [], 0.0
+  for phase in config.phases:
+    if not (isinstance(phase, tuple) and len(phase) == 3 and 0 < phase[0] <= 1
+            and all(type(value) is int for value in phase[1:])):
+      raise UserError(f"{right}; not {phase}")
+    share, max_seq_length, batch_size = phase
+    if not 5 <= max_seq_length <= 1 << 20:
+      raise UserError(f"phases: max_seq_length must be at least 5, not {max_seq_length}")
+    experiment.check_batch_size("phases: train_batch_size", batch_size,
+                                config.gradient_accumulation_steps)
+    first, done = round(done * config.num_train_steps), done + share
+    phases.append(PhasePlan(first, round(done * config.num_train_steps), max_seq_length,
+                            batch_size))
+  if not math.isclose(done, 1.0, abs_tol=1e-6):
+    raise UserError(f"{right}; not {config.phases}")
+  experiment.check_batch_size("eval_batch_size", config.eval_batch_size)
+  return [phase for phase in phases if phase.last_step > phase.first_step]
+
+
+def load_tokenizer(run: experiment.Run, checkpoint: checkpoint_utils.Checkpoint | None) -> Any:
+  """A finished run's own, or config.tokenizer, init_checkpoint's own, the hub's for the size.
+
+  Raises:
+    UserError: none to be had, one without [MASK], or one that is not the checkpoint's.
+  """
+  config = run.config
+  own = checkpoint.tokenizer if checkpoint else ""
+  if run.finished:
+    return data.load_tokenizer(own, None)
+  source = config.tokenizer or own or config.hub_tokenizer
+  tokenizer = data.load_tokenizer(source, config.do_lower_case)
+  if tokenizer.mask_token_id is None:
+    raise UserError(f"the tokenizer at {source!r} lacks mask_token")
+  if config.tokenizer and own and (
+      tokenizer.get_vocab() != data.load_tokenizer(own, config.do_lower_case).get_vocab()):
+    raise UserError(f"tokenizer {config.tokenizer} has another vocabulary than init_checkpoint "
+                    f"{checkpoint.path}; leave --config.tokenizer out to use the checkpoint's")
+  return tokenizer
+
+
+# --- Data -------------------------------------------------------------------------------------
+
+
+def read_examples(config: ml_collections.ConfigDict, phases: list[PhasePlan],
+                  tokenizer: Any) -> Examples:
+  """Opens train_files and eval_files, or holds out a share of the training documents.
+
+  Raises:
+    UserError: anything wrong in the files, or fewer examples than a batch.
+  """
+  reading = pretraining_corpus.Reading(
+      input_format=config.input_format, text_field=config.text_field, language=config.language,
+      errors=config.errors, cache_dir=config.cache_dir)
+  train_corpus, eval_corpus = (
+      pretraining_corpus.open_corpus(config[what], what, tokenizer, reading)
+      if config[what] else None for what in ("train_files", "eval_files"))
+  check_corpora(config, train_corpus, eval_corpus)
+  # Held out whether or not this command evaluates: do_eval changes nothing in the training.
+  fraction = 0.0 if config.eval_files else config.eval_fraction
+  make = functools.partial(make_examples, config, pretraining_batches.vocabulary_of(tokenizer))
+  train, held_out = [], []
+  for plan in phases:
+    if config.do_train:
+      examples = make(train_corpus, False, fraction, plan.max_seq_length)
+      if len(examples) < plan.batch_size:
+        raise UserError(f"train_files make {len(examples)} examples of length "
+                        f"{plan.max_seq_length} and not one batch of {plan.batch_size}; give more "
+                        "text, or a smaller batch in --config.phases")
+      train.append(pretraining_batches.Phase(plan.first_step, plan.last_step, plan.batch_size,
+                                             examples))
+    if config.do_eval and (eval_corpus or fraction):
+      held_out.append(make(eval_corpus or train_corpus, not eval_corpus, fraction,
+                           plan.max_seq_length))
+  return Examples(train, held_out or [None] * len(phases))
+
+
+def check_corpora(config: ml_collections.ConfigDict, train_corpus: pretraining_corpus.Corpus | None,
+                  eval_corpus: pretraining_corpus.Corpus | None) -> None:
+  """Training examples are never evaluated on, and records are taken for what they are."""
+  if train_corpus and eval_corpus:
+    both = sorted(set(train_corpus.sources) & set(eval_corpus.sources))
+    if both:
+      raise UserError(f"{both[0]} is among both train_files and eval_files")
+  for what, corpus in (("train_files", train_corpus), ("eval_files", eval_corpus)):
+    if isinstance(corpus, pretraining_corpus.Records) and config.objective == "mlm_sop":
+      raise UserError(f"{what} are TFRecords, whose pairs are next-sentence pairs; the objective "
+                      "must be mlm_nsp or mlm, not mlm_sop")
+  if (isinstance(train_corpus, pretraining_corpus.Records) and not config.eval_files
+      and config.eval_fraction):
+    raise UserError("train_files are TFRecords, which do not say what documents they are from: "
+                    "nothing can be held out; give --config.eval_files=FILES, or "
+                    "--config.eval_fraction=0 to train without evaluation")
+
+
+def make_examples(config: ml_collections.ConfigDict, vocabulary: pretraining_batches.Vocabulary,
+                  corpus: pretraining_corpus.Corpus, held_out: bool, eval_fraction: float,
+                  max_seq_length: int) -> pretraining_batches.Examples:
+  """The examples of one length that a corpus, or its held-out or other part, gives."""
+  if isinstance(corpus, pretraining_corpus.Records):
+    check_records(corpus, vocabulary, max_seq_length)
+    return pretraining_batches.RecordExamples(corpus, config.objective)
+  specials = 2 if config.objective == "mlm" else 3
+  part = pretraining_corpus.part_of(corpus, held_out, eval_fraction, max_seq_length - specials)
+  most = config.max_predictions_per_seq or math.ceil(max_seq_length * config.masked_lm_prob)
+  masking = pretraining_batches.Masking(config.masked_lm_prob, most, config.mask_token_prob,
+                                        config.random_token_prob, config.do_whole_word_mask)
+  return pretraining_batches.TextExamples(part, vocabulary, masking, max_seq_length,
+                                          config.objective, config.short_seq_prob)
+
+
+def check_records(records: pretraining_corpus.Records,
+                  vocabulary: pretraining_batches.Vocabulary, max_seq_length: int) -> None:
+  """Raises UserError for records of another length or another vocabulary."""
+  if records.max_seq_length != max_seq_length:
+    raise UserError(
+        f"{records.sources[0]} holds records of length {records.max_seq_length} and config.phases "
+        f"ask for {max_seq_length}; for one phase of that length give "
+        f"--config.phases='((1.0, {records.max_seq_length}, BATCH_SIZE),)'")
+  first = int(records.features["input_ids"][0, 0])
+  if records.largest_id >= vocabulary.size or first != vocabulary.cls:
+    raise UserError(
+        f"{records.sources[0]} was made with another vocabulary: its largest token is "
+        f"{records.largest_id} and its first record begins with {first}; the tokenizer has "
+        f"{vocabulary.size} entries and [CLS] is {vocabulary.cls}")
+
+
+# --- Model ------------------------------------------------------------------------------------
+
+
+def build_pretrainer(config: ml_collections.ConfigDict,
+                     checkpoint: checkpoint_utils.Checkpoint | None, phases: list[PhasePlan],
+                     tokenizer: Any) -> Pretrainer:
+  """Builds the model; random weights, or the checkpoint's with missing heads made afresh."""
+  tokenizer_size = max(tokenizer.get_vocab().values()) + 1
+  base = (checkpoint.config if checkpoint else
+          dataclasses.replace(modeling.SIZES[config.size], vocab_size=tokenizer_size))
+  bert_config = experiment.model_config(config, base, tokenizer_size,
+                                        max(phase.max_seq_length for phase in phases))
+  model = modeling.BertForPreTraining(bert_config, jnp.dtype(config.dtype), config.remat)
+  params = jax.jit(model.init)(jax.random.key(config.seed), experiment.one_token())["params"]
+  if checkpoint is None:
+    return Pretrainer(model, params)
+  params, report = checkpoint_utils.load_params(checkpoint, params)
+  say(f"  {report}")
+  return Pretrainer(model, params)
+
+
+def token_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """[n, classes] and [n] -> [n]: cross entropy in nats."""
+  return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
+
+
+def metric_sums(masked_lm_logits: jax.Array, next_sentence_logits: jax.Array,
+                batch: training.Batch) -> training.Sums:
+  """Sums and counts of the two losses and accuracies (`metric_fn` of the original)."""
+  sums = {}
+  for name, logits, labels, weights in (
+      ("masked_lm", masked_lm_logits, batch["masked_lm_ids"], batch["masked_lm_weights"]),
+      ("next_sentence", next_sentence_logits, batch["next_sentence_labels"],
+       batch["next_sentence_weights"])):
+    right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    count = jnp.sum(weights)
+    sums[f"{name}_loss"] = jnp.sum(weights * token_losses(logits, labels)), count
+    sums[f"{name}_accuracy"] = jnp.sum(weights * right), count
+  return sums
+
+
+def pretraining_loss(params: training.Params, batch: training.Batch, rng: jax.Array,
+                     totals: Mapping[str, jax.Array], *, model: modeling.BertForPreTraining
+                     ) -> tuple[jax.Array, training.Sums]:
+  """This micro-batch's share of masked-LM loss + next-sentence loss (`training.LossFn`).
+
+  Each is a mean over the global batch; the 1e-5 is the original's (`get_masked_lm_output`).
+  """
+  logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": rng})
+  sums = metric_sums(*logits, batch)
+  masked_lm = sums["masked_lm_loss"][0] / (totals["masked_lm"] + 1e-5)
+  next_sentence = sums["next_sentence_loss"][0] / jnp.maximum(totals["next_sentence"], 1.0)
+  return masked_lm + next_sentence, sums
+
+
+def total_weights(batch: training.Batch) -> dict[str, jax.Array]:
+  """The denominators of `pretraining_loss` (`training.WeighFn`)."""
+  return {"masked_lm": jnp.sum(batch["masked_lm_weights"]),
+          "next_sentence": jnp.sum(batch["next_sentence_weights"])}
+
+
+# --- Training ---------------------------------------------------------------------------------
+
+
+def train(run: experiment.Run, examples: Examples, pretrainer: Pretrainer
+          ) -> tuple[Pretrainer, dict[str, float]]:
+  """Pre-trains, from the run's last checkpoint if it has one; writes logs and summary.json.
+
+  Returns:
+    The trained model, and its scores on the held-out text where do_eval asks for them.
+  """
+  config = run.config
+  schedule = training.create_schedule(config.learning_rate_schedule, config.learning_rate,
+                                      config.num_train_steps, config.num_warmup_steps)
+  optimizer = experiment.create_optimizer(config, config.optimizer, schedule)
+  checkpointer = experiment.make_checkpointer(run, pretrainer.model.config)
+  state = experiment.starting_state(run, checkpointer, pretrainer.params, optimizer)
+  first_step = int(state.step)
+  experiment.say_plan(config, say_phases(examples.train), config.num_train_steps,
+                      config.num_warmup_steps, pretrainer.params, first_step)
+  reporter = reporting.Reporter(run.folder, config.num_train_steps, first_step)
+  eval_fn = make_eval_fn(pretrainer.model)
+
+  def evaluate_state(state: training.TrainState) -> dict[str, float]:
+    step = int(state.step)
+    phase = next(i for i, p in enumerate(examples.train) if step <= p.last_step)
+    results = evaluate(config, state.params, examples.held_out[phase], eval_fn)
+    reporter.metrics(step, {f"eval_{name}": value for name, value in results.items()})
+    reporter.say(f"step {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
+    return results
+
+  can_evaluate = examples.held_out[0] is not None
+  loop = training.Loop(config.num_train_steps, config.log_every_steps,
+                       config.eval_steps if can_evaluate else 0, config.save_checkpoints_steps)
+  batches = data.prefetch(pretraining_batches.train_batches(
+      examples.train, seed=config.seed, first_step=first_step, devices=jax.local_device_count(),
+      micro_batches=config.gradient_accumulation_steps))
+  try:
+    state, summary = training.train(state, make_step_fn(pretrainer.model, optimizer), batches, loop,
+                                    schedule, reporter, evaluate_state, checkpointer)
+    results = evaluate_state(state) if can_evaluate else {}
+  except training.NotFiniteError as error:
+    raise UserError(str(error)) from error
+  finally:
+    checkpointer.close()
+    reporter.close("eval_masked_lm_loss")
+  if summary["steps"]:
+    reporting.write_json(run.folder / "summary.json", {"first_step": first_step, **summary})
+  return dataclasses.replace(pretrainer, params=state.params), results
+
+
+def make_step_fn(model: modeling.BertForPreTraining, optimizer: optax.GradientTransformation
+                 ) -> Callable[..., Any]:
+  """(state, batch [devices, micro_batches, ...]) -> (state, metric sums)."""
+  return training.pmap_train_step(functools.partial(
+      training.train_step, loss_fn=functools.partial(pretraining_loss, model=model),
+      weigh=total_weights, optimizer=optimizer))
+
+
+def say_phases(phases: list[pretraining_batches.Phase]) -> str:
+  """Such as "256 x 128 tokens, from step 900000 on 256 x 512 tokens"."""
+  return ", ".join(
+      (f"from step {phase.first_step} on " if phase.first_step else "")
+      + f"{phase.batch_size} x {phase.examples.max_seq_length} tokens" for phase in phases)
+
+
+# --- Evaluating, saving -----------------------------------------------------------------------
+
+
+def make_eval_fn(model: modeling.BertForPreTraining) -> Callable[..., Any]:
+  """(params, batch [devices, ...]) -> sums and counts [devices]."""
+
+  def sums(params: training.Params, batch: training.Batch) -> training.Sums:
+    return metric_sums(*model.apply({"params": params}, batch), batch)
+
+  return training.pmap_eval_step(sums)
+
+
+def evaluate(config: ml_collections.ConfigDict, params: training.Params,
+             examples: pretraining_batches.Examples | None, eval_fn: Callable[..., Any]
+             ) -> dict[str, float]:
+  """The original's five figures; without a next-sentence task only masked_lm's and their loss.
+
+  Raises:
+    UserError: nothing is held out.
+  """
+  if examples is None:
+    raise UserError("nothing to evaluate on: give --config.eval_files=FILES or "
+                    "--config.eval_fraction, or --config.do_eval=False")
+  batches = pretraining_batches.eval_batches(
+      examples, batch_size=config.eval_batch_size, max_batches=config.max_eval_batches,
+      devices=jax.local_device_count())
+  sums = training.sum_over(eval_fn, training.replicate(params), data.prefetch(batches))
+  results = {name: total / count for name, (total, count) in sums.items() if count}
+  return {"loss": results["masked_lm_loss"] + results.get("next_sentence_loss", 0.0), **results}
+
+
+def write_results(run: experiment.Run, results: Mapping[str, float]) -> None:
+  """Writes eval_results.txt and .json, and prints them."""
+  reporting.write_results(run.folder, "eval_results", results)
+  for name, value in results.items():
+    say(f"{name} = {value:.6f}")
+
+
+def export(run: experiment.Run, pretrainer: Pretrainer, tokenizer: Any,
+           results: Mapping[str, float]) -> None:
+  """Writes model/, a HuggingFace BertForPreTraining that run_classifier.py starts from."""
+  checkpoint_utils.export_huggingface(
+      run.folder / "model", pretrainer.model.config, jax.device_get(pretrainer.params), tokenizer,
+      model_card(run, results), architectures=["BertForPreTraining"])
+  say(f"model: {run.folder / 'model'}")
+
+
+def model_card(run: experiment.Run, results: Mapping[str, float]) -> str:
+  """README.md of the exported model: what it is, its recipe, its scores."""
+  config = run.config
+  scores = "".join(f"| {name} | {value:.4f} |\n" for name, value in results.items())
+  return (f"---\nlibrary_name: transformers\npipeline_tag: fill-mask\n---\n"
+          f"# BERT pre-trained on {config.train_files}\n\n"
+          f"Pre-trained from `{config.init_checkpoint or 'random weights'}` with BERT in Flax: "
+          f"{config.num_train_steps} steps,\n(share, length, batch) {config.phases}, objective "
+          f"{config.objective}, {config.optimizer}, learning rate {config.learning_rate},\n"
+          f"seed {config.seed}, {config.dtype}.\n\n"
+          + (f"| held-out text | |\n|---|---|\n{scores}" if scores else "Not evaluated.\n"))
+
+
+if __name__ == "__main__":
+  experiment.define_flags("configs/pretraining.py")
+  run_script(main)

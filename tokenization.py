@@ -1,0 +1,191 @@
+"""Text to WordPiece ids, quickly.
+
+BERT splits text at white space before anything else, and nothing it does to a word depends on
+its neighbours. So every distinct word needs to be tokenized once: the rest is a dictionary.
+"""
+
+from collections.abc import Mapping, Sequence
+import hashlib
+import itertools
+import json
+import os
+import re
+from typing import Any
+import unicodedata
+
+import tokenizers
+
+from errors import UserError
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ORIGINAL_LONGEST_WORD = 200  # characters; a longer one is [UNK]. HuggingFace: 100
+_MEMO_ENTRIES = 1 << 20
+_MEMO_WORD = 64  # characters; a longer word is hardly seen again
+
+# str.split() cuts at these, BERT deletes them, which joins their neighbours.
+_DELETED = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
+_ASCII_PARTS = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z]")  # BERT cuts at every ASCII punctuation
+_CHINESE = re.compile("([\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f"
+                      "\U0002b740-\U0002b81f\U0002b820-\U0002ceaf\uf900-\ufaff"
+                      "\U0002f800-\U0002fa1f])")
+
+
+def tokenizer_from_vocab(vocab_file: str, do_lower_case: bool) -> tokenizers.Tokenizer:
+  """BERT's tokenizer for a bare vocabulary, one entry a line, without importing transformers.
+
+  Raises:
+    UserError: no such file, or special tokens missing.
+  """
+  try:
+    with open(os.path.expanduser(vocab_file), encoding="utf-8") as file:
+      words = file.read().rstrip("\n").split("\n")
+  except (OSError, UnicodeDecodeError) as error:
+    reason = getattr(error, "strerror", None) or "not UTF-8"
+    raise UserError(f"vocab_file {vocab_file} cannot be read ({reason}); give a BERT vocab.txt, "
+                    "one entry a line") from error
+  missing = sorted(set(SPECIAL_TOKENS).difference(words))
+  if missing:
+    raise UserError(f"vocab_file {vocab_file} lacks {', '.join(missing)}; give a BERT vocab.txt, "
+                    "one entry a line")
+  return bert_backend({word.strip(): i for i, word in enumerate(words)}, do_lower_case)
+
+
+def bert_backend(vocab: Mapping[str, int], do_lower_case: bool) -> tokenizers.Tokenizer:
+  """BERT's way of splitting text, with a vocabulary of entry -> id that has [UNK]."""
+  backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(dict(vocab), unk_token="[UNK]"))
+  backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=do_lower_case)
+  backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+  return backend
+
+
+class WordPieces:
+  """The ids of sentences, without [CLS] and [SEP].
+
+  The names of special tokens in a text are split like any other text. It can be pickled, for
+  worker processes.
+  """
+
+  def __init__(self, tokenizer: Any, original: bool = False):
+    """Takes a private copy of a tokenizer.
+
+    Args:
+      tokenizer: a fast `transformers` tokenizer or a `tokenizers.Tokenizer`.
+      original: split as `FullTokenizer` of the original does, where HuggingFace's differs:
+        words up to 200 characters, a word lower-cased as a whole (a final sigma), Python's
+        classes of Unicode characters. A tokenizer that is not BERT's is used as it is.
+
+    Raises:
+      UserError: the tokenizer has no fast version.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not hasattr(backend, "to_str"):
+      raise UserError(f"{type(tokenizer).__name__} has no fast version; a tokenizer.json or a "
+                      "vocab.txt is needed")
+    settings = json.loads(backend.to_str())
+    settings.update(truncation=None, padding=None, post_processor=None)
+    local = _splits_locally(settings)
+    if original and local:
+      settings["model"]["max_input_chars_per_word"] = ORIGINAL_LONGEST_WORD
+    self._original = original
+    self._backend = tokenizers.Tokenizer.from_str(json.dumps(settings))
+    self._backend.encode_special_tokens = True
+    self._memo = _Memo(self._backend, settings, original) if local else None
+
+  def __call__(self, sentences: Sequence[str]) -> list[list[int]]:
+    """The ids of each sentence."""
+    if self._memo is None:
+      encoded = self._backend.encode_batch(list(sentences), add_special_tokens=False)
+      return [encoding.ids for encoding in encoded]
+    return [self._memo.ids(sentence) for sentence in sentences]
+
+  @property
+  def fingerprint(self) -> str:
+    """A short hash of everything that determines the ids."""
+    content = f"{self._backend.to_str()} original={self._original}"
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return WordPieces, (self._backend, self._original)
+
+
+def _splits_locally(settings: dict[str, Any]) -> bool:
+  """Whether words can be tokenized one by one, and control characters go first."""
+  normalizer = settings["normalizer"] or {}
+  return (settings["model"].get("type") == "WordPiece"
+          and normalizer.get("type") == "BertNormalizer" and normalizer["clean_text"]
+          and (settings["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
+          and all(token["special"] for token in settings["added_tokens"]))
+
+
+class _Memo(dict[str, Sequence[int]]):
+  """Word without white space -> its ids, worked out when first asked for."""
+
+  def __init__(self, backend: tokenizers.Tokenizer, settings: dict[str, Any], original: bool):
+    super().__init__()
+    model, normalizer = settings["model"], settings["normalizer"]
+    self._backend = backend
+    self._pieces = backend.model.tokenize
+    self._lower = normalizer["lowercase"]
+    accents = normalizer["strip_accents"]
+    self._strip_accents = self._lower if accents is None else accents
+    self._chinese = normalizer["handle_chinese_chars"]
+    self._original = original
+    self._whole = {word: [i] for word, i in model["vocab"].items()
+                   if len(word) <= model["max_input_chars_per_word"]}
+
+  def ids(self, sentence: str) -> list[int]:
+    """The ids of a sentence."""
+    if _DELETED.search(sentence):
+      sentence = _DELETED.sub("", sentence)
+    # All in C but for the misses: __getitem__ of a dict calls __missing__.
+    return list(itertools.chain.from_iterable(map(self.__getitem__, sentence.split())))
+
+  def __missing__(self, word: str) -> Sequence[int]:
+    if word.isascii() and word.isprintable():
+      tokens = _ASCII_PARTS.findall(word.lower() if self._lower else word)
+      ids = self._join(tokens)
+    elif self._original:
+      ids = self._join(self._original_tokens(word))
+    else:
+      ids = self._backend.encode(word, add_special_tokens=False).ids
+    if len(word) <= _MEMO_WORD:
+      if len(self) >= _MEMO_ENTRIES:
+        self.clear()
+      self[word] = ids
+    return ids
+
+  def _join(self, tokens: Sequence[str]) -> Sequence[int]:
+    """The pieces of tokens that need no further splitting."""
+    if len(tokens) == 1 and tokens[0] in self._whole:
+      return self._whole[tokens[0]]
+    ids: list[int] = []
+    for token in tokens:
+      ids += self._whole.get(token) or (piece.id for piece in self._pieces(token))
+    return ids
+
+  def _original_tokens(self, word: str) -> list[str]:
+    """`BasicTokenizer.tokenize` of the original, for a word."""
+    word = "".join(c for c in word if not _is_removed(c))
+    if self._chinese:
+      word = _CHINESE.sub(r" \1 ", word)
+    tokens: list[str] = []
+    for token in word.split():
+      if self._lower:
+        token = token.lower()
+      if self._strip_accents:
+        token = "".join(c for c in unicodedata.normalize("NFD", token)
+                        if unicodedata.category(c) != "Mn")
+      tokens += "".join(f" {c} " if _is_punctuation(c) else c for c in token).split()
+    return tokens
+
+
+def _is_removed(character: str) -> bool:
+  """Control characters and the mark of a broken one; white space is not asked about."""
+  return character in "\0\ufffd" or unicodedata.category(character) in ("Cc", "Cf")
+
+
+def _is_punctuation(character: str) -> bool:
+  """All printable ASCII but letters and digits counts; else what Unicode calls punctuation."""
+  if character.isascii():
+    return character.isprintable() and not character.isalnum() and character != " "
+  return unicodedata.category(character).startswith("P")

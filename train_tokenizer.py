@@ -1,0 +1,195 @@
+"""Trains a WordPiece vocabulary on the user's text.
+
+    python3 train_tokenizer.py --input_file='/data/*.txt' --output_dir=/data/tokenizer
+
+OUTPUT_DIR then is a HuggingFace tokenizer folder, and its vocab.txt what Google's scripts take.
+The same text and flags give the same vocabulary, entry by entry.
+"""
+
+import collections
+from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+import dataclasses
+import itertools
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from absl import flags
+import tokenizers
+
+import corpus
+from errors import run_script, UserError
+from reporting import progress_bar, say
+from tokenization import bert_backend, SPECIAL_TOKENS
+
+_LONGEST_DOCUMENT = 1 << 20  # characters
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """The flags, described in `define_flags`."""
+
+  input_file: str
+  output_dir: str
+  vocab_size: int
+  do_lower_case: bool
+  min_frequency: int
+  limit_alphabet: int
+  input_format: str
+  text_field: str
+  language: str
+  errors: str
+
+  @classmethod
+  def from_flags(cls, values: flags.FlagValues) -> "Settings":
+    """The settings of parsed flags."""
+    return cls(**{field.name: values[field.name].value for field in dataclasses.fields(cls)})
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags."""
+
+  def define(kind: Any, name: str, default: Any, text: str) -> None:
+    kind(name, default, text, flag_values=values)
+
+  define(flags.DEFINE_string, "input_file", "", "Text: comma-separated files, globs, folders "
+         "saved by datasets.save_to_disk or hub names (owner/name:config).")
+  define(flags.DEFINE_string, "output_dir", "", "The tokenizer's folder, which must not be there.")
+  define(flags.DEFINE_integer, "vocab_size", 30522, "Most entries.")
+  define(flags.DEFINE_bool, "do_lower_case", True, "Lower-case the text and strip accents.")
+  define(flags.DEFINE_integer, "min_frequency", 2, "How often pieces must stand side by side to "
+         "become a new one.")
+  define(flags.DEFINE_integer, "limit_alphabet", 1000, "Characters that get an entry, the most "
+         "frequent ones; a word with another one is [UNK].")
+  define(flags.DEFINE_string, "input_format", "auto", f"{', '.join(corpus.INPUT_FORMATS)}.")
+  define(flags.DEFINE_string, "text_field", "text", "Field of a JSON line, column of a dataset.")
+  define(flags.DEFINE_string, "language", "en", "Whose rules cut running text into sentences.")
+  define(flags.DEFINE_string, "errors", "strict", "Bytes that are not UTF-8: "
+         f"{', '.join(corpus.DECODING_ERRORS)}.")
+
+
+def main() -> None:
+  train(Settings.from_flags(flags.FLAGS))
+
+
+def train(settings: Settings) -> None:
+  """Does all that the flags say.
+
+  Raises:
+    UserError: a flag without sense, no text, or text that cannot be read. No output is left.
+  """
+  check_values(settings)
+  sources = corpus.find_sources(settings.input_file, settings.input_format, "--input_file")
+  alphabet, later = find_alphabet(settings, sources)
+  vocabulary = train_vocabulary(settings, sources, alphabet, later)
+  save(settings, vocabulary)
+  if len(vocabulary) < settings.vocab_size:
+    say(f"no more than {len(vocabulary)} entries, not {settings.vocab_size}: the text has no other "
+        f"pieces that stand side by side {settings.min_frequency} times (--min_frequency)")
+  say(f"wrote {len(vocabulary)} entries to {settings.output_dir}")
+
+
+def check_values(settings: Settings) -> None:
+  """Raises a UserError that names the first flag without sense."""
+  for name in ("input_file", "output_dir"):
+    if not getattr(settings, name):
+      raise UserError(f"--{name} is missing")
+  for name in ("vocab_size", "min_frequency", "limit_alphabet"):
+    if getattr(settings, name) < 1:
+      raise UserError(f"--{name}={getattr(settings, name)} must be 1 or more")
+  folder = pathlib.Path(os.path.expanduser(settings.output_dir))
+  if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    raise UserError(f"--output_dir={settings.output_dir} is there already; remove it or choose "
+                    "another")
+
+
+@contextlib.contextmanager
+def opened(settings: Settings, sources: Sequence[corpus.Source]) -> Iterator[
+    Iterator[corpus.Document]]:
+  """The documents of the input under a progress bar."""
+  with progress_bar(corpus.total_size(sources), "B") as progress:
+    yield corpus.documents(
+        sources, text_field=settings.text_field, language=settings.language,
+        errors=settings.errors, longest=_LONGEST_DOCUMENT, progress=progress)
+
+
+def find_alphabet(settings: Settings,
+                  sources: Sequence[corpus.Source]) -> tuple[list[str], list[str]]:
+  """The characters that get an entry, and those of them that occur later than first in a word.
+
+  The trainer would find them too, but in an order that differs from run to run, and with it
+  the vocabulary.
+
+  Raises:
+    UserError: no text, or a vocabulary too small for its characters.
+  """
+  say("counting characters ...")
+  splitter = bert_backend({"[UNK]": 0}, settings.do_lower_case)
+  counts: collections.Counter[str] = collections.Counter()
+  neighbours: set[tuple[str, str]] = set()
+  with opened(settings, sources) as documents:
+    for document in documents:
+      text = splitter.normalizer.normalize_str("\n".join(document))
+      counts.update(text)
+      neighbours.update(itertools.pairwise(text))
+  ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
+  if not ranked:
+    raise UserError(f"no documents in {settings.input_file}")
+  alphabet = sorted(ranked[:settings.limit_alphabet])
+  in_a_word = {b for a, b in neighbours if _is_one_word(splitter, a + b)}
+  later = sorted(in_a_word.intersection(alphabet))
+  least = len(SPECIAL_TOKENS) + len(alphabet) + len(later)
+  if least > settings.vocab_size:
+    raise UserError(f"--vocab_size={settings.vocab_size} is too small: the special tokens and the "
+                    f"text's characters, first and later in a word, need {least} entries; raise "
+                    "it or lower --limit_alphabet")
+  return alphabet, later
+
+
+def _is_one_word(splitter: tokenizers.Tokenizer, text: str) -> bool:
+  words = splitter.pre_tokenizer.pre_tokenize_str(text)
+  return len(words) == 1 and words[0][0] == text
+
+
+def train_vocabulary(settings: Settings, sources: Sequence[corpus.Source],
+                     alphabet: Sequence[str], later: Sequence[str]) -> list[str]:
+  """The entries: special tokens, characters, ## characters, then pieces as they were merged."""
+  say(f"training on {len(alphabet)} different characters ...")
+  backend = bert_backend({"[UNK]": 0}, settings.do_lower_case)
+  characters = [f"##{character}" for character in later]
+  first = [*SPECIAL_TOKENS, *characters]  # "special" to the trainer, which so keeps their order
+  trainer = tokenizers.trainers.WordPieceTrainer(
+      vocab_size=settings.vocab_size, min_frequency=settings.min_frequency, show_progress=False,
+      special_tokens=first, limit_alphabet=len(alphabet), initial_alphabet=list(alphabet),
+      continuing_subword_prefix="##")
+  with opened(settings, sources) as documents:
+    backend.train_from_iterator(documents, trainer)
+  vocab = backend.get_vocab()
+  merged = sorted(vocab, key=lambda word: vocab[word])[len(first) + len(alphabet):]
+  return [*SPECIAL_TOKENS, *alphabet, *characters, *merged]
+
+
+def save(settings: Settings, vocabulary: Iterable[str]) -> None:
+  """Writes the folder, whole or not at all."""
+  os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torch, we do not
+  import transformers  # here: it takes a second, and bad input has been found by now
+
+  folder = pathlib.Path(os.path.expanduser(settings.output_dir))
+  temporary = folder.with_name(f"{folder.name}.tmp")
+  shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+  temporary.mkdir(parents=True)
+  try:
+    (temporary / "vocab.txt").write_text("".join(f"{word}\n" for word in vocabulary), "utf-8")
+    transformers.BertTokenizer(str(temporary / "vocab.txt"),
+                               do_lower_case=settings.do_lower_case).save_pretrained(temporary)
+    temporary.replace(folder)
+  except BaseException:
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise
+
+
+if __name__ == "__main__":
+  define_flags(flags.FLAGS)
+  run_script(main, interrupted="nothing was written")
