@@ -341,5 +341,6 @@ def _unzipped(raw: BinaryIO) -> BinaryIO:
 
 
 def _damaged(file: str, line: int, error: Exception) -> UserError:
-  return UserError(f"{file}, line {line}: the gzip file is cut off or damaged here "
+  # What was unpacked but not yet cut into lines is lost, hence "soon after".
+  return UserError(f"{file}, line {line} or soon after: the gzip file is cut off or damaged "
                    f"({first_line(error)})")

@@ -81,7 +81,7 @@ CHOICES = {"dtype": ("float32", "bfloat16"),
            "learning_rate_schedule": ("joined", "original"),
            "label_type": ("auto", "class", "float"),
            "optimizer": ("adamw", "lamb"),
-           "errors": ("strict", "replace"),
+           "errors": ("strict", "replace", "ignore"),
            "objective": ("mlm_nsp", "mlm_sop", "mlm"),
            "size": tuple(modeling.SIZES)}
 LIMITS = {"max_seq_length": (5, 1 << 20), "gradient_accumulation_steps": (1, 1 << 20),

@@ -174,22 +174,15 @@ def _whole_or_nothing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-class _Array:
-  """A 1-D or 2-D array that grows on the disk, and is mapped when it is done."""
-
-  def __init__(self, file: pathlib.Path, dtype: Any):
-    self._file = file.open("wb")
-    self._dtype = np.dtype(dtype)
-
-  def append(self, values: Any) -> None:
-    self._file.write(np.ascontiguousarray(values, self._dtype).tobytes())
-
-  def close(self) -> None:
-    self._file.close()
+@contextlib.contextmanager
+def _growing(file: pathlib.Path, dtype: Any) -> Iterator[Callable[[Any], None]]:
+  """An array that grows on the disk; gives what to call with each stretch of it."""
+  with file.open("wb") as stream:
+    yield lambda values: stream.write(np.ascontiguousarray(values, dtype).tobytes())
 
 
 def _map(file: pathlib.Path, dtype: Any, *row: int) -> np.ndarray:
-  """A file of `_Array` as [n, *row]."""
+  """A file of `_growing` as [n, *row]."""
   if not file.stat().st_size:
     return np.empty((0, *row), dtype)
   return np.memmap(file, dtype, "r").reshape(-1, *row)
@@ -219,26 +212,24 @@ def _tokenize(sources: Sequence[corpus.Source], what: str, pieces: tokenization.
   size = corpus.total_size(sources)
   say(f"{what}: tokenizing {len(sources)} input{'s' if len(sources) > 1 else ''}"
       f"{f', {size / 1e6:,.1f} MB' if size else ''}, once ...")
-  tokens, sentences, documents = (
-      _Array(folder / name, kind) for name, kind in
-      (("tokens", dtype), ("sentences", np.int64), ("documents", np.int64)))
   num_tokens = num_sentences = 0
-  with progress_bar(size, "B") as progress:
+  with (_growing(folder / "tokens", dtype) as add_tokens,
+        _growing(folder / "sentences", np.int64) as add_sentences,
+        _growing(folder / "documents", np.int64) as add_documents,
+        progress_bar(size, "B") as progress):
     text = corpus.documents(sources, text_field=reading.text_field, language=reading.language,
                             errors=reading.errors, longest=_LONGEST_DOCUMENT, progress=progress)
     for ids, sentence_lengths, document_lengths in _tokenized_blocks(text, size, pieces):
-      tokens.append(ids)
-      sentences.append(num_tokens + np.cumsum(sentence_lengths) - sentence_lengths)
-      documents.append(num_sentences + np.cumsum(document_lengths) - document_lengths)
+      add_tokens(ids)
+      add_sentences(num_tokens + np.cumsum(sentence_lengths) - sentence_lengths)
+      add_documents(num_sentences + np.cumsum(document_lengths) - document_lengths)
       num_tokens += len(ids)
       num_sentences += len(sentence_lengths)
+    add_sentences([num_tokens])
+    add_documents([num_sentences])
   if not num_tokens:
     raise UserError(f"{what}: no text in {', '.join(source.path for source in sources[:3])}"
                     f"{' ...' if len(sources) > 3 else ''}")
-  sentences.append([num_tokens])
-  documents.append([num_sentences])
-  for array in (tokens, sentences, documents):
-    array.close()
 
 
 Block = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -324,10 +315,9 @@ def part_of(text: Text, held_out: bool, eval_fraction: float, target: int) -> Pa
 
 def _write(file: pathlib.Path, chunks: Iterable[Any]) -> None:
   temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-  array = _Array(temporary, np.int64)
-  for chunk in chunks:
-    array.append(chunk)
-  array.close()
+  with _growing(temporary, np.int64) as add:
+    for chunk in chunks:
+      add(chunk)
   temporary.replace(file)
 
 
@@ -373,10 +363,11 @@ def _open_records(sources: Sequence[corpus.Source], what: str, reading: Reading)
 
 def _decode(sources: Sequence[corpus.Source], what: str, folder: pathlib.Path) -> None:
   say(f"{what}: decoding {len(sources)} TFRecord file{'s' if len(sources) > 1 else ''}, once ...")
-  arrays: dict[str, _Array] = {}
   shapes: dict[str, tuple[str, list[int]]] = {}
+  add: dict[str, Callable[[Any], None]] = {}
   largest = 0
-  with progress_bar(corpus.total_size(sources), "B") as progress:
+  with contextlib.ExitStack() as files:
+    progress = files.enter_context(progress_bar(corpus.total_size(sources), "B"))
     for source in sources:
       for records in tfrecords.read_records(source.path):
         found = {name: (value.dtype.str, list(value.shape[1:])) for name, value in records.items()}
@@ -387,14 +378,12 @@ def _decode(sources: Sequence[corpus.Source], what: str, folder: pathlib.Path) -
               f"{found['masked_lm_ids'][1][0]} predictions, {sources[0].path} of length "
               f"{shapes['input_ids'][1][0]} with {shapes['masked_lm_ids'][1][0]}")
         for name, value in records.items():
-          if name not in arrays:
-            arrays[name] = _Array(folder / name, value.dtype)
-          arrays[name].append(value)
+          if name not in add:
+            add[name] = files.enter_context(_growing(folder / name, value.dtype))
+          add[name](value)
         largest = max(largest, int(records["input_ids"].max()), int(records["masked_lm_ids"].max()))
       progress(os.path.getsize(source.path))
-  if not arrays:
+  if not shapes:
     raise UserError(f"{what}: no records in {', '.join(s.path for s in sources[:3])}")
-  for array in arrays.values():
-    array.close()
   layout = {"arrays": shapes, "largest_id": largest}
   (folder / "layout.json").write_text(json.dumps(layout), "utf-8")

@@ -39,13 +39,20 @@ def stored_config(folder: pathlib.Path, script: str) -> dict[str, Any] | None:
     return None
   try:
     content = json.loads((folder / "config.json").read_text("utf-8"))
-    there, config = content.get("script", "run_classifier"), content["config"]
+    there, config = content.get("script", "run_classifier"), _tuples(content["config"])
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(f"output_dir {folder} is not empty and holds no run of this script; "
                     "choose another --output_dir") from error
   if there != script:
     raise UserError(f"output_dir {folder} holds a run of {there}; choose another --output_dir")
   return config
+
+
+def _tuples(value: Any) -> Any:
+  """JSON's lists as the tuples that they were."""
+  if isinstance(value, dict):
+    return {key: _tuples(item) for key, item in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def check_same_run(folder: pathlib.Path, stored: Mapping[str, Any],

@@ -203,8 +203,8 @@ def _lengths(file: pathlib.Path, number: int, record: bytes) -> dict[str, int]:
     lengths[name] = len(getattr(features[name], kind).value)
   for names in _SAME_LENGTH:
     if len({lengths[name] for name in names}) > 1:
-      raise UserError(f"{where} has {_listed(lengths, names)} values, which must be as many of "
-                      f"each; {advice}")
+      raise UserError(f"{where} has {_listed(lengths, names)}, which must be as many of each; "
+                      f"{advice}")
   if lengths["next_sentence_labels"] != 1:
     raise UserError(f"{where} has {lengths['next_sentence_labels']} next_sentence_labels, not "
                     f"one; {advice}")
@@ -214,7 +214,7 @@ def _lengths(file: pathlib.Path, number: int, record: bytes) -> dict[str, int]:
 def _differs(file: pathlib.Path, number: int, found: Mapping[str, int],
              first: Mapping[str, int]) -> UserError:
   names = ("input_ids", "masked_lm_ids")
-  return UserError(f"{file}: record {number} has {_listed(found, names)} values, record 1 "
+  return UserError(f"{file}: record {number} has {_listed(found, names)}, record 1 has "
                    f"{_listed(first, names)}; all records of a file must have the same lengths")
 
 

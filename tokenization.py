@@ -38,7 +38,7 @@ def tokenizer_from_vocab(vocab_file: str, do_lower_case: bool) -> tokenizers.Tok
   """
   try:
     with open(os.path.expanduser(vocab_file), encoding="utf-8") as file:
-      words = file.read().rstrip("\n").split("\n")
+      words = [line.strip() for line in file.read().rstrip("\n").split("\n")]
   except (OSError, UnicodeDecodeError) as error:
     reason = getattr(error, "strerror", None) or "not UTF-8"
     raise UserError(f"vocab_file {vocab_file} cannot be read ({reason}); give a BERT vocab.txt, "
@@ -47,7 +47,7 @@ def tokenizer_from_vocab(vocab_file: str, do_lower_case: bool) -> tokenizers.Tok
   if missing:
     raise UserError(f"vocab_file {vocab_file} lacks {', '.join(missing)}; give a BERT vocab.txt, "
                     "one entry a line")
-  return bert_backend({word.strip(): i for i, word in enumerate(words)}, do_lower_case)
+  return bert_backend({word: i for i, word in enumerate(words)}, do_lower_case)
 
 
 def bert_backend(vocab: Mapping[str, int], do_lower_case: bool) -> tokenizers.Tokenizer:

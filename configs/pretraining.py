@@ -58,7 +58,7 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   config.text_field = "text"
   # Of the rules by which running text is split into sentences.
   config.language = "en"
-  # Invalid UTF-8: "strict" stops with its line, "replace" goes on with U+FFFD.
+  # Invalid UTF-8: "strict" stops with its line, "replace" goes on with U+FFFD, "ignore" without.
   config.errors = "strict"
   # Text is tokenized once, into this folder; blank: bert_cache/ beside the first input.
   config.cache_dir = ""

@@ -76,7 +76,8 @@ def run_script_in_process(script, config_file, *arguments):
     delattr(values, name)
   values.unparse_flags()
   experiment.define_flags(f"{ROOT}/configs/{config_file}.py")
-  argv = [f"{script.__name__}.py", *map(str, arguments)]
+  last = {str(argument).split("=")[0]: str(argument) for argument in arguments}
+  argv = [f"{script.__name__}.py", *last.values()]  # ml_collections would join tuples given twice
   if not any(a.startswith("--config=") for a in argv):
     argv.insert(1, f"--config={ROOT}/configs/{config_file}.py")
   with unittest.mock.patch.object(sys, "argv", argv):  # ml_collections looks there for overrides

@@ -19,13 +19,37 @@ def size(config):
   return sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(shapes))
 
 
-@pytest.mark.parametrize("layers,hidden,expected", [
-    (2, 128, 4_385_920), (4, 512, 28_763_648), (8, 512, 41_373_184), (12, 768, 109_482_240),
-    (24, 1024, 335_141_888)])
-def test_published_parameter_counts(layers, hidden, expected):
-  config = modeling.BertConfig(hidden_size=hidden, num_hidden_layers=layers,
-                               num_attention_heads=hidden // 64, intermediate_size=4 * hidden)
-  assert size(config) == expected
+PUBLISHED_SIZES = {  # encoder and pooler, with bert-base-uncased's vocabulary
+    "bert-tiny": 4_385_920, "bert-mini": 11_170_560, "bert-small": 28_763_648,
+    "bert-medium": 41_373_184, "bert-base": 109_482_240, "bert-large": 335_141_888}
+
+
+def test_published_parameter_counts():
+  assert {name: size(config) for name, config in modeling.SIZES.items()} == PUBLISHED_SIZES
+
+
+# --- Memory -----------------------------------------------------------------------------------
+
+
+def test_remat_changes_no_number_and_keeps_less(tiny_config):
+  """The same loss and gradients, dropout included; activations are computed again."""
+  batch = random_batch(tiny_config)
+  batch["masked_lm_positions"] = np.array([1, 2, 14], np.int32)
+  plain, again = (modeling.BertForPreTraining(tiny_config, remat=remat) for remat in (False, True))
+  params = init_params(plain, batch)
+
+  def gradient(model):
+    def loss(params):
+      logits, _ = model.apply({"params": params}, batch, deterministic=False,
+                              rngs={"dropout": jax.random.key(3)})
+      return jnp.sum(jnp.square(logits))
+    return jax.value_and_grad(loss)
+
+  kept, recomputed = (jax.jit(gradient(model))(params) for model in (plain, again))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=1e-4, atol=1e-4 * np.abs(a).max()), kept, recomputed)
+  assert "remat" not in str(jax.make_jaxpr(gradient(plain))(params))
+  assert str(jax.make_jaxpr(gradient(again))(params)).count("remat") >= 2  # one a layer
 
 
 # --- PyTorch ----------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ def test_what_is_masked(whole_words):
   assert not out["masked_lm_ids"][~weights].any()
   ascending = np.diff(positions, axis=1) > 0
   assert ascending[weights[:, 1:]].all()
-  maskable = ((rows.input_ids > 3)).sum(axis=1)
+  maskable = (rows.input_ids > 3).sum(axis=1)
   count = weights.sum(axis=1)
   if whole_words:
     assert (count <= wanted(rows, masking)).all()

@@ -89,6 +89,34 @@ def test_clipping_is_by_the_norm_and_can_be_off(limit, expected):
   np.testing.assert_allclose(state[1].mu["kernel"], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("bias_correction", [True, False])
+def test_one_lamb_update_by_hand(bias_correction):
+  """Algorithm 2 of the paper; biases and LayerNorm keep Adam's step."""
+  params = {"kernel": jnp.asarray([3.0, -4.0]), "zero": jnp.zeros(2), "bias": jnp.asarray([2.0])}
+  grads = {"kernel": jnp.asarray([0.3, 0.4]), "zero": jnp.asarray([0.1, 0.0]),
+           "bias": jnp.asarray([0.5])}
+  optimizer = training.create_optimizer(
+      "lamb", lambda _: 0.1, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=0.0,
+      bias_correction=bias_correction)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+
+  def direction(g):
+    m, v = (g, g**2) if bias_correction else (0.1 * g, 0.001 * g**2)
+    return m / (np.sqrt(v) + 1e-6)
+
+  ratio = direction(np.asarray([0.3, 0.4])) + 0.01 * np.asarray([3.0, -4.0])
+  expected = -0.1 * 5.0 / np.linalg.norm(ratio) * ratio  # the kernel's norm is 5
+  np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-4)
+  np.testing.assert_allclose(updates["zero"], -0.1 * direction(np.asarray([0.1, 0.0])), rtol=1e-4)
+  np.testing.assert_allclose(updates["bias"], -0.1 * direction(np.asarray([0.5])), rtol=1e-4)
+
+
+def test_an_unknown_optimizer_is_refused():
+  with pytest.raises(ValueError, match="optimizer must be 'adamw' or 'lamb', not 'sgd'"):
+    training.create_optimizer("sgd", lambda _: 0.1, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0,
+                              max_grad_norm=0.0, bias_correction=True)
+
+
 # --- The step ---------------------------------------------------------------------------------
 
 
@@ -142,7 +170,9 @@ def test_devices_and_accumulation_equal_one_big_batch(tiny):
   for shape, result in results.items():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6,
                                    err_msg=str(shape)), result, results[1, 1])
-  assert results[1, 1][1][1] == 6  # the two fillers do not count
+  losses = run_classifier.example_losses(model.apply({"params": params}, batch), batch["labels"])
+  np.testing.assert_allclose(  # the two fillers do not count
+      results[1, 1][1][0], np.mean(losses[batch["weights"] > 0]), rtol=1e-5)
 
 
 def test_the_first_step_of_a_warm_up_moves_nothing(tiny):

@@ -1,0 +1,134 @@
+"""The same pre-training in HuggingFace PyTorch: the losses of both, step by step.
+
+    python3 -m benchmarks.pytorch_pretraining --train_files 'wiki/*' --tokenizer DIR --steps 200
+
+Same initial weights (ours, exported), batches, dropout 0, losses (HuggingFace's own
+BertForPreTraining), AdamW (bias-corrected, eps 1e-6, decay 0.01 on all but LayerNorm and bias),
+clipping and schedule. Prints both losses and their relative difference, and writes them to a
+JSON file. Needs torch (requirements-dev.txt).
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+
+import checkpoint_utils
+import data
+import experiment
+import modeling
+import pretraining_batches
+import pretraining_corpus
+import run_pretraining
+import training
+
+
+def our_run(model, params, batches, schedule):
+  """-> (losses of all steps, seconds without the first step)."""
+  optimizer = training.create_optimizer(
+      "adamw", schedule, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=1.0,
+      bias_correction=True)
+  step = run_pretraining.make_step_fn(model, optimizer)
+  state = training.replicate(training.create_state(params, optimizer, seed=0))
+  losses = []
+  for i, batch in enumerate(batches):
+    state, sums = step(state, batch)
+    losses.append(float(sums["loss"][0]))
+    if i == 0:
+      start = time.perf_counter()
+  return losses, time.perf_counter() - start
+
+
+def their_run(config, params, rows, schedule):
+  """As `our_run`, from the same weights and rows."""
+  twin = transformers.BertForPreTraining(transformers.BertConfig(**dataclasses.asdict(config)))
+  tensors = checkpoint_utils.to_huggingface(params, config.num_hidden_layers)
+  missing, unexpected = twin.load_state_dict(
+      {name: torch.tensor(value) for name, value in tensors.items()}, strict=False)
+  assert not unexpected, unexpected
+  assert all("decoder" in name for name in missing), missing  # tied to what is there
+  decayed, plain = [], []
+  for name, parameter in twin.named_parameters():
+    (plain if "LayerNorm" in name or name.endswith("bias") else decayed).append(parameter)
+  optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01},
+                                 {"params": plain, "weight_decay": 0.0}], lr=1.0, eps=1e-6)
+  losses = []
+  for i, row in enumerate(rows):
+    for group in optimizer.param_groups:
+      group["lr"] = float(schedule(i))
+    loss = twin(**torch_inputs(row)).loss
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
+    optimizer.step()
+    losses.append(loss.item())
+    if i == 0:
+      start = time.perf_counter()
+  return losses, time.perf_counter() - start
+
+
+def torch_inputs(rows):
+  """One batch's rows as HuggingFace wants them: labels at every token, -100 where not masked."""
+  labels = np.full(rows["input_ids"].shape, -100)
+  masked = rows["masked_lm_weights"] > 0
+  labels[np.nonzero(masked)[0], rows["masked_lm_positions"][masked]] = rows["masked_lm_ids"][masked]
+  arrays = {"input_ids": rows["input_ids"], "token_type_ids": rows["token_type_ids"],
+            "attention_mask": rows["sequence_ids"], "labels": labels,
+            "next_sentence_label": rows["next_sentence_labels"]}
+  return {name: torch.from_numpy(value.astype(np.int64)) for name, value in arrays.items()}
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--train_files", required=True)
+  parser.add_argument("--tokenizer", required=True)
+  parser.add_argument("--size", choices=sorted(modeling.SIZES), default="bert-mini")
+  parser.add_argument("--steps", type=int, default=200)
+  parser.add_argument("--batch_size", type=int, default=16)
+  parser.add_argument("--max_seq_length", type=int, default=128)
+  parser.add_argument("--learning_rate", type=float, default=5e-4)
+  parser.add_argument("--output", default="pytorch_pretraining.json")
+  args = parser.parse_args()
+  jax.config.update("jax_default_matmul_precision", "float32")
+  tokenizer = data.load_tokenizer(args.tokenizer, None)
+  vocabulary = pretraining_batches.vocabulary_of(tokenizer)
+  reading = pretraining_corpus.Reading("auto", "text", "en", "strict", "")
+  text = pretraining_corpus.open_corpus(args.train_files, "train_files", tokenizer, reading)
+  part = pretraining_corpus.part_of(text, False, 0.0, args.max_seq_length - 3)
+  masking = pretraining_batches.Masking(0.15, -(-args.max_seq_length * 3 // 20), 0.8, 0.1, False)
+  examples = pretraining_batches.TextExamples(part, vocabulary, masking, args.max_seq_length,
+                                              "mlm_nsp", 0.1)
+  phases = [pretraining_batches.Phase(0, args.steps, args.batch_size, examples)]
+  config = dataclasses.replace(modeling.SIZES[args.size], vocab_size=vocabulary.size,
+                               hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+  model = modeling.BertForPreTraining(config)
+  params = jax.device_get(
+      jax.jit(model.init)(jax.random.key(0), experiment.one_token())["params"])
+  schedule = training.create_schedule("joined", args.learning_rate, args.steps, args.steps // 10)
+  rows = functools.partial(pretraining_batches.train_rows, phases, 0)
+  ours, our_seconds = our_run(model, jax.tree.map(jnp.asarray, params), (
+      pretraining_batches.make_batch(rows(t), jax.local_device_count(), 1)
+      for t in range(args.steps)), schedule)
+  theirs, their_seconds = their_run(config, params, map(rows, range(args.steps)), schedule)
+  difference = np.abs(np.array(ours) / np.array(theirs) - 1)
+  for t in sorted({0, 1, *range(9, args.steps, max(args.steps // 10, 1)), args.steps - 1}):
+    print(f"step {t + 1:4d}  here {ours[t]:.6f}  PyTorch {theirs[t]:.6f}  "
+          f"relative difference {difference[t]:.1e}")
+  print(f"largest relative difference {difference.max():.1e}; seconds after the first step: here "
+        f"{our_seconds:.1f}, PyTorch {their_seconds:.1f}")
+  pathlib.Path(args.output).write_text(json.dumps({
+      "arguments": vars(args), "ours": ours, "pytorch": theirs, "seconds": our_seconds,
+      "pytorch_seconds": their_seconds, "largest_difference": float(difference.max())},
+      indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  main()

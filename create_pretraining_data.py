@@ -1,0 +1,556 @@
+"""Text in, TFRecord files of masked LM and next sentence examples out.
+
+    python3 create_pretraining_data.py --input_file='/data/*.txt' --vocab_file=vocab.txt \
+        --output_file=/data/examples.tfrecord
+
+The flags are the original's, and so are the records: the same flags give what
+google-research/bert's create_pretraining_data.py writes, record for record. It holds the whole
+corpus in memory and uses one core. With --num_workers=N the same functions run on blocks of the
+text, N at a time, in bounded memory: /data/examples.tfrecord-00000-of-00012 and so on hold the
+same bytes whatever N is, but no longer the original's.
+"""
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+import contextlib
+import dataclasses
+import multiprocessing
+from multiprocessing import connection
+import os
+import pathlib
+import random
+import signal
+from typing import Any, NamedTuple
+
+from absl import flags
+
+import corpus
+from errors import run_script, UserError
+from reporting import progress_bar, say
+import tfrecords
+import tokenization
+
+TokenizedDocument = list[list[int]]  # the ids of its sentences, none empty
+
+_RANDOM_DOCUMENT_TRIES = 10
+_SHORTEST = 5  # tokens of an example: three special ones and one of each segment
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """The flags, described in `define_flags`."""
+
+  input_file: str
+  output_file: str
+  vocab_file: str
+  tokenizer: str
+  do_lower_case: bool | None
+  do_whole_word_mask: bool
+  max_seq_length: int
+  max_predictions_per_seq: int
+  random_seed: int
+  dupe_factor: int
+  masked_lm_prob: float
+  short_seq_prob: float
+  num_workers: int
+  shard_megabytes: float
+  input_format: str
+  text_field: str
+  language: str
+  errors: str
+
+  @classmethod
+  def from_flags(cls, values: flags.FlagValues) -> "Settings":
+    """The settings of parsed flags."""
+    return cls(**{field.name: values[field.name].value for field in dataclasses.fields(cls)})
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags: the original's, then our own."""
+
+  def define(kind: Any, name: str, default: Any, text: str) -> None:
+    kind(name, default, text, flag_values=values)
+
+  define(flags.DEFINE_string, "input_file", "", "Text: comma-separated files, globs, folders "
+         "saved by datasets.save_to_disk or hub names (owner/name:config).")
+  define(flags.DEFINE_string, "output_file", "", "TFRecord files to write, comma-separated.")
+  define(flags.DEFINE_string, "vocab_file", "", "BERT's vocab.txt.")
+  define(flags.DEFINE_bool, "do_lower_case", None, "Lower-case the text and strip accents. "
+         "Default: true with --vocab_file, what it says itself with --tokenizer.")
+  define(flags.DEFINE_bool, "do_whole_word_mask", False, "Mask all pieces of a word together.")
+  define(flags.DEFINE_integer, "max_seq_length", 128, "Tokens of an example.")
+  define(flags.DEFINE_integer, "max_predictions_per_seq", 20, "Most masked tokens of an example.")
+  define(flags.DEFINE_integer, "random_seed", 12345, "Seed.")
+  define(flags.DEFINE_integer, "dupe_factor", 10, "Passes over the text, each masked anew.")
+  define(flags.DEFINE_float, "masked_lm_prob", 0.15, "Share of the tokens to mask.")
+  define(flags.DEFINE_float, "short_seq_prob", 0.1, "Share of documents cut into shorter "
+         "examples.")
+  define(flags.DEFINE_string, "tokenizer", "", "A HuggingFace folder or hub name, instead of "
+         "--vocab_file.")
+  define(flags.DEFINE_integer, "num_workers", 0, "Processes. 0: exactly the original's records.")
+  define(flags.DEFINE_float, "shard_megabytes", 16.0, "With --num_workers: text of a shard. A "
+         "worker's memory grows with it and with --dupe_factor: 0.5 GB with both defaults.")
+  define(flags.DEFINE_string, "input_format", "auto", f"{', '.join(corpus.INPUT_FORMATS)}.")
+  define(flags.DEFINE_string, "text_field", "text", "Field of a JSON line, column of a dataset.")
+  define(flags.DEFINE_string, "language", "en", "Whose rules cut running text into sentences.")
+  define(flags.DEFINE_string, "errors", "strict", "Bytes that are not UTF-8: "
+         f"{', '.join(corpus.DECODING_ERRORS)} (the original ignores them).")
+
+
+def main() -> None:
+  create(Settings.from_flags(flags.FLAGS))
+
+
+def create(settings: Settings) -> None:
+  """Does all that the flags say.
+
+  Raises:
+    UserError: a flag without sense, no text, or text that cannot be read. No output is left.
+  """
+  check_values(settings)
+  sources = corpus.find_sources(settings.input_file, settings.input_format, "--input_file")
+  outputs = find_outputs(settings, sources)
+  maker = load_maker(settings)
+  for output in outputs:
+    output.parent.mkdir(parents=True, exist_ok=True)
+  with removed_on_failure() as temporaries:
+    write = write_shards if settings.num_workers else write_as_the_original
+    write(settings, sources, maker, outputs, temporaries)
+
+
+# --- Flags ----------------------------------------------------------------------------------
+
+
+def check_values(settings: Settings) -> None:
+  """Raises a UserError that names the first flag without sense."""
+  for name in ("input_file", "output_file"):
+    if not getattr(settings, name).strip(" ,"):
+      raise UserError(f"--{name} is missing")
+  if bool(settings.vocab_file) == bool(settings.tokenizer):
+    raise UserError("give either --vocab_file=/path/to/vocab.txt or --tokenizer=/path/to/dir")
+  limits = {"max_seq_length": _SHORTEST, "max_predictions_per_seq": 1, "dupe_factor": 1,
+            "num_workers": 0}
+  for name, least in limits.items():
+    if getattr(settings, name) < least:
+      raise UserError(f"--{name}={getattr(settings, name)} must be {least} or more")
+  if not 0 <= settings.short_seq_prob <= 1:
+    raise UserError(f"--short_seq_prob={settings.short_seq_prob} must be a share from 0 to 1")
+  if not 0 < settings.masked_lm_prob <= 1:
+    raise UserError(f"--masked_lm_prob={settings.masked_lm_prob} must be a share above 0, up to 1")
+  if not 0 < settings.shard_megabytes < float("inf"):
+    raise UserError(f"--shard_megabytes={settings.shard_megabytes} must be a number above 0")
+
+
+def find_outputs(settings: Settings, sources: Sequence[corpus.Source]) -> list[pathlib.Path]:
+  """The files of --output_file, once nothing speaks against writing them."""
+  names = [os.path.expanduser(name) for name in settings.output_file.split(",") if name.strip()]
+  outputs = [pathlib.Path(name.strip()) for name in names]
+  inputs = {os.path.realpath(source.path) for source in sources}
+  for output in outputs:
+    if output.is_dir():
+      raise UserError(f"--output_file={output} is a folder; name a file in it")
+    if os.path.realpath(output) in inputs:
+      raise UserError(f"--output_file={output} is one of the input files too")
+  if len(set(outputs)) < len(outputs):
+    raise UserError(f"--output_file={settings.output_file} names a file twice")
+  if settings.num_workers:
+    if len(outputs) > 1:
+      raise UserError(f"--output_file={settings.output_file} names {len(outputs)} files; with "
+                      "--num_workers give one, which the shards are named after")
+    earlier = sorted(outputs[0].parent.glob(f"{outputs[0].name}-?????-of-?????"))
+    if earlier:  # a later glob would read the shards of both runs
+      raise UserError(f"{earlier[0]} is there from an earlier run; remove its shards or choose "
+                      "another --output_file")
+  return outputs
+
+
+def load_maker(settings: Settings) -> "InstanceMaker":
+  """Loads the tokenizer that the flags name."""
+  if settings.vocab_file:
+    lower = settings.do_lower_case is not False
+    tokenizer = tokenization.tokenizer_from_vocab(settings.vocab_file, lower)
+    names = dict.fromkeys(tokenization.SPECIAL_TOKENS)
+    special = [tokenizer.token_to_id(f"[{name}]") for name in ("CLS", "SEP", "MASK")]
+    vocab = tokenizer.get_vocab()
+    if lower and any(w != w.lower() for w in vocab if w not in names):
+      say("note: the vocabulary has upper-case words; --do_lower_case=False keeps the text's case")
+  else:
+    import data  # here: with it come transformers and seconds
+
+    tokenizer = data.load_tokenizer(settings.tokenizer, settings.do_lower_case)
+    special = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id]
+    vocab = tokenizer.get_vocab()
+    if special[2] is None:
+      raise UserError(f"the tokenizer at {settings.tokenizer!r} has no mask token")
+  continuing = frozenset(i for word, i in vocab.items() if word.startswith("##"))
+  if settings.do_whole_word_mask and not continuing:
+    raise UserError("--do_whole_word_mask needs a WordPiece vocabulary, where ## begins the later "
+                    "pieces of a word")
+  return InstanceMaker(settings, tokenization.WordPieces(tokenizer, original=True), *special,
+                       sorted(vocab.values()), continuing)
+
+
+# --- Instances: the original's functions ----------------------------------------------------
+
+
+class Instance(NamedTuple):
+  """An example before it is padded.
+
+  Attributes:
+    tokens: ids of [CLS] A [SEP] B [SEP], masked.
+    first_length: tokens of [CLS] A [SEP].
+    random_next: B does not follow A.
+    positions: of the masked tokens, ascending.
+    labels: the ids that they had.
+  """
+
+  tokens: list[int]
+  first_length: int
+  random_next: bool
+  positions: list[int]
+  labels: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class InstanceMaker:
+  """Makes instances of documents; draws random numbers exactly as the original does."""
+
+  settings: Settings
+  pieces: tokenization.WordPieces
+  cls: int
+  sep: int
+  mask: int
+  vocabulary: list[int]  # all ids, in the vocabulary's order
+  continuing: frozenset[int]  # ids of the ## pieces
+
+  def tokenize(self, documents: Iterable[corpus.Document]) -> list[TokenizedDocument]:
+    """The documents' ids, without empty sentences and documents."""
+    tokenized = ([ids for ids in self.pieces(document) if ids] for document in documents)
+    return [document for document in tokenized if document]
+
+  def examples(self, documents: list[TokenizedDocument], rng: random.Random) -> list[bytes]:
+    """Serialized examples of all passes over the documents (`create_training_instances`).
+
+    Args:
+      documents: are shuffled in place.
+      rng: the only source of randomness.
+    """
+    rng.shuffle(documents)
+    examples = [self.serialize(instance) for _ in range(self.settings.dupe_factor)
+                for i in range(len(documents)) for instance in self.instances(documents, i, rng)]
+    rng.shuffle(examples)
+    return examples
+
+  def instances(self, documents: list[TokenizedDocument], index: int,
+                rng: random.Random) -> Iterator[Instance]:
+    """Yields the instances of one document (`create_instances_from_document`)."""
+    document = documents[index]
+    max_tokens = target = self.settings.max_seq_length - 3
+    if rng.random() < self.settings.short_seq_prob:
+      target = rng.randint(2, max_tokens)
+    chunk: TokenizedDocument = []
+    length = i = 0
+    while i < len(document):
+      chunk.append(document[i])
+      length += len(document[i])
+      if i == len(document) - 1 or length >= target:
+        a_end = rng.randint(1, len(chunk) - 1) if len(chunk) >= 2 else 1
+        a = _joined(chunk[:a_end])
+        random_next = len(chunk) == 1 or rng.random() < 0.5
+        if random_next:
+          b = _random_next(documents, index, target - len(a), rng)
+          i -= len(chunk) - a_end  # they have not been used
+        else:
+          b = _joined(chunk[a_end:])
+        yield self._instance(*truncate_pair(a, b, max_tokens, rng), random_next, rng)
+        chunk, length = [], 0
+      i += 1
+
+  def _instance(self, a: list[int], b: list[int], random_next: bool,
+                rng: random.Random) -> Instance:
+    """Masks a pair (`create_masked_lm_predictions`)."""
+    tokens = [self.cls, *a, self.sep, *b, self.sep]
+    first_length = len(a) + 2
+    candidates = self.candidates(tokens, first_length)
+    rng.shuffle(candidates)
+    wanted = min(self.settings.max_predictions_per_seq,
+                 max(1, round(len(tokens) * self.settings.masked_lm_prob)))
+    labels: dict[int, int] = {}
+    for word in candidates:
+      if len(labels) >= wanted:
+        break
+      if len(labels) + len(word) <= wanted:
+        for position in word:
+          labels[position] = tokens[position]
+          if rng.random() < 0.8:
+            tokens[position] = self.mask
+          elif rng.random() >= 0.5:
+            tokens[position] = self.vocabulary[rng.randint(0, len(self.vocabulary) - 1)]
+    positions = sorted(labels)
+    return Instance(tokens, first_length, random_next, positions, [labels[p] for p in positions])
+
+  def candidates(self, tokens: Sequence[int], first_length: int) -> list[Sequence[int]]:
+    """Positions that are masked together: of single tokens, or of words.
+
+    A ## piece joins what comes before it even across [SEP], as in the original.
+    """
+    positions = (*range(1, first_length - 1), *range(first_length, len(tokens) - 1))
+    if not self.settings.do_whole_word_mask:
+      return [(position,) for position in positions]
+    words: list[list[int]] = []
+    for position in positions:
+      if words and tokens[position] in self.continuing:
+        words[-1].append(position)
+      else:
+        words.append([position])
+    return words
+
+  def serialize(self, instance: Instance) -> bytes:
+    """A `tf.train.Example` padded with zeros (`write_instance_to_example_files`)."""
+    length, first = len(instance.tokens), instance.first_length
+    masked = len(instance.labels)
+    padding = [0] * (self.settings.max_seq_length - length)
+    free = [0] * (self.settings.max_predictions_per_seq - masked)
+    return tfrecords.encode_example({
+        "input_ids": instance.tokens + padding,
+        "input_mask": [1] * length + padding,
+        "segment_ids": [0] * first + [1] * (length - first) + padding,
+        "masked_lm_positions": instance.positions + free,
+        "masked_lm_ids": instance.labels + free,
+        "masked_lm_weights": [1.0] * masked + [0.0] * len(free),
+        "next_sentence_labels": [int(instance.random_next)]})
+
+
+def _joined(sentences: Iterable[Sequence[int]]) -> list[int]:
+  return [token for sentence in sentences for token in sentence]
+
+
+def _random_next(documents: Sequence[TokenizedDocument], index: int, target: int,
+                 rng: random.Random) -> list[int]:
+  """Sentences from a random place of another document, until there are `target` tokens."""
+  for _ in range(_RANDOM_DOCUMENT_TRIES):
+    other = rng.randint(0, len(documents) - 1)
+    if other != index:
+      break
+  document = documents[other]
+  tokens: list[int] = []
+  for sentence in document[rng.randint(0, len(document) - 1):]:
+    tokens += sentence
+    if len(tokens) >= target:
+      break
+  return tokens
+
+
+def truncate_pair(a: list[int], b: list[int], budget: int,
+                  rng: random.Random) -> tuple[list[int], list[int]]:
+  """Takes tokens off the longer one (b on a tie), front or back, until `budget` are left.
+
+  `truncate_seq_pair` of the original; fine-tuning truncates otherwise.
+  """
+  starts, ends = [0, 0], [len(a), len(b)]
+  for _ in range(len(a) + len(b) - budget):
+    longer = 0 if ends[0] - starts[0] > ends[1] - starts[1] else 1
+    if rng.random() < 0.5:
+      starts[longer] += 1
+    else:
+      ends[longer] -= 1
+  return a[starts[0]:ends[0]], b[starts[1]:ends[1]]
+
+
+# --- Files ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def removed_on_failure() -> Iterator[list[pathlib.Path]]:
+  """Gives a list of files to fill, which are removed if what follows fails or is interrupted."""
+  files: list[pathlib.Path] = []
+  try:
+    yield files
+  except BaseException:
+    for file in files:
+      file.unlink(missing_ok=True)
+    raise
+
+
+def read_documents(settings: Settings, sources: Sequence[corpus.Source],
+                   progress: Any, longest: int | None = None) -> Iterator[corpus.Document]:
+  """The documents of the input, read as the flags say."""
+  return corpus.documents(
+      sources, text_field=settings.text_field, language=settings.language, errors=settings.errors,
+      longest=longest, progress=progress)
+
+
+def write_as_the_original(settings: Settings, sources: Sequence[corpus.Source],
+                          maker: InstanceMaker, outputs: Sequence[pathlib.Path],
+                          temporaries: list[pathlib.Path]) -> None:
+  """All documents in memory, one generator of random numbers, files filled in turn."""
+  with progress_bar(corpus.total_size(sources), "B") as progress:
+    documents = maker.tokenize(read_documents(settings, sources, progress))
+  if not documents:
+    raise UserError(f"no documents in {settings.input_file}")
+  say(f"read {len(documents)} documents of {sum(map(len, documents))} sentences")
+  examples = maker.examples(documents, random.Random(settings.random_seed))
+  for i, output in enumerate(outputs):
+    temporaries.append(output.with_name(f"{output.name}.tmp"))
+    tfrecords.write_records(temporaries[-1], examples[i::len(outputs)])
+  for temporary, output in zip(temporaries, outputs, strict=True):
+    temporary.replace(output)
+  say(f"wrote {len(examples)} instances of {len(documents)} documents to "
+      f"{', '.join(map(str, outputs))}")
+
+
+class Block(NamedTuple):
+  """What a worker makes a shard of.
+
+  Attributes:
+    number: from 0.
+    documents: consecutive ones.
+    size: bytes of input up to its end, less those up to the block before.
+    file: where the shard goes for now.
+  """
+
+  number: int
+  documents: list[corpus.Document]
+  size: int
+  file: pathlib.Path
+
+
+class Shard(NamedTuple):
+  """What became of a block; a block of nothing but unprintable characters makes no file."""
+
+  number: int
+  file: pathlib.Path
+  documents: int
+  instances: int
+  size: int
+
+
+def make_shard(maker: InstanceMaker, block: Block) -> Shard:
+  """Writes a block's instances, random by the seed and the block's number alone."""
+  documents = maker.tokenize(block.documents)
+  rng = random.Random(f"{maker.settings.random_seed} {block.number}")
+  examples = maker.examples(documents, rng)
+  if examples:
+    tfrecords.write_records(block.file, examples)
+  return Shard(block.number, block.file, len(documents), len(examples), block.size)
+
+
+def write_shards(settings: Settings, sources: Sequence[corpus.Source], maker: InstanceMaker,
+                 outputs: Sequence[pathlib.Path], temporaries: list[pathlib.Path]) -> None:
+  """A shard for every block of the text; the same shards for any number of workers."""
+  output, = outputs
+  shards = []
+  run = _in_this_process if settings.num_workers == 1 else _in_workers
+  made = run(maker, read_blocks(settings, sources, output, temporaries))
+  with progress_bar(corpus.total_size(sources), "B") as progress, contextlib.closing(made):
+    for shard in made:
+      progress(shard.size)
+      if shard.instances:
+        shards.append(shard)
+  if not shards:
+    raise UserError(f"no documents in {settings.input_file}")
+  shards.sort()
+  names = [output.with_name(f"{output.name}-{i:05d}-of-{len(shards):05d}")
+           for i in range(len(shards))]
+  for shard, name in zip(shards, names, strict=True):
+    shard.file.replace(name)
+  say(f"wrote {sum(shard.instances for shard in shards)} instances of "
+      f"{sum(shard.documents for shard in shards)} documents to {names[0]}"
+      + (f" ... {names[-1]}" if len(names) > 1 else ""))
+
+
+def read_blocks(settings: Settings, sources: Sequence[corpus.Source], output: pathlib.Path,
+                temporaries: list[pathlib.Path]) -> Iterator[Block]:
+  """Yields blocks of `shard_megabytes` of text; what they will write is added to temporaries."""
+  consumed = 0
+
+  def progress(size: int) -> None:
+    nonlocal consumed
+    consumed += size
+
+  characters = max(1, int(settings.shard_megabytes * 1e6))
+  documents = read_documents(settings, sources, progress, longest=characters)
+  for number, block in enumerate(corpus.blocks(documents, characters)):
+    temporaries.append(output.with_name(f"{output.name}-{number:05d}.tmp"))
+    yield Block(number, block, consumed, temporaries[-1])
+    consumed = 0
+
+
+def _in_this_process(maker: InstanceMaker,
+                     blocks: Iterable[Block]) -> Generator[Shard, None, None]:
+  return (make_shard(maker, block) for block in blocks)
+
+
+def _in_workers(maker: InstanceMaker, blocks: Iterable[Block]) -> Generator[Shard, None, None]:
+  """Yields shards as they are done; a block is read once a worker waits for it, or just before.
+
+  Pipes and not an executor: that one hangs where a worker is ended while a block is sent to it.
+  """
+  context = multiprocessing.get_context("spawn")
+  processes: list[multiprocessing.process.BaseProcess] = []
+  idle: list[connection.Connection] = []
+  busy: list[connection.Connection] = []
+  try:
+    for _ in range(maker.settings.num_workers):
+      ours, theirs = context.Pipe()
+      process = context.Process(target=_work, args=(theirs,), daemon=True)
+      with _deaf_to_interrupts():
+        process.start()
+        processes.append(process)
+      theirs.close()
+      idle.append(ours)
+    for worker in idle:  # now that all of them are starting: it is large and waits for its reader
+      worker.send(maker)
+    for block in blocks:
+      if not idle:
+        yield from _collect(idle, busy)
+      idle[-1].send(block)
+      busy.append(idle.pop())
+    while busy:
+      yield from _collect(idle, busy)
+  except (EOFError, ConnectionError) as error:
+    raise UserError("a worker process died, perhaps for want of memory; fewer --num_workers or "
+                    "--shard_megabytes need less") from error
+  finally:
+    for process in processes:
+      process.terminate()  # what it still works on, nobody wants
+      process.join()
+
+
+def _collect(idle: list[connection.Connection],
+             busy: list[connection.Connection]) -> Iterator[Shard]:
+  """Waits for one worker or more, which then are idle."""
+  for worker in connection.wait(busy):
+    result = worker.recv()
+    if isinstance(result, Exception):
+      raise result
+    busy.remove(worker)
+    idle.append(worker)
+    yield result
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+  """What is started in here ignores Ctrl-C, which a terminal sends to all; its parent ends it."""
+  handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, handler)
+
+
+def _work(main_process: connection.Connection) -> None:
+  """A worker process: blocks in, shards or exceptions out, until the other end is closed."""
+  with contextlib.suppress(EOFError, ConnectionError):
+    maker = main_process.recv()
+    while True:
+      block = main_process.recv()
+      try:
+        result = make_shard(maker, block)
+      except Exception as error:  # whatever it is, the main process raises it
+        result = error
+      main_process.send(result)
+
+
+if __name__ == "__main__":
+  define_flags(flags.FLAGS)
+  run_script(main, interrupted="nothing was written")

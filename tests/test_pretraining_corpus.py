@@ -1,0 +1,171 @@
+"""The cache of a corpus: what is kept, when it is made again, what bad input gets."""
+
+import os
+
+import numpy as np
+import pytest
+
+from errors import UserError
+import pretraining_corpus
+from pretraining_corpus import open_corpus, part_of, Reading, Records
+import tfrecords
+
+READING = Reading("auto", "text", "en", "strict", "")
+LINES = "The film is good .\nIt was great .\n\nA bad plot .\n\n\nThe actor is dull .\n"
+
+
+def features(n, length=8, predictions=2, largest=30):
+  rng = np.random.default_rng(0)
+  return {"input_ids": rng.integers(5, largest, (n, length)),
+          "input_mask": np.ones((n, length), int), "segment_ids": np.zeros((n, length), int),
+          "masked_lm_positions": np.tile([1, 3], (n, 1))[:, :predictions],
+          "masked_lm_ids": rng.integers(5, largest, (n, predictions)),
+          "masked_lm_weights": np.ones((n, predictions), np.float32),
+          "next_sentence_labels": rng.integers(0, 2, (n, 1))}
+
+
+def write_records(path, arrays):
+  tfrecords.write_records(path, (
+      tfrecords.encode_example({name: value[i].tolist() for name, value in arrays.items()})
+      for i in range(len(arrays["input_ids"]))))
+  return path
+
+
+def test_text_is_tokenized_once(tmp_path, tokenizer, monkeypatch, capsys):
+  (tmp_path / "a.txt").write_text(LINES)
+  text = open_corpus(str(tmp_path / "*.txt"), "train_files", tokenizer, READING)
+  assert text.folder.parent == tmp_path / "bert_cache"
+  assert text.tokens.dtype == np.uint16
+  ids = tokenizer("The film is good .", add_special_tokens=False)["input_ids"]
+  np.testing.assert_array_equal(text.tokens[text.sentences[0]:text.sentences[1]], ids)
+  assert len(text.sentences) == 5
+  np.testing.assert_array_equal(text.documents, [0, 2, 3, 4])
+  assert text.sentences[-1] == len(text.tokens)
+  assert "3 documents, 4 sentences" in capsys.readouterr().out
+  for array in (text.tokens, text.sentences, text.documents):
+    assert isinstance(array, np.memmap)  # nothing is read into memory
+
+  def never(*_):
+    raise AssertionError("tokenized again")
+
+  monkeypatch.setattr(pretraining_corpus, "_tokenize", never)
+  again = open_corpus(str(tmp_path / "*.txt"), "train_files", tokenizer, READING)
+  np.testing.assert_array_equal(again.tokens, text.tokens)
+  (tmp_path / "a.txt").write_text(LINES + "More .\n")
+  with pytest.raises(AssertionError, match="tokenized again"):
+    open_corpus(str(tmp_path / "*.txt"), "train_files", tokenizer, READING)
+
+
+def test_processes_change_nothing(tmp_path, tokenizer, monkeypatch):
+  (tmp_path / "a.txt").write_text(LINES * 50)
+  monkeypatch.setattr(pretraining_corpus, "_BLOCK", 200)
+  monkeypatch.setattr(os, "cpu_count", lambda: 2)
+  one = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+  monkeypatch.setattr(pretraining_corpus, "_BYTES_A_WORKER", 100)
+  elsewhere = Reading("auto", "text", "en", "strict", str(tmp_path / "elsewhere"))
+  two = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, elsewhere)
+  assert two.folder.parent == tmp_path / "elsewhere"
+  for name in ("tokens", "sentences", "documents"):
+    np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+
+
+def test_a_failure_leaves_no_cache(tmp_path, tokenizer):
+  (tmp_path / "a.txt").write_bytes(b"good film\nbad \xff film\n")
+  with pytest.raises(UserError, match=r"a.txt, line 2.*0xff.*errors=replace"):
+    open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+  assert not list((tmp_path / "bert_cache").iterdir())
+  replaced = Reading("auto", "text", "en", "replace", "")
+  assert len(open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer,
+                         replaced).sentences) == 3
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, tokenizer):
+  (tmp_path / "a.txt").write_text(LINES)
+  (tmp_path / "bert_cache").write_text("in the way")
+  with pytest.raises(UserError, match="cannot be written .*; name another place.*cache_dir=DIR"):
+    open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n \n"])
+def test_no_text(tmp_path, tokenizer, content):
+  (tmp_path / "a.txt").write_text(content)
+  with pytest.raises(UserError, match="train_files: no text in .*a.txt"):
+    open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+
+
+def test_no_file(tmp_path, tokenizer):
+  with pytest.raises(UserError, match="eval_files.*no file matches"):
+    open_corpus(str(tmp_path / "*.txt"), "eval_files", tokenizer, READING)
+
+
+# --- Held-out documents -----------------------------------------------------------------------
+
+
+def test_held_out_documents_are_never_trained_on(tmp_path, tokenizer):
+  (tmp_path / "a.txt").write_text("the film is good\nit was bad\n\n" * 200)
+  text = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+  train, held_out = (part_of(text, which, 0.1, 29) for which in (False, True))
+  assert len(held_out.documents) == 20
+  assert set(train.documents) | set(held_out.documents) == set(range(200))
+  assert not set(train.documents) & set(held_out.documents)
+  for part in (train, held_out):
+    owners = np.searchsorted(text.documents, part.spans[:, 0], side="right") - 1
+    assert set(owners) == set(part.documents)
+  again = part_of(text, True, 0.1, 61)  # another length, the same documents
+  np.testing.assert_array_equal(again.documents, held_out.documents)
+  everything = part_of(text, False, 0.0, 29)
+  assert len(everything.documents) == 200
+
+
+def test_a_single_document_cannot_be_held_out(tmp_path, tokenizer):
+  (tmp_path / "a.txt").write_text("the film is good\nit was bad\n")
+  text = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+  with pytest.raises(UserError, match="a single document.*blank lines.*eval_fraction=0"):
+    part_of(text, False, 0.1, 29)
+
+
+# --- Records ----------------------------------------------------------------------------------
+
+
+def test_records_are_decoded_once(tmp_path, tokenizer, monkeypatch):
+  expected = features(30)
+  for i, part in enumerate(np.split(np.arange(30), [11, 12])):
+    write_records(tmp_path / f"{i}.tfrecord", {k: v[part] for k, v in expected.items()})
+  records = open_corpus(str(tmp_path / "*.tfrecord"), "train_files", tokenizer, READING)
+  assert isinstance(records, Records)
+  assert (len(records), records.max_seq_length) == (30, 8)
+  assert records.largest_id == max(expected["input_ids"].max(), expected["masked_lm_ids"].max())
+  for name, value in expected.items():
+    np.testing.assert_array_equal(records.features[name].reshape(value.shape), value)
+    assert isinstance(records.features[name], np.memmap)
+  monkeypatch.setattr(pretraining_corpus, "_decode", None)
+  assert len(open_corpus(str(tmp_path / "*.tfrecord"), "train_files", tokenizer, READING)) == 30
+
+
+def test_a_damaged_record_is_named(tmp_path, tokenizer):
+  file = write_records(tmp_path / "a.tfrecord", features(5))
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1  # in the third of five equal records
+  file.write_bytes(content)
+  with pytest.raises(UserError, match="a.tfrecord: record 3 "):
+    open_corpus(str(file), "train_files", tokenizer, READING)
+  whole = write_records(file, features(5)) and file.read_bytes()
+  file.write_bytes(whole[:-3])
+  with pytest.raises(UserError, match="a.tfrecord: record 5 "):
+    open_corpus(str(file), "train_files", tokenizer, READING)
+  assert not list((tmp_path / "bert_cache").iterdir())
+
+
+def test_files_of_different_lengths(tmp_path, tokenizer):
+  write_records(tmp_path / "a.tfrecord", features(3))
+  write_records(tmp_path / "b.tfrecord", features(3, length=12))
+  with pytest.raises(UserError, match="b.tfrecord holds records of length 12 with 2 predictions, "
+                                      ".*a.tfrecord of length 8 with 2"):
+    open_corpus(str(tmp_path / "*.tfrecord"), "train_files", tokenizer, READING)
+
+
+def test_text_and_records_do_not_mix(tmp_path, tokenizer):
+  write_records(tmp_path / "a.tfrecord", features(3))
+  (tmp_path / "b.txt").write_text(LINES)
+  with pytest.raises(UserError, match="a.tfrecord holds TFRecords and .*b.txt does not"):
+    open_corpus(f"{tmp_path}/a.tfrecord,{tmp_path}/b.txt", "train_files", tokenizer, READING)

@@ -1,0 +1,415 @@
+"""The script from its flags to its files, on a tiny BERT and text with something to learn."""
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+
+from conftest import GOLDEN, init_params, ROOT, run_script_in_process, WORDS
+import jax
+import numpy as np
+import optax
+import pytest
+
+import checkpoint_utils
+from errors import UserError
+import modeling
+import pretraining_batches
+import run_classifier
+import run_pretraining
+import tfrecords
+import training
+
+TINY = ("--config.model.hidden_size=32", "--config.model.num_hidden_layers=1",
+        "--config.model.num_attention_heads=2", "--config.model.intermediate_size=64",
+        "--config.model.max_position_embeddings=32", "--config.phases=((1.0, 24, 16),)",
+        "--config.model.initializer_range=0.1", "--config.model.hidden_dropout_prob=0.0",
+        "--config.eval_batch_size=16", "--config.log_every_steps=25", "--config.eval_steps=50",
+        "--config.learning_rate=0.01", "--config.num_train_steps=200",
+        "--config.num_warmup_steps=6", "--config.eval_fraction=0.1")
+
+run = functools.partial(run_script_in_process, run_pretraining, "pretraining")
+
+
+def write_text(file, documents=120, seed=0):
+  """Sentences "w x y z": each word but the first follows from the one before it."""
+  rng = np.random.default_rng(seed)
+  words = WORDS[5:29]
+  lines = []
+  for _ in range(documents):
+    for _ in range(rng.integers(2, 7)):
+      start = rng.integers(len(words))
+      lines.append(" ".join(words[(start + i) % len(words)] for i in range(rng.integers(3, 9))))
+    lines.append("")
+  file.write_text("\n".join(lines) + "\n")
+  return file
+
+
+def unigram_entropy(file):
+  """Nats a word."""
+  _, counts = np.unique(file.read_text().split(), return_counts=True)
+  shares = counts / counts.sum()
+  return -(shares * np.log(shares)).sum()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, vocab_dir):
+  """A finished run: (its folder, its flags, its text)."""
+  base = tmp_path_factory.mktemp("pretraining")
+  text = write_text(base / "text.txt")
+  arguments = (*TINY, f"--config.tokenizer={vocab_dir}", f"--config.train_files={base}/*.txt",
+               f"--output_dir={base / 'out'}")
+  run(*arguments)
+  return base / "out", arguments, text
+
+
+def read_json(file):
+  return json.loads(file.read_text())
+
+
+# --- A run ------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_everything_behind(finished):
+  folder, _, _ = finished
+  names = {path.name for path in folder.iterdir()}
+  assert names >= {"config.json", "metrics.jsonl", "curves.png", "checkpoints", "model",
+                   "eval_results.txt", "eval_results.json", "summary.json", "tokenizer"}
+  results = read_json(folder / "eval_results.json")
+  assert set(results) == {"loss", "masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss",
+                          "next_sentence_accuracy"}  # as the original prints them
+  assert results["loss"] == results["masked_lm_loss"] + results["next_sentence_loss"]
+  assert f"masked_lm_loss = {results['masked_lm_loss']:.6f}\n" in (
+      folder / "eval_results.txt").read_text()
+  assert read_json(folder / "summary.json")["steps"] == 200
+  records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  assert [r["step"] for r in records if "eval_masked_lm_loss" in r] == [50, 100, 150, 200]
+  assert [r["step"] for r in records if "masked_lm_loss" in r] == [1, *range(25, 201, 25)]
+  assert not list(folder.rglob("*.tmp"))
+
+
+def test_it_learns_more_than_how_frequent_words_are(finished):
+  """The masked-LM loss on held-out text falls below the unigram entropy of the text."""
+  folder, _, text = finished
+  assert read_json(folder / "eval_results.json")["masked_lm_loss"] < 0.8 * unigram_entropy(text)
+
+
+def test_weights_are_random_unless_asked_for(finished):
+  """The first loss is that of knowing nothing: ln(vocabulary) + ln 2."""
+  folder, _, _ = finished
+  first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+  np.testing.assert_allclose(first["loss"], np.log(len(WORDS)) + np.log(2), atol=0.5)
+  assert read_json(folder / "config.json")["config"]["init_checkpoint"] == ""
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatch, capsys):
+  folder, arguments, _ = finished
+  arguments = (*arguments[:-1], f"--output_dir={tmp_path / 'out'}",
+               "--config.save_checkpoints_steps=50")
+  step, calls = pretraining_batches.train_rows, []
+
+  def die(phases, seed, number):
+    calls.append(number)
+    if number == 120:
+      raise KeyboardInterrupt
+    return step(phases, seed, number)
+
+  monkeypatch.setattr(pretraining_batches, "train_rows", die)
+  with pytest.raises(KeyboardInterrupt):
+    run(*arguments)
+  calls.clear()
+  monkeypatch.setattr(pretraining_batches, "train_rows",
+                      lambda *a: calls.append(a[2]) or step(*a))
+  run(*arguments)
+  assert calls == list(range(100, 200))  # nothing is skipped through
+  assert "continuing after step 100" in capsys.readouterr().out
+  for name in ("model/model.safetensors", "eval_results.json"):
+    assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_a_finished_run_is_evaluated_again_without_its_flags(finished, capsys):
+  folder, arguments, _ = finished
+  before = (folder / "eval_results.json").read_bytes()
+  (folder / "eval_results.json").unlink()
+  run("--config.do_train=False", f"--output_dir={folder}")
+  assert (folder / "eval_results.json").read_bytes() == before
+  run(*arguments)
+  assert "this run is finished: nothing to train" in capsys.readouterr().out
+  with pytest.raises(UserError, match="masked_lm_prob is 0.15 there and 0.2 here"):
+    run(*arguments, "--config.masked_lm_prob=0.2")
+
+
+def test_the_result_is_a_huggingface_model_with_the_same_logits(finished):
+  torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch")
+  import transformers
+  folder, _, _ = finished
+  twin, loading = transformers.BertForPreTraining.from_pretrained(
+      folder / "model", output_loading_info=True)
+  assert not loading["missing_keys"]
+  assert not loading["unexpected_keys"]
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model")
+  text = tokenizer("the film is [MASK] .", "it was bad", return_tensors="pt")
+  with torch.no_grad():
+    expected = twin.eval()(**text)
+  checkpoint = checkpoint_utils.find_checkpoint(str(folder))
+  model = modeling.BertForPreTraining(checkpoint.config)
+  ids = text["input_ids"].numpy().astype(np.int32)
+  batch = {"input_ids": ids, "token_type_ids": text["token_type_ids"].numpy(),
+           "position_ids": np.arange(ids.shape[1])[None], "sequence_ids": np.ones_like(ids),
+           "cls_positions": np.zeros(1, np.int32), "masked_lm_positions": np.arange(ids.shape[1])}
+  fresh = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+  params, report = checkpoint_utils.load_params(checkpoint, fresh)
+  assert not report.initialized
+  masked_lm, next_sentence = model.apply({"params": params}, batch)
+  np.testing.assert_allclose(masked_lm, expected.prediction_logits[0], rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(next_sentence, expected.seq_relationship_logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["", "checkpoints/200"])
+def test_the_result_is_fine_tuned(finished, tmp_path, capsys, where):
+  folder, _, _ = finished
+  for split in ("train", "dev"):
+    (tmp_path / f"{split}.tsv").write_text(
+        "text\tlabel\n" + "the film is good\tyes\nthe plot is bad\tno\n" * 8)
+  run_script_in_process(
+      run_classifier, "classifier", f"--config.init_checkpoint={folder / where}",
+      f"--config.dataset_path={tmp_path}", "--config.max_seq_length=16",
+      "--config.train_batch_size=8", "--config.eval_batch_size=8", f"--output_dir={tmp_path / 'o'}")
+  out = capsys.readouterr().out
+  assert "freshly initialized (classifier/bias, classifier/kernel)" in out
+  assert "7 ignored (masked_lm/bias" in out
+
+
+# --- Recipes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")  # how the test reads them back
+def test_phases_are_one_run_under_one_schedule(finished, tmp_path):
+  """The second phase starts with the first one's optimizer, and only its rows differ."""
+  _, arguments, _ = finished
+  changes = ("--config.phases=((0.5, 24, 16), (0.5, 32, 8))", "--config.num_train_steps=8",
+             "--config.num_warmup_steps=2", "--config.log_every_steps=1",
+             "--config.save_checkpoints_steps=4", "--config.keep_checkpoints=3",
+             "--config.eval_steps=4", f"--output_dir={tmp_path / 'out'}")
+  run(*arguments[:-1], *changes)
+  records = [json.loads(line) for line in
+             (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+  rates = [r["learning_rate"] for r in records if "learning_rate" in r]
+  schedule = training.create_schedule("joined", 0.01, 8, 2)
+  np.testing.assert_allclose(rates, [float(schedule(t)) for t in range(8)], rtol=1e-6)
+  assert [r["examples_per_step"] for r in records if "examples_per_step" in r] == [16] * 4 + [8] * 4
+  before, after = (checkpoint_tree(tmp_path / "out", step) for step in (4, 8))
+  assert int(before["step"]) == 4
+  assert int(after["step"]) == 8
+  count = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(after["opt_state"])
+           if "count" in jax.tree_util.keystr(path)]
+  assert count
+  assert all(int(c) == 8 for c in count)  # bias correction and schedule went on counting
+
+
+def checkpoint_tree(folder, step):
+  import orbax.checkpoint as ocp
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    return checkpointer.restore(folder / "checkpoints" / str(step) / "optimizer")
+
+
+@pytest.mark.parametrize("changes", [
+    ("--config.objective=mlm_sop", "--config.do_whole_word_mask=True"),
+    ("--config.objective=mlm", "--config.optimizer=lamb", "--config.remat=True"),
+    ("--config.adam_bias_correction=False", "--config.learning_rate_schedule=original",
+     "--config.gradient_accumulation_steps=2", "--config.dtype=bfloat16"),
+])
+def test_recipes(finished, tmp_path, changes):
+  _, arguments, _ = finished
+  run(*arguments[:-1], *changes, "--config.num_train_steps=10", "--config.num_warmup_steps=2",
+      "--config.eval_steps=0", f"--output_dir={tmp_path / 'out'}")
+  results = read_json(tmp_path / "out" / "eval_results.json")
+  assert results["masked_lm_loss"] < np.log(len(WORDS)) + 0.5
+  if "--config.objective=mlm" in changes:
+    assert set(results) == {"loss", "masked_lm_loss", "masked_lm_accuracy"}
+    assert results["loss"] == results["masked_lm_loss"]
+
+
+def test_the_loss_is_the_global_mean_with_unequal_masks_per_device():
+  """Devices and micro-batches with 1, 2, 3 and 6 predictions give the gradient of one batch."""
+  config = modeling.BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1,
+                               num_attention_heads=2, intermediate_size=32,
+                               max_position_embeddings=16, hidden_dropout_prob=0.0,
+                               attention_probs_dropout_prob=0.0)
+  model = modeling.BertForPreTraining(config)
+  rng = np.random.default_rng(0)
+  counts = np.array([1, 2, 3, 6])
+  rows = {"input_ids": rng.integers(5, 40, (4, 12)).astype(np.int32),
+          "token_type_ids": np.zeros((4, 12), np.int32),
+          "sequence_ids": np.ones((4, 12), np.int32),
+          "masked_lm_positions": np.tile(np.arange(1, 7, dtype=np.int32), (4, 1)),
+          "masked_lm_ids": rng.integers(5, 40, (4, 6)).astype(np.int32),
+          "masked_lm_weights": (np.arange(6) < counts[:, None]).astype(np.float32),
+          "next_sentence_labels": np.array([0, 1, 1, 0], np.int32),
+          "next_sentence_weights": np.array([1, 1, 0, 1], np.float32)}
+  params = init_params(model, jax.tree.map(lambda x: x[0, 0],
+                                           pretraining_batches.make_batch(rows, 1, 1)))
+  results = []
+  for devices, micro_batches in ((1, 1), (4, 1), (2, 2), (1, 4)):
+    step = jax.pmap(functools.partial(
+        training.train_step, optimizer=optax.sgd(1.0), weigh=run_pretraining.total_weights,
+        loss_fn=functools.partial(run_pretraining.pretraining_loss, model=model)),
+        axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
+        devices=jax.local_devices()[:devices])
+    state = training.create_state(params, optax.sgd(1.0), seed=0)
+    state, sums = step(state, pretraining_batches.make_batch(rows, devices, micro_batches))
+    results.append(jax.device_get((state.params, sums)))
+  for result in results[1:]:
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+                 result, results[0])
+  sums = results[0][1]
+  assert sums["masked_lm_loss"][1] == 12
+  assert sums["next_sentence_loss"][1] == 3
+  np.testing.assert_allclose(
+      sums["loss"][0], sums["masked_lm_loss"][0] / (12 + 1e-5) + sums["next_sentence_loss"][0] / 3,
+      rtol=1e-6)
+
+
+def test_training_goes_on_from_given_weights(finished, tmp_path, capsys):
+  folder, arguments, _ = finished
+  start = read_json(folder / "eval_results.json")["masked_lm_loss"]
+  run(*arguments[:-1], f"--config.init_checkpoint={folder}", "--config.num_train_steps=2",
+      "--config.num_warmup_steps=2", "--config.learning_rate=0.0",
+      f"--output_dir={tmp_path / 'out'}")
+  assert "freshly initialized, 0 ignored" in capsys.readouterr().out.replace("0 freshly", "freshly")
+  after = read_json(tmp_path / "out" / "eval_results.json")["masked_lm_loss"]
+  np.testing.assert_allclose(after, start, rtol=1e-5)
+
+
+# --- TFRecords --------------------------------------------------------------------------------
+
+
+def write_records(file, count, length=24, predictions=4, largest=35):  # WORDS
+  rng = np.random.default_rng(count)
+  examples = []
+  for _ in range(count):
+    ids = [2, *rng.integers(5, largest, length - 2).tolist(), 3]
+    examples.append(tfrecords.encode_example({
+        "input_ids": ids, "input_mask": [1] * length, "segment_ids": [0] * length,
+        "masked_lm_positions": list(range(1, 1 + predictions)),
+        "masked_lm_ids": ids[1:1 + predictions], "masked_lm_weights": [1.0] * predictions,
+        "next_sentence_labels": [int(rng.integers(2))]}))
+  tfrecords.write_records(file, examples)
+  return file
+
+
+def test_records_train_and_are_evaluated_on_others(finished, tmp_path):
+  _, arguments, _ = finished
+  write_records(tmp_path / "train.tfrecord", 40)
+  write_records(tmp_path / "dev.tfrecord", 20)
+  run(*arguments[:-2], f"--config.train_files={tmp_path}/train.tfrecord",
+      f"--config.eval_files={tmp_path}/dev.tfrecord", "--config.num_train_steps=20",
+      f"--output_dir={tmp_path / 'out'}")
+  results = read_json(tmp_path / "out" / "eval_results.json")
+  assert results["masked_lm_loss"] < np.log(len(WORDS))  # the answer stands in the input
+
+
+def test_the_originals_records_train(shared, tmp_path):
+  """Written by google-research/bert's own script."""
+  (tmp_path / "vocab").mkdir()
+  (tmp_path / "vocab" / "vocab.txt").write_bytes((shared / "golden" / "vocab.txt").read_bytes())
+  for name in ("bert", "bert_wwm"):
+    (tmp_path / f"{name}.tfrecord").write_bytes(
+        (shared / "golden" / "pretraining_data" / f"{name}.tfrecord").read_bytes())
+  run(*TINY, "--config.model.max_position_embeddings=128", "--config.phases=((1.0, 128, 8),)",
+      "--config.num_train_steps=6", "--config.num_warmup_steps=2", "--config.max_eval_batches=2",
+      "--config.eval_steps=0", f"--config.tokenizer={tmp_path}/vocab",
+      f"--config.train_files={tmp_path}/bert.tfrecord",
+      f"--config.eval_files={tmp_path}/bert_wwm.tfrecord", f"--output_dir={tmp_path / 'out'}")
+  assert read_json(tmp_path / "out" / "eval_results.json")["masked_lm_loss"] < np.log(30522) + 0.1
+
+
+# --- Bad input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes,message", [
+    (["--config.train_files="], "nothing to train on: give --config.train_files="),
+    (["--config.train_files=/no/*.txt"], "train_files.*no file matches '/no/\\*.txt'"),
+    (["--config.phases=((1.0, 24, 6),)"], "phases: train_batch_size 6 is not a positive multiple"),
+    (["--config.phases=((1.0, 24, 4096),)"], "train_files make .* examples of length 24 and not "
+                                             "one batch of 4096"),
+    (["--config.phases=((0.5, 24, 16),)"], "the shares adding up to 1, such as"),
+    (["--config.phases=(1.0, 24, 16)"], "phases must be .share of the steps, max_seq_l"),
+    (["--config.phases=((1.0, 64, 16),)"], "max_seq_length 64 is over the model"),
+    (["--config.phases=((1.0, 3, 16),)"], "phases: max_seq_length must be at least 5, not 3"),
+    (["--config.objective=nsp"], "objective 'nsp' is not one of mlm_nsp, mlm_sop, mlm"),
+    (["--config.optimizer=sgd"], "optimizer 'sgd' is not one of adamw, lamb"),
+    (["--config.size=huge"], "size 'huge' is not one of bert-tiny,"),
+    (["--config.num_warmup_steps=270"], "num_warmup_steps 270 is over num_train_steps 200"),
+    (["--config.random_token_prob=0.3"], "mask_token_prob 0.8 . random_token_prob 0.3 is over 1"),
+    (["--config.masked_lm_prob=0.0"], "masked_lm_prob must lie in 1e-06 ... 1, not 0.0"),
+    (["--config.max_predictions_per_seq=0"], "max_predictions_per_seq must be at least 1, not 0"),
+    (["--config.eval_batch_size=6"], "eval_batch_size 6 is not a positive multiple of 4 devices"),
+    (["--config.input_format=pdf"], "input_format 'pdf' is not one of auto"),
+    (["--config.model.vocab_size=30"], "the tokenizer has 35 entries and the model's voc.* 30;"),
+    (["--config.tokenizer=/no/tokenizer"], "tokenizer"),
+])
+def test_bad_input_leaves_nothing_behind(finished, tmp_path, changes, message):
+  with pytest.raises(UserError, match=message) as error:
+    run(*finished[1][:-1], *changes, f"--output_dir={tmp_path / 'out'}")
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("records,changes,message", [
+    ({}, [], "nothing can be held out; give --config.eval_files=FILES, or --config.eval_frac"),
+    ({"length": 20}, ["--config.eval_fraction=0"],
+     "a.tfrecord holds records of length 20 and config.phases ask for 24.*1.0, 20, BATCH_SIZE"),
+    ({"largest": 99}, ["--config.eval_fraction=0"],
+     "a.tfrecord was made with another vocabulary: its largest token is 98 .* 35 entries"),
+    ({}, ["--config.eval_fraction=0", "--config.objective=mlm_sop"],
+     "objective must be mlm_nsp or mlm, not mlm_sop"),
+    ({}, ["--config.eval_files=SAME"], "a.tfrecord is among both train_files and eval_files"),
+])
+def test_unfitting_records(finished, tmp_path, records, changes, message):
+  file = write_records(tmp_path / "a.tfrecord", 30, **records)
+  changes = [change.replace("SAME", str(file)) for change in changes]
+  with pytest.raises(UserError, match=message):
+    run(*finished[1][:-1], f"--config.train_files={file}", *changes,
+        f"--output_dir={tmp_path / 'out'}")
+  assert not (tmp_path / "out").exists()
+
+
+def test_another_vocabulary_than_the_checkpoints(finished, tmp_path):
+  (tmp_path / "vocab.txt").write_text("\n".join((*WORDS[:-1], "them")) + "\n")
+  with pytest.raises(UserError, match="has another vocabulary than init_checkpoint"):
+    run(*finished[1][:-1], f"--config.init_checkpoint={finished[0]}",
+        f"--config.tokenizer={tmp_path}", f"--output_dir={tmp_path / 'out'}")
+
+
+def test_a_classifiers_folder_is_left_alone(finished, tmp_path):
+  (tmp_path / "config.json").write_text('{"config": {"do_train": true}}')
+  with pytest.raises(UserError, match="holds a run of run_classifier; choose another"):
+    run(*finished[1][:-1], f"--output_dir={tmp_path}")
+
+
+def test_nothing_to_evaluate_on(finished, tmp_path):
+  with pytest.raises(UserError, match="nothing to evaluate on: give --config.eval_files"):
+    run("--config.do_train=False", f"--config.init_checkpoint={finished[0]}",
+        "--config.phases=((1.0, 24, 16),)", "--config.eval_fraction=0.0",
+        f"--output_dir={tmp_path / 'out'}")
+
+
+def test_from_the_shell(finished, tmp_path):
+  """The documented command, with the name of a size; a mistake is one line on stderr."""
+  command = (ROOT / "run_pretraining.py", f"--config={ROOT}/configs/pretraining.py:bert-2")
+  done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+  assert done.returncode == 1
+  assert done.stderr == (
+      "error: configs/pretraining.py:bert-2 names no size of BERT; known: bert-tiny, bert-mini, "
+      "bert-small, bert-medium, bert-base-uncased, bert-base-cased, bert-large-uncased, "
+      "bert-large-cased\n")
+
+
+def test_every_size_can_be_named():
+  import configs.pretraining
+  for name, (size, _) in configs.pretraining.MODELS.items():
+    assert configs.pretraining.get_config(name).size == size
+    assert size in modeling.SIZES
+  assert dataclasses.asdict(checkpoint_utils.find_checkpoint(str(GOLDEN)).config)

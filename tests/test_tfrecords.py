@@ -1,0 +1,178 @@
+"""TensorFlow reads what we write, we read what it writes, and damage is named by its record."""
+
+import subprocess
+import sys
+
+from conftest import ROOT
+import numpy as np
+import pytest
+
+from errors import UserError
+import tfrecords
+
+
+def example(number, length=8, predictions=2):
+  """The features of a record; its number is in them."""
+  return {"input_ids": [number, 127, 128, 300, 30521, 2**21, 255, 256][:length],
+          "input_mask": [1] * length, "segment_ids": [0] * length,
+          "masked_lm_positions": [1, 2][:predictions], "masked_lm_ids": [4, 70000][:predictions],
+          "masked_lm_weights": [1.0, 0.0][:predictions], "next_sentence_labels": [number % 2]}
+
+
+def write(path, examples):
+  tfrecords.write_records(path, map(tfrecords.encode_example, examples))
+  return path
+
+
+def complaint(path):
+  with pytest.raises(UserError) as raised:
+    list(tfrecords.read_records(path, batch=3))
+  return str(raised.value)
+
+
+def test_tensorflow_reads_what_is_written(tmp_path):
+  import tensorflow as tf
+
+  written = [example(i) | {"empty": [], "negative": [-1, -2**63], "large": [2**62],
+                           "bytes": [0, 127, 128, 255],
+                           "fraction": [0.5, -1e-30]} for i in range(5)]
+  path = write(tmp_path / "a", written)
+  read = [tf.train.Example.FromString(record.numpy()) for record in
+          tf.data.TFRecordDataset(str(path))]
+  assert len(read) == 5
+  for features, record in zip(written, read, strict=True):
+    assert set(record.features.feature) == set(features)
+    for name, values in features.items():
+      feature = record.features.feature[name]
+      kind = feature.WhichOneof("kind")
+      assert kind == ("float_list" if name in ("fraction", "masked_lm_weights") else "int64_list")
+      expected = np.asarray(values, np.float32).tolist() if kind == "float_list" else values
+      assert list(getattr(feature, kind).value) == expected, name
+
+
+def test_what_is_written_is_read_again(tmp_path):
+  path = write(tmp_path / "a", [example(i) for i in range(7)])
+  batches = list(tfrecords.read_records(path, batch=3))
+  assert [len(batch["input_ids"]) for batch in batches] == [3, 3, 1]
+  for batch in batches:
+    assert tuple(batch) == tfrecords.FEATURES
+    n = len(batch["input_ids"])
+    assert {name: (array.shape, str(array.dtype)) for name, array in batch.items()} == {
+        **dict.fromkeys(tfrecords.FEATURES[:3], ((n, 8), "int32")),
+        **dict.fromkeys(tfrecords.FEATURES[3:5], ((n, 2), "int32")),
+        "masked_lm_weights": ((n, 2), "float32"), "next_sentence_labels": ((n,), "int32")}
+  for name in tfrecords.FEATURES:
+    together = np.concatenate([batch[name] for batch in batches])
+    expected = np.asarray([example(i)[name] for i in range(7)])
+    np.testing.assert_array_equal(together.reshape(expected.shape), expected)
+
+
+def test_what_tensorflow_writes_is_read(tmp_path):
+  import tensorflow as tf
+
+  path = tmp_path / "a"
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for i in range(4):
+      features = {name: tf.train.Feature(float_list=tf.train.FloatList(value=values))
+                  if name == "masked_lm_weights" else
+                  tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+                  for name, values in example(i).items()}
+      writer.write(tf.train.Example(features=tf.train.Features(
+          feature=features)).SerializeToString())
+  assert tfrecords.is_tfrecord(path)
+  batch, = tfrecords.read_records(path)
+  np.testing.assert_array_equal(batch["input_ids"], [example(i)["input_ids"] for i in range(4)])
+  np.testing.assert_array_equal(batch["next_sentence_labels"], [0, 1, 0, 1])
+
+
+def test_the_originals_records_are_read(shared):
+  folder = shared / "golden" / "pretraining_data"
+  for name, count in (("bert", 279), ("bert_wwm", 281)):
+    batch, = tfrecords.read_records(folder / f"{name}.tfrecord")
+    assert batch["input_ids"].shape == (count, 128)
+    assert (batch["input_ids"][:, 0] == 101).all()
+
+
+def test_an_empty_file_yields_nothing(tmp_path):
+  assert list(tfrecords.read_records(write(tmp_path / "a", []))) == []
+
+
+def test_is_tfrecord(tmp_path):
+  assert tfrecords.is_tfrecord(write(tmp_path / "a", [example(0)]))
+  for content in (b"", b"short", b"Just some text that is long enough.", bytes(40)):
+    (tmp_path / "b").write_bytes(content)
+    assert not tfrecords.is_tfrecord(tmp_path / "b")
+
+
+def test_damage_is_named_by_its_record(tmp_path):
+  path = write(tmp_path / "a", [example(i) for i in range(10)])
+  content = path.read_bytes()
+  size = len(content) // 10
+  assert len(content) == 10 * size  # all are as long
+
+  def message(damaged):
+    path.write_bytes(damaged)
+    return complaint(path)
+
+  def flipped(at):
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1:]
+
+  begin = f"{path}: record 7 is corrupt or cut off "
+  assert message(flipped(6 * size + 2)).startswith(begin + "(its length has the wrong checksum)")
+  for at in (6 * size + 50, 7 * size - 1):
+    assert message(flipped(at)).startswith(begin + f"(its {size - 16} bytes have the wrong")
+  assert message(content[:6 * size + 5]).startswith(begin + "(the file ends within its length)")
+  for end in (6 * size + 12, 6 * size + 40, 7 * size - 1):
+    assert message(content[:end]).startswith(
+        begin + f"(the file ends within its {size - 16} bytes)")
+  path.write_text("This is a text, not a file of records.\n")
+  assert "record 1 is corrupt or cut off" in complaint(path)
+  assert "if it is a TFRecord file at all" in complaint(path)
+
+
+def test_records_of_something_else(tmp_path):
+  path = tmp_path / "a"
+
+  def message(bad):
+    write(path, [*map(example, range(4)), bad, example(5)])  # read three at a time
+    return complaint(path).removeprefix(f"{path}: ")
+
+  without = {name: values for name, values in example(4).items() if name != "segment_ids"}
+  assert message(without).startswith("record 5 has no feature 'segment_ids' but 'input_ids', ")
+  assert message(without).endswith("; not a file of BERT pre-training examples")
+  assert "record 5 has no int64_list in feature 'input_ids'" in message(
+      example(4) | {"input_ids": [0.5] * 8})
+  assert message(example(4, length=6)) == (
+      "record 5 has 6 input_ids, 2 masked_lm_ids, record 1 has 8 input_ids, 2 masked_lm_ids; "
+      "all records of a file must have the same lengths")
+  assert "record 5 has 8 input_ids, 8 input_mask, 5 segment_ids, which must" in message(
+      example(4) | {"segment_ids": [0] * 5})
+  assert "record 5 has 2 next_sentence_labels, not one" in message(
+      example(4) | {"next_sentence_labels": [0, 1]})
+  write(path, [{"image": [1]}])
+  assert complaint(path).startswith(f"{path}: record 1 has no feature 'input_ids' but 'image'; not")
+  tfrecords.write_records(path, [b"no protocol buffer"])
+  assert "record 1 is no tf.train.Example" in complaint(path)
+
+
+def test_a_failed_write_names_the_file(tmp_path):
+  with pytest.raises(OSError) as raised:
+    write(tmp_path / "none" / "a", [example(0)])
+  assert raised.value.filename == str(tmp_path / "none" / "a")
+
+  def full():
+    yield b"content"
+    raise OSError(28, "No space left on device")  # as file.write has it: without a name
+
+  with pytest.raises(OSError) as raised:
+    tfrecords.write_records(tmp_path / "a", full())
+  assert raised.value.filename == str(tmp_path / "a")
+
+
+def test_writing_imports_no_tensorflow(tmp_path):
+  code = ("import sys, tfrecords; "
+          f"tfrecords.write_records({str(tmp_path / 'a')!r}, [tfrecords.encode_example("
+          "{'x': [1]})]); "
+          f"assert tfrecords.is_tfrecord({str(tmp_path / 'a')!r}); "
+          "assert 'tensorflow' not in sys.modules")
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
