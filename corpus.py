@@ -90,7 +90,7 @@ def find_sources(patterns: str, input_format: str = "auto",
   found: dict[str, Source] = {}
   for pattern in wanted:
     for source in _matches(pattern, input_format, what):
-      found.setdefault(source.path, source)
+      found.setdefault(os.path.realpath(source.path), source)  # a file may go by two names
   return list(found.values())
 
 

@@ -10,15 +10,13 @@ text, N at a time, in bounded memory: /data/examples.tfrecord-00000-of-00012 and
 same bytes whatever N is, but no longer the original's.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
-import multiprocessing
-from multiprocessing import connection
+import functools
 import os
 import pathlib
 import random
-import signal
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -28,6 +26,7 @@ from errors import run_script, UserError
 from reporting import progress_bar, say
 import tfrecords
 import tokenization
+import workers
 
 TokenizedDocument = list[list[int]]  # the ids of its sentences, none empty
 
@@ -439,8 +438,9 @@ def write_shards(settings: Settings, sources: Sequence[corpus.Source], maker: In
   """A shard for every block of the text; the same shards for any number of workers."""
   output, = outputs
   shards = []
-  run = _in_this_process if settings.num_workers == 1 else _in_workers
-  made = run(maker, read_blocks(settings, sources, output, temporaries))
+  made = workers.ordered_map(
+      functools.partial(make_shard, maker), read_blocks(settings, sources, output, temporaries),
+      settings.num_workers, "fewer --num_workers or --shard_megabytes need less")
   with progress_bar(corpus.total_size(sources), "B") as progress, contextlib.closing(made):
     for shard in made:
       progress(shard.size)
@@ -448,7 +448,6 @@ def write_shards(settings: Settings, sources: Sequence[corpus.Source], maker: In
         shards.append(shard)
   if not shards:
     raise UserError(f"no documents in {settings.input_file}")
-  shards.sort()
   names = [output.with_name(f"{output.name}-{i:05d}-of-{len(shards):05d}")
            for i in range(len(shards))]
   for shard, name in zip(shards, names, strict=True):
@@ -473,82 +472,6 @@ def read_blocks(settings: Settings, sources: Sequence[corpus.Source], output: pa
     temporaries.append(output.with_name(f"{output.name}-{number:05d}.tmp"))
     yield Block(number, block, consumed, temporaries[-1])
     consumed = 0
-
-
-def _in_this_process(maker: InstanceMaker,
-                     blocks: Iterable[Block]) -> Generator[Shard, None, None]:
-  return (make_shard(maker, block) for block in blocks)
-
-
-def _in_workers(maker: InstanceMaker, blocks: Iterable[Block]) -> Generator[Shard, None, None]:
-  """Yields shards as they are done; a block is read once a worker waits for it, or just before.
-
-  Pipes and not an executor: that one hangs where a worker is ended while a block is sent to it.
-  """
-  context = multiprocessing.get_context("spawn")
-  processes: list[multiprocessing.process.BaseProcess] = []
-  idle: list[connection.Connection] = []
-  busy: list[connection.Connection] = []
-  try:
-    for _ in range(maker.settings.num_workers):
-      ours, theirs = context.Pipe()
-      process = context.Process(target=_work, args=(theirs,), daemon=True)
-      with _deaf_to_interrupts():
-        process.start()
-        processes.append(process)
-      theirs.close()
-      idle.append(ours)
-    for worker in idle:  # now that all of them are starting: it is large and waits for its reader
-      worker.send(maker)
-    for block in blocks:
-      if not idle:
-        yield from _collect(idle, busy)
-      idle[-1].send(block)
-      busy.append(idle.pop())
-    while busy:
-      yield from _collect(idle, busy)
-  except (EOFError, ConnectionError) as error:
-    raise UserError("a worker process died, perhaps for want of memory; fewer --num_workers or "
-                    "--shard_megabytes need less") from error
-  finally:
-    for process in processes:
-      process.terminate()  # what it still works on, nobody wants
-      process.join()
-
-
-def _collect(idle: list[connection.Connection],
-             busy: list[connection.Connection]) -> Iterator[Shard]:
-  """Waits for one worker or more, which then are idle."""
-  for worker in connection.wait(busy):
-    result = worker.recv()
-    if isinstance(result, Exception):
-      raise result
-    busy.remove(worker)
-    idle.append(worker)
-    yield result
-
-
-@contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-  """What is started in here ignores Ctrl-C, which a terminal sends to all; its parent ends it."""
-  handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGINT, handler)
-
-
-def _work(main_process: connection.Connection) -> None:
-  """A worker process: blocks in, shards or exceptions out, until the other end is closed."""
-  with contextlib.suppress(EOFError, ConnectionError):
-    maker = main_process.recv()
-    while True:
-      block = main_process.recv()
-      try:
-        result = make_shard(maker, block)
-      except Exception as error:  # whatever it is, the main process raises it
-        result = error
-      main_process.send(result)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ LIMITS = {"max_seq_length": (5, 1 << 20), "gradient_accumulation_steps": (1, 1 <
           "save_checkpoints_steps": (0, 1 << 30), "keep_checkpoints": (1, 1 << 30),
           "keep_checkpoint_every": (0, 1 << 30), "num_train_steps": (1, 1 << 30),
           "num_warmup_steps": (0, 1 << 30), "eval_steps": (0, 1 << 30),
-          "max_eval_batches": (0, 1 << 30), "eval_fraction": (0, 0.9),
+          "max_eval_examples": (0, 1 << 40), "eval_fraction": (0, 0.9),
           "masked_lm_prob": (1e-6, 1), "mask_token_prob": (0, 1), "random_token_prob": (0, 1),
           "short_seq_prob": (0, 1)}
 
@@ -169,8 +169,8 @@ def start_run(run: Run, script: str, bert_config: modeling.BertConfig, params: t
     run_directory.write_config(
         run.folder, run.config.to_dict(), script=script, model=dataclasses.asdict(bert_config),
         devices=[str(d) for d in jax.local_devices()], **more)
-    if run.config.do_train:
-      tokenizer.save_pretrained(run.folder / "tokenizer")
+  if run.config.do_train and not (run.folder / "tokenizer").exists():
+    tokenizer.save_pretrained(run.folder / "tokenizer")
 
 
 def make_checkpointer(run: Run, bert_config: modeling.BertConfig, *,

@@ -240,7 +240,8 @@ def choose_masks(rows: Rows, vocabulary: Vocabulary, masking: Masking, choice_ke
                  token_keys: np.ndarray) -> dict[str, np.ndarray]:
   """Which tokens are predicted, and what stands in their place.
 
-  The rules of `create_masked_lm_predictions` of the original, for all rows at once.
+  The rules of `create_masked_lm_predictions` of the original, for all rows at once; but a piece
+  that continues a word never joins a word before [SEP].
 
   Args:
     rows: the examples, n of them.
@@ -393,25 +394,24 @@ def train_batches(phases: Sequence[Phase], *, seed: int, first_step: int, device
     yield make_batch(train_rows(phases, seed, step), devices, micro_batches)
 
 
-def eval_batches(examples: Examples, *, batch_size: int, max_batches: int, devices: int
+def eval_batches(examples: Examples, *, batch_size: int, max_examples: int, devices: int
                  ) -> Iterator[Batch]:
   """Examples in a fixed random order with fixed pairs and masks, as [devices, ...].
 
-  Neither depends on a seed or on the batch size: losses compare across runs. The last batch is
-  filled up with rows of weight 0.
+  Nothing of it depends on a seed or on the batch size: losses compare across runs. The last
+  batch is filled up with rows of weight 0.
 
   Args:
     examples: the held-out ones.
     batch_size: rows over all devices.
-    max_batches: stop there; 0 goes through all.
+    max_examples: so many of them; 0 goes through all.
     devices: number of them.
   """
   total = len(examples)
-  for number, start in enumerate(range(0, total, batch_size)):
-    if max_batches and number == max_batches:
-      return
+  wanted = min(max_examples or total, total)
+  for start in range(0, wanted, batch_size):
     places = np.arange(start, start + batch_size)
-    filled = places < total
+    filled = places < wanted
     indices = stateless_random.permute(places % total, total, stateless_random.keys(_EVAL))
     rows = examples.rows(indices, stateless_random.keys(_EVAL, indices))
     for weights in ("masked_lm_weights", "next_sentence_weights"):

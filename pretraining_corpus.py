@@ -9,12 +9,13 @@ import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import pathlib
 import shutil
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,14 @@ from reporting import progress_bar, say
 import stateless_random
 import tfrecords
 import tokenization
+import workers
 
 _VERSION = 1
 _LONGEST_DOCUMENT = 1 << 24  # characters; longer ones are cut, for the memory of one worker
 _BLOCK = 1 << 20  # characters that are tokenized at a time
 _CHUNK = 1 << 20  # documents looked at together
 _BYTES_A_WORKER = 1 << 26  # input that is worth the start of one more process
+_MOST_WORKERS = 16  # one process cuts the sentences for all of them
 _HOLDOUT_KEY = 0x5EED  # not config.seed: all runs hold out the same documents
 
 
@@ -40,6 +43,7 @@ class Text:
 
   Attributes:
     sources: what was read, for messages.
+    digest: hash of the tokens.
     folder: the cache's.
     tokens: [tokens] uint16 or int32, without [CLS] and [SEP].
     sentences: [sentences + 1] int64, where each begins in `tokens`.
@@ -47,6 +51,7 @@ class Text:
   """
 
   sources: tuple[str, ...]
+  digest: str
   folder: pathlib.Path
   tokens: np.ndarray
   sentences: np.ndarray
@@ -74,11 +79,13 @@ class Records:
 
   Attributes:
     sources: the files, for messages.
+    digest: hash of the records.
     features: name (`tfrecords.FEATURES`) -> [records, ...].
     largest_id: of all their tokens.
   """
 
   sources: tuple[str, ...]
+  digest: str
   features: dict[str, np.ndarray]
   largest_id: int
 
@@ -120,15 +127,21 @@ def open_corpus(patterns: str, what: str, tokenizer: Any, reading: Reading) -> C
     UserError: no file, nothing in it, text and records mixed, or anything wrong in a file.
   """
   sources = corpus.find_sources(patterns, reading.input_format, what)
-  are_records = [source.kind != "dataset" and tfrecords.is_tfrecord(source.path)
-                 for source in sources]
-  if any(are_records) and not all(are_records):
-    text = sources[are_records.index(False)].path
-    raise UserError(f"{what}: {sources[are_records.index(True)].path} holds TFRecords and {text} "
-                    "does not; give one kind")
-  if any(are_records):
+  records, text = [], []
+  for source in sources:
+    if source.kind == "dataset" or source.size:  # an empty file is no obstacle to either
+      (records if _holds_records(source) else text).append(source.path)
+  if records and text:
+    raise UserError(f"{what}: {records[0]} holds TFRecords and {text[0]} does not; give one kind")
+  if records:
     return _open_records(sources, what, reading)
   return _open_text(sources, what, tokenizer, reading)
+
+
+def _holds_records(source: corpus.Source) -> bool:
+  """By the name too: then a damaged first record is found out, and not taken for text."""
+  return source.kind != "dataset" and (
+      ".tfrecord" in os.path.basename(source.path) or tfrecords.is_tfrecord(source.path))
 
 
 def _cache_folder(sources: Sequence[corpus.Source], cache_dir: str, *more: Any) -> pathlib.Path:
@@ -137,7 +150,7 @@ def _cache_folder(sources: Sequence[corpus.Source], cache_dir: str, *more: Any) 
   if cache_dir:
     parent = pathlib.Path(os.path.expanduser(cache_dir))
   elif os.path.exists(sources[0].path):
-    parent = pathlib.Path(sources[0].path).resolve().parent / "bert_cache"
+    parent = pathlib.Path(sources[0].path).resolve().parent / ".bert_cache"
   else:  # a hub's dataset
     parent = pathlib.Path("~/.cache/bert_in_flax").expanduser()
   return parent / hashlib.sha256(state.encode()).hexdigest()[:16]
@@ -153,6 +166,17 @@ def _state(source: corpus.Source) -> list[Any]:
           max(file.stat().st_mtime_ns for file in files)]
 
 
+def _digest(folder: pathlib.Path) -> str:
+  try:
+    return (folder / "digest").read_text("utf-8")
+  except OSError as error:
+    raise _damaged(folder) from error
+
+
+def _damaged(folder: pathlib.Path) -> UserError:
+  return UserError(f"the cache {folder} is damaged; delete it, and it is made anew")
+
+
 def _paths(sources: Sequence[corpus.Source]) -> tuple[str, ...]:
   return tuple(os.path.realpath(s.path) if os.path.exists(s.path) else s.path for s in sources)
 
@@ -160,16 +184,20 @@ def _paths(sources: Sequence[corpus.Source]) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _whole_or_nothing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """A neighbour of `folder` to write into; it takes the name when all went well."""
-  temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
   try:
-    temporary.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(".tmp", f"{folder.name}.", folder.parent))
   except OSError as error:
     raise UserError(f"{folder.parent} cannot be written ({error.strerror}); name another place "
                     "for the cache: --config.cache_dir=DIR") from error
   try:
     yield temporary
-    if not folder.exists():  # another process may have been faster
+    temporary.chmod(0o755)  # mkdtemp's are for their maker alone
+    try:
       temporary.rename(folder)
+    except OSError:
+      if not folder.exists():  # another process was faster
+        raise
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
 
@@ -177,8 +205,12 @@ def _whole_or_nothing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 @contextlib.contextmanager
 def _growing(file: pathlib.Path, dtype: Any) -> Iterator[Callable[[Any], None]]:
   """An array that grows on the disk; gives what to call with each stretch of it."""
-  with file.open("wb") as stream:
-    yield lambda values: stream.write(np.ascontiguousarray(values, dtype).tobytes())
+  try:
+    with file.open("wb") as stream:
+      yield lambda values: stream.write(np.ascontiguousarray(values, dtype).tobytes())
+  except OSError as error:  # as where the disk is full
+    error.filename = error.filename or str(file)
+    raise
 
 
 def _map(file: pathlib.Path, dtype: Any, *row: int) -> np.ndarray:
@@ -196,12 +228,15 @@ def _open_text(sources: Sequence[corpus.Source], what: str, tokenizer: Any,
   pieces = tokenization.WordPieces(tokenizer)
   folder = _cache_folder(sources, reading.cache_dir, pieces.fingerprint, reading.text_field,
                          reading.language, reading.errors)
-  dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
+  largest = max(tokenizer.get_vocab().values())
+  dtype = np.dtype(np.uint16 if largest < 1 << 16 else np.int32)
   if not folder.exists():
     with _whole_or_nothing(folder) as temporary:
       _tokenize(sources, what, pieces, reading, dtype, temporary)
-  text = Text(_paths(sources), folder, _map(folder / "tokens", dtype),
+  text = Text(_paths(sources), _digest(folder), folder, _map(folder / "tokens", dtype),
               _map(folder / "sentences", np.int64), _map(folder / "documents", np.int64))
+  if (text.sentences[-1], text.documents[-1]) != (len(text.tokens), len(text.sentences) - 1):
+    raise _damaged(folder)
   say(f"{what}: {len(text.documents) - 1:,} documents, {len(text.sentences) - 1:,} sentences, "
       f"{len(text.tokens):,} tokens in {folder}")
   return text
@@ -213,6 +248,7 @@ def _tokenize(sources: Sequence[corpus.Source], what: str, pieces: tokenization.
   say(f"{what}: tokenizing {len(sources)} input{'s' if len(sources) > 1 else ''}"
       f"{f', {size / 1e6:,.1f} MB' if size else ''}, once ...")
   num_tokens = num_sentences = 0
+  digest = hashlib.sha256()
   with (_growing(folder / "tokens", dtype) as add_tokens,
         _growing(folder / "sentences", np.int64) as add_sentences,
         _growing(folder / "documents", np.int64) as add_documents,
@@ -221,6 +257,8 @@ def _tokenize(sources: Sequence[corpus.Source], what: str, pieces: tokenization.
                             errors=reading.errors, longest=_LONGEST_DOCUMENT, progress=progress)
     for ids, sentence_lengths, document_lengths in _tokenized_blocks(text, size, pieces):
       add_tokens(ids)
+      for array in (ids, sentence_lengths, document_lengths):
+        digest.update(array.tobytes())
       add_sentences(num_tokens + np.cumsum(sentence_lengths) - sentence_lengths)
       add_documents(num_sentences + np.cumsum(document_lengths) - document_lengths)
       num_tokens += len(ids)
@@ -230,6 +268,7 @@ def _tokenize(sources: Sequence[corpus.Source], what: str, pieces: tokenization.
   if not num_tokens:
     raise UserError(f"{what}: no text in {', '.join(source.path for source in sources[:3])}"
                     f"{' ...' if len(sources) > 3 else ''}")
+  (folder / "digest").write_text(digest.hexdigest()[:16], "utf-8")
 
 
 Block = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -239,36 +278,9 @@ def _tokenized_blocks(documents: Iterator[corpus.Document], size: int,
                       pieces: tokenization.WordPieces) -> Iterator[Block]:
   """Tokenizes blocks of documents, in order, in as many processes as the size is worth."""
   blocks = corpus.blocks(documents, _BLOCK)
-  workers = min(os.cpu_count() or 1, size // _BYTES_A_WORKER)
-  if workers < 2:
-    yield from (_tokenize_block(pieces, block) for block in blocks)
-    return
-  with multiprocessing.get_context("spawn").Pool(workers, _start_worker, (pieces,)) as pool:
-    yield from bounded_imap(pool, _tokenize_in_worker, blocks, 2 * workers)
-
-
-def bounded_imap(pool: Any, function: Callable[[Any], Any], items: Iterator[Any],
-                 ahead: int) -> Iterator[Any]:
-  """`pool.imap` that takes at most `ahead` items before their results are asked for."""
-  pending = []
-  for item in items:
-    pending.append(pool.apply_async(function, (item,)))
-    if len(pending) >= ahead:
-      yield pending.pop(0).get()
-  for result in pending:
-    yield result.get()
-
-
-_worker_pieces: tokenization.WordPieces
-
-
-def _start_worker(pieces: tokenization.WordPieces) -> None:
-  global _worker_pieces
-  _worker_pieces = pieces
-
-
-def _tokenize_in_worker(block: list[corpus.Document]) -> Block:
-  return _tokenize_block(_worker_pieces, block)
+  num_workers = max(min(os.cpu_count() or 1, _MOST_WORKERS, size // _BYTES_A_WORKER), 1)
+  return workers.ordered_map(functools.partial(_tokenize_block, pieces), blocks, num_workers,
+                             "free some")
 
 
 def _tokenize_block(pieces: tokenization.WordPieces, block: list[corpus.Document]) -> Block:
@@ -302,23 +314,24 @@ def part_of(text: Text, held_out: bool, eval_fraction: float, target: int) -> Pa
   Raises:
     UserError: a single document, of which none can be held out.
   """
-  name = f"{'held-out' if held_out else 'training'}-{eval_fraction:g}"
+  name = f"{'held-out' if held_out else 'training'}-{eval_fraction!r}"
   documents = text.folder / f"documents-{name}"
   if not documents.exists():
     _write(documents, _document_numbers(text, held_out, eval_fraction))
   documents = _map(documents, np.int64)
   spans = text.folder / f"spans-{name}-{target}"
   if not spans.exists():
-    _write(spans, (_spans_of(text, int(document), target) for document in documents))
+    _write(spans, _all_spans(text, documents, target))
   return Part(text, documents, _map(spans, np.int64, 2))
 
 
 def _write(file: pathlib.Path, chunks: Iterable[Any]) -> None:
-  temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-  with _growing(temporary, np.int64) as add:
-    for chunk in chunks:
-      add(chunk)
-  temporary.replace(file)
+  with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+    temporary = pathlib.Path(folder, file.name)
+    with _growing(temporary, np.int64) as add:
+      for chunk in chunks:
+        add(chunk)
+    temporary.replace(file)
 
 
 def _document_numbers(text: Text, held_out: bool, eval_fraction: float) -> Iterator[np.ndarray]:
@@ -327,22 +340,34 @@ def _document_numbers(text: Text, held_out: bool, eval_fraction: float) -> Itera
     raise UserError("train_files hold a single document, of which none can be held out; separate "
                     "documents by blank lines, or give --config.eval_files=FILES or "
                     "--config.eval_fraction=0")
-  count = min(max(round(total * eval_fraction), 1), total - 1) if eval_fraction else 0
+  # Two at least, where there are enough: the next-sentence task needs another document.
+  least = 2 if total >= 4 else 1
+  count = min(max(round(total * eval_fraction), least), total - 1) if eval_fraction else 0
   key = stateless_random.keys(_HOLDOUT_KEY)
   for start in range(0, total, _CHUNK):
     documents = np.arange(start, min(start + _CHUNK, total))
     yield documents[(stateless_random.permute(documents, total, key) < count) == held_out]
 
 
-def _spans_of(text: Text, document: int, target: int) -> list[tuple[int, int]]:
-  first, last = map(int, text.documents[document:document + 2])
-  offsets = text.sentences[first:last + 1].tolist()
-  spans, start = [], 0
-  while start < last - first:
-    end = min(bisect.bisect_left(offsets, offsets[start] + target, start + 1), last - first)
-    spans.append((first + start, first + end))
+def _all_spans(text: Text, documents: np.ndarray, target: int
+               ) -> Iterator[list[tuple[int, int]]]:
+  """The spans of each document (`part_of`)."""
+  say(f"cutting {len(documents):,} documents into spans of {target} tokens, once ...")
+  begins, sentences = np.asarray(text.documents), np.asarray(text.sentences)
+  with progress_bar(len(documents), "documents") as progress:
+    for document in np.asarray(documents):
+      first, end = int(begins[document]), int(begins[document + 1])
+      yield [(first + a, first + b) for a, b in _spans(sentences[first:end + 1].tolist(), target)]
+      progress(1)
+
+
+def _spans(offsets: list[int], target: int) -> Iterator[tuple[int, int]]:
+  """Cuts one document, whose sentences begin at all offsets but the last, its end."""
+  start, last = 0, len(offsets) - 1
+  while start < last:
+    end = min(bisect.bisect_left(offsets, offsets[start] + target, start + 1), last)
+    yield start, end
     start = end
-  return spans
 
 
 # --- Records --------------------------------------------------------------------------------
@@ -353,10 +378,13 @@ def _open_records(sources: Sequence[corpus.Source], what: str, reading: Reading)
   if not folder.exists():
     with _whole_or_nothing(folder) as temporary:
       _decode(sources, what, temporary)
+  digest = _digest(folder)
   layout = json.loads((folder / "layout.json").read_text("utf-8"))
   features = {name: _map(folder / name, dtype, *row)
               for name, (dtype, row) in layout["arrays"].items()}
-  records = Records(_paths(sources), features, layout["largest_id"])
+  records = Records(_paths(sources), digest, features, layout["largest_id"])
+  if {len(value) for value in features.values()} != {len(records)}:
+    raise _damaged(folder)
   say(f"{what}: {len(records):,} records of length {records.max_seq_length} in {folder}")
   return records
 
@@ -366,6 +394,7 @@ def _decode(sources: Sequence[corpus.Source], what: str, folder: pathlib.Path) -
   shapes: dict[str, tuple[str, list[int]]] = {}
   add: dict[str, Callable[[Any], None]] = {}
   largest = 0
+  digest = hashlib.sha256()
   with contextlib.ExitStack() as files:
     progress = files.enter_context(progress_bar(corpus.total_size(sources), "B"))
     for source in sources:
@@ -381,9 +410,11 @@ def _decode(sources: Sequence[corpus.Source], what: str, folder: pathlib.Path) -
           if name not in add:
             add[name] = files.enter_context(_growing(folder / name, value.dtype))
           add[name](value)
+          digest.update(value.tobytes())
         largest = max(largest, int(records["input_ids"].max()), int(records["masked_lm_ids"].max()))
       progress(os.path.getsize(source.path))
   if not shapes:
     raise UserError(f"{what}: no records in {', '.join(s.path for s in sources[:3])}")
   layout = {"arrays": shapes, "largest_id": largest}
   (folder / "layout.json").write_text(json.dumps(layout), "utf-8")
+  (folder / "digest").write_text(digest.hexdigest()[:16], "utf-8")

@@ -15,7 +15,7 @@ from errors import UserError
 
 # What may change between two commands on one run: it leaves the trained weights as they are.
 FREE_KEYS = ("do_train", "do_eval", "do_predict", "eval_batch_size", "predict_batch_size",
-             "log_every_steps", "eval_every_epochs", "eval_steps", "max_eval_batches",
+             "log_every_steps", "eval_every_epochs", "eval_steps", "max_eval_examples",
              "save_checkpoints_steps", "keep_checkpoints", "keep_checkpoint_every", "cache_dir")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "transformers", "datasets", "numpy")
 
@@ -68,6 +68,22 @@ def check_same_run(folder: pathlib.Path, stored: Mapping[str, Any],
   if differences:
     raise UserError(f"output_dir {folder} already holds another run ({'; '.join(differences)}); "
                     "choose another --output_dir")
+
+
+def check_same_data(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
+  """Raises UserError where a run's files no longer hold what it began with.
+
+  Args:
+    folder: the run's.
+    digests: of the files of each knob (train_files, ...) that this command reads.
+  """
+  if not (folder / "config.json").exists():
+    return
+  stored = json.loads((folder / "config.json").read_text("utf-8")).get("data", {})
+  for knob, digest in digests.items():
+    if stored.get(knob, digest) != digest:
+      raise UserError(f"{knob} hold something else than when the run in {folder} began; bring "
+                      "back the files as they were, or choose another --output_dir")
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

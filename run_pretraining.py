@@ -29,6 +29,7 @@ import pretraining_batches
 import pretraining_corpus
 import reporting
 from reporting import say
+import run_directory
 import training
 
 SCRIPT = "run_pretraining"
@@ -52,10 +53,11 @@ class PhasePlan(NamedTuple):
 
 
 class Examples(NamedTuple):
-  """What a run reads: a phase's training examples, and the ones to evaluate it with."""
+  """What a run reads: each phase's training examples, and the ones to evaluate it with."""
 
-  train: list[pretraining_batches.Phase]
-  held_out: list[pretraining_batches.Examples | None]  # for each phase
+  train: list[pretraining_batches.Phase]  # empty where do_train is off
+  held_out: list[pretraining_batches.Examples]  # empty where nothing is to be evaluated
+  digests: dict[str, str]  # of what train_files and eval_files hold
 
 
 def main() -> None:
@@ -67,16 +69,18 @@ def main() -> None:
   phases = plan_phases(config)
   checkpoint = experiment.find_weights(run)
   tokenizer = load_tokenizer(run, checkpoint)
-  examples = read_examples(config, phases, tokenizer)
   pretrainer = build_pretrainer(config, checkpoint, phases, tokenizer)
-  experiment.start_run(run, SCRIPT, pretrainer.model.config, pretrainer.params, tokenizer)
+  examples = read_examples(config, phases, tokenizer)
+  run_directory.check_same_data(run.folder, examples.digests)
+  experiment.start_run(run, SCRIPT, pretrainer.model.config, pretrainer.params, tokenizer,
+                       data=examples.digests)
   if config.do_train and not run.finished:
     pretrainer, results = train(run, examples, pretrainer)
     export(run, pretrainer, tokenizer, results)
-  elif config.do_eval:
+  elif examples.held_out:
     results = evaluate(config, pretrainer.params, examples.held_out[-1],
                        make_eval_fn(pretrainer.model))
-  if config.do_eval:
+  if examples.held_out:
     write_results(run, results)
   say(f"done: {run.folder}")
 
@@ -110,8 +114,8 @@ def plan_phases(config: ml_collections.ConfigDict) -> list[PhasePlan]:
            "adding up to 1, such as ((0.9, 128, 256), (0.1, 512, 256))")
   phases, done = [], 0.0
   for phase in config.phases:
-    if not (isinstance(phase, tuple) and len(phase) == 3 and 0 < phase[0] <= 1
-            and all(type(value) is int for value in phase[1:])):
+    if not (isinstance(phase, tuple) and len(phase) == 3 and type(phase[0]) in (int, float)
+            and 0 < phase[0] <= 1 and all(type(value) is int for value in phase[1:])):
       raise UserError(f"{right}; not {phase}")
     share, max_seq_length, batch_size = phase
     if not 5 <= max_seq_length <= 1 << 20:
@@ -124,6 +128,7 @@ def plan_phases(config: ml_collections.ConfigDict) -> list[PhasePlan]:
   if not math.isclose(done, 1.0, abs_tol=1e-6):
     raise UserError(f"{right}; not {config.phases}")
   experiment.check_batch_size("eval_batch_size", config.eval_batch_size)
+  phases[-1] = phases[-1]._replace(last_step=config.num_train_steps)
   return [phase for phase in phases if phase.last_step > phase.first_step]
 
 
@@ -137,6 +142,9 @@ def load_tokenizer(run: experiment.Run, checkpoint: checkpoint_utils.Checkpoint 
   own = checkpoint.tokenizer if checkpoint else ""
   if run.finished:
     return data.load_tokenizer(own, None)
+  if checkpoint and not (own or config.tokenizer):
+    raise UserError(f"{checkpoint.path} has no tokenizer; give --config.tokenizer=/path/to/dir "
+                    "(with tokenizer.json or vocab.txt)")
   source = config.tokenizer or own or config.hub_tokenizer
   tokenizer = data.load_tokenizer(source, config.do_lower_case)
   if tokenizer.mask_token_id is None:
@@ -161,12 +169,17 @@ def read_examples(config: ml_collections.ConfigDict, phases: list[PhasePlan],
   reading = pretraining_corpus.Reading(
       input_format=config.input_format, text_field=config.text_field, language=config.language,
       errors=config.errors, cache_dir=config.cache_dir)
-  train_corpus, eval_corpus = (
-      pretraining_corpus.open_corpus(config[what], what, tokenizer, reading)
-      if config[what] else None for what in ("train_files", "eval_files"))
+  wanted = {"train_files": config.do_train or not config.eval_files, "eval_files": True}
+  corpora = {what: pretraining_corpus.open_corpus(config[what], what, tokenizer, reading)
+             for what, is_wanted in wanted.items() if config[what] and is_wanted}
+  train_corpus, eval_corpus = corpora.get("train_files"), corpora.get("eval_files")
   check_corpora(config, train_corpus, eval_corpus)
   # Held out whether or not this command evaluates: do_eval changes nothing in the training.
-  fraction = 0.0 if config.eval_files else config.eval_fraction
+  fraction = 0.0 if config.eval_files or train_corpus is None else config.eval_fraction
+  evaluates = config.do_eval and bool(eval_corpus or fraction)
+  if not (evaluates or config.do_train):
+    raise UserError("nothing to evaluate on: give --config.eval_files=FILES, or "
+                    "--config.train_files=FILES with --config.eval_fraction")
   make = functools.partial(make_examples, config, pretraining_batches.vocabulary_of(tokenizer))
   train, held_out = [], []
   for plan in phases:
@@ -178,10 +191,10 @@ def read_examples(config: ml_collections.ConfigDict, phases: list[PhasePlan],
                         "text, or a smaller batch in --config.phases")
       train.append(pretraining_batches.Phase(plan.first_step, plan.last_step, plan.batch_size,
                                              examples))
-    if config.do_eval and (eval_corpus or fraction):
+    if evaluates:
       held_out.append(make(eval_corpus or train_corpus, not eval_corpus, fraction,
                            plan.max_seq_length))
-  return Examples(train, held_out or [None] * len(phases))
+  return Examples(train, held_out, {what: c.digest for what, c in corpora.items()})
 
 
 def check_corpora(config: ml_collections.ConfigDict, train_corpus: pretraining_corpus.Corpus | None,
@@ -209,6 +222,9 @@ def make_examples(config: ml_collections.ConfigDict, vocabulary: pretraining_bat
   if isinstance(corpus, pretraining_corpus.Records):
     check_records(corpus, vocabulary, max_seq_length)
     return pretraining_batches.RecordExamples(corpus, config.objective)
+  if config.do_whole_word_mask and not vocabulary.continues.any():
+    raise UserError("do_whole_word_mask needs a WordPiece vocabulary, where ## begins the later "
+                    "pieces of a word")
   specials = 2 if config.objective == "mlm" else 3
   part = pretraining_corpus.part_of(corpus, held_out, eval_fraction, max_seq_length - specials)
   most = config.max_predictions_per_seq or math.ceil(max_seq_length * config.masked_lm_prob)
@@ -309,6 +325,8 @@ def train(run: experiment.Run, examples: Examples, pretrainer: Pretrainer
   schedule = training.create_schedule(config.learning_rate_schedule, config.learning_rate,
                                       config.num_train_steps, config.num_warmup_steps)
   optimizer = experiment.create_optimizer(config, config.optimizer, schedule)
+  if config.objective == "mlm":  # no gradient reaches these; decay would wear them away
+    optimizer = training.freeze(optimizer, (("bert", "pooler"), ("next_sentence",)))
   checkpointer = experiment.make_checkpointer(run, pretrainer.model.config)
   state = experiment.starting_state(run, checkpointer, pretrainer.params, optimizer)
   first_step = int(state.step)
@@ -325,16 +343,16 @@ def train(run: experiment.Run, examples: Examples, pretrainer: Pretrainer
     reporter.say(f"step {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
     return results
 
-  can_evaluate = examples.held_out[0] is not None
   loop = training.Loop(config.num_train_steps, config.log_every_steps,
-                       config.eval_steps if can_evaluate else 0, config.save_checkpoints_steps)
+                       config.eval_steps if examples.held_out else 0,
+                       config.save_checkpoints_steps)
   batches = data.prefetch(pretraining_batches.train_batches(
       examples.train, seed=config.seed, first_step=first_step, devices=jax.local_device_count(),
       micro_batches=config.gradient_accumulation_steps))
   try:
     state, summary = training.train(state, make_step_fn(pretrainer.model, optimizer), batches, loop,
                                     schedule, reporter, evaluate_state, checkpointer)
-    results = evaluate_state(state) if can_evaluate else {}
+    results = evaluate_state(state) if examples.held_out else {}
   except training.NotFiniteError as error:
     raise UserError(str(error)) from error
   finally:
@@ -373,22 +391,16 @@ def make_eval_fn(model: modeling.BertForPreTraining) -> Callable[..., Any]:
 
 
 def evaluate(config: ml_collections.ConfigDict, params: training.Params,
-             examples: pretraining_batches.Examples | None, eval_fn: Callable[..., Any]
+             examples: pretraining_batches.Examples, eval_fn: Callable[..., Any]
              ) -> dict[str, float]:
-  """The original's five figures; without a next-sentence task only masked_lm's and their loss.
-
-  Raises:
-    UserError: nothing is held out.
-  """
-  if examples is None:
-    raise UserError("nothing to evaluate on: give --config.eval_files=FILES or "
-                    "--config.eval_fraction, or --config.do_eval=False")
+  """The original's five figures, as far as the examples have masks and pairs to score."""
   batches = pretraining_batches.eval_batches(
-      examples, batch_size=config.eval_batch_size, max_batches=config.max_eval_batches,
+      examples, batch_size=config.eval_batch_size, max_examples=config.max_eval_examples,
       devices=jax.local_device_count())
   sums = training.sum_over(eval_fn, training.replicate(params), data.prefetch(batches))
   results = {name: total / count for name, (total, count) in sums.items() if count}
-  return {"loss": results["masked_lm_loss"] + results.get("next_sentence_loss", 0.0), **results}
+  losses = [results[name] for name in ("masked_lm_loss", "next_sentence_loss") if name in results]
+  return {"loss": sum(losses), **results}
 
 
 def write_results(run: experiment.Run, results: Mapping[str, float]) -> None:

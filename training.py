@@ -145,6 +145,19 @@ def create_optimizer(kind: str, schedule: optax.Schedule, *, b1: float, b2: floa
       optax.scale_by_learning_rate(schedule))
 
 
+def freeze(optimizer: optax.GradientTransformation,
+           modules: tuple[tuple[str, ...], ...]) -> optax.GradientTransformation:
+  """Leaves the parameters below some paths as they are, without decay too."""
+
+  def frozen(params: Params) -> Params:
+    def is_frozen(path: tuple[Any, ...], _: Any) -> bool:
+      names = tuple(entry.key for entry in path)
+      return any(names[:len(module)] == module for module in modules)
+    return jax.tree_util.tree_map_with_path(is_frozen, params)
+
+  return optax.chain(optimizer, optax.masked(optax.set_to_zero(), frozen))
+
+
 # --- Steps ----------------------------------------------------------------------------------
 
 LossFn = Callable[[Params, Batch, Array, Mapping[str, Array]], tuple[Array, Sums]]
@@ -464,8 +477,9 @@ class _Meter:
 
   def _average(self) -> dict[str, float]:
     read, self._read = self._read, []
-    return {name: sum(s[name][0] for s in read) / max(sum(s[name][1] for s in read), 1e-30)
-            for name in read[0]}
+    counts = {name: sum(sums[name][1] for sums in read) for name in read[0]}
+    return {name: sum(sums[name][0] for sums in read) / count
+            for name, count in counts.items() if count}
 
   def check(self) -> None:
     """Reads what is pending: raises NotFiniteError if any step so far went wrong."""

@@ -48,11 +48,13 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   # dataset's folder or a hub dataset (wikimedia/wikipedia:20231101.en); or TFRecords of
   # create_pretraining_data.py or of the original, whose pairs and masks are used as they are.
   config.train_files = ""
-  # The same for evaluation; blank: a share of train_files' documents is held out (the same ones
-  # in every run). TFRecords do not say what documents they are from: 0, or give eval_files.
+  # The same for evaluation; blank: a share of train_files' documents is held out, the same ones
+  # in every run on these files. TFRecords do not say what documents they are from: give
+  # eval_files, or 0.
   config.eval_files = ""
   config.eval_fraction = 0.01
-  # "auto", "lines" (a sentence a line), "paragraphs" (running text), "jsonl", "wikiextractor".
+  # "auto", "lines" (a sentence a line), "paragraphs" (running text), "jsonl", "wikiextractor",
+  # "dataset".
   config.input_format = "auto"
   # The field or column that holds the text, in jsonl and datasets.
   config.text_field = "text"
@@ -60,13 +62,15 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   config.language = "en"
   # Invalid UTF-8: "strict" stops with its line, "replace" goes on with U+FFFD, "ignore" without.
   config.errors = "strict"
-  # Text is tokenized once, into this folder; blank: bert_cache/ beside the first input.
+  # Text is tokenized and TFRecords are decoded once, into this folder; blank: .bert_cache/ beside
+  # the first input, or for a hub dataset ~/.cache/bert_in_flax.
   config.cache_dir = ""
 
   # "mlm_nsp" (the original), "mlm_sop" (sentence order, ALBERT's) or "mlm" alone.
   config.objective = "mlm_nsp"
   # Share of the tokens that are predicted, and at most how many a row; None: the share of a full
-  # row (20 of 128, 77 of 512). From TFRecords the masks come as they are.
+  # row (20 of 128, 77 of 512). From TFRecords pairs and masks come as they are: these five and
+  # short_seq_prob then change nothing.
   config.masked_lm_prob = 0.15
   config.max_predictions_per_seq = config_dict.placeholder(int)
   # Of those, how many become [MASK] and how many a random token; the rest stay.
@@ -119,10 +123,11 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   config.deterministic = True
 
   config.log_every_steps = 100
-  # Evaluate every so many steps, at the current phase's length; 0: only at the end.
+  # Evaluate every so many steps (but not shortly before the end), at the current phase's length;
+  # 0: only at the end.
   config.eval_steps = 10_000
-  # Batches an evaluation; 0: all.
-  config.max_eval_batches = 100
+  # Examples an evaluation, the same ones each time; 0: all.
+  config.max_eval_examples = 25_600
   # 0: only at the end.
   config.save_checkpoints_steps = 1000
   # Keep the last so many checkpoints, and every one at a multiple of keep_checkpoint_every

@@ -34,7 +34,7 @@ def make_text(folder, sentences_of):
       tokens += [100 * d + 10 * s + min(i, 9) for i in range(size)]
       sentences.append(len(tokens))
     documents.append(len(sentences) - 1)
-  return pretraining_corpus.Text(("text",), folder, np.array(tokens, np.uint16),
+  return pretraining_corpus.Text(("text",), "", folder, np.array(tokens, np.uint16),
                                  np.array(sentences), np.array(documents))
 
 
@@ -362,7 +362,7 @@ def test_masks_are_new_in_every_epoch_and_fixed_in_evaluation(make):
   assert {bytes(row) for row in one} != {bytes(row) for row in two}
 
   def flat(batch_size):
-    batches = list(pretraining_batches.eval_batches(examples, batch_size=batch_size, max_batches=0,
+    batches = list(pretraining_batches.eval_batches(examples, batch_size=batch_size, max_examples=0,
                                                     devices=1))
     ids = np.concatenate([b["input_ids"][0] for b in batches])
     weights = np.concatenate([b["next_sentence_weights"][0] for b in batches])
@@ -372,10 +372,12 @@ def test_masks_are_new_in_every_epoch_and_fixed_in_evaluation(make):
 
   np.testing.assert_array_equal(flat(8), flat(6))
   assert len(flat(8)) == n
-  limited = list(pretraining_batches.eval_batches(examples, batch_size=8, max_batches=2, devices=2))
-  assert len(limited) == 2
-  np.testing.assert_array_equal(np.concatenate([b["input_ids"].reshape(8, 32) for b in limited]),
-                                flat(8)[:16])
+  limited = list(pretraining_batches.eval_batches(examples, batch_size=8, max_examples=13,
+                                                  devices=2))
+  ids = np.concatenate([b["input_ids"].reshape(8, 32) for b in limited])
+  weights = np.concatenate([b["next_sentence_weights"].reshape(8) for b in limited])
+  np.testing.assert_array_equal(weights, np.arange(16) < 13)
+  np.testing.assert_array_equal(ids[:13], flat(8)[:13])
 
 
 def test_a_late_step_costs_what_the_first_costs(make):
@@ -394,7 +396,7 @@ def test_records_come_as_they_are():
               "masked_lm_ids": np.ones((3, 2), np.int32),
               "masked_lm_weights": np.ones((3, 2), np.float32),
               "next_sentence_labels": np.array([0, 1, 0], np.int32)}
-  records = pretraining_corpus.Records(("file",), features, 11)
+  records = pretraining_corpus.Records(("file",), "", features, 11)
   examples = pretraining_batches.RecordExamples(records, "mlm_nsp")
   assert (len(examples), examples.max_seq_length) == (3, 4)
   rows = examples.rows(np.array([2, 0]), stateless_random.keys(0, np.arange(2)))

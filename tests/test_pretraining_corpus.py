@@ -1,6 +1,7 @@
 """The cache of a corpus: what is kept, when it is made again, what bad input gets."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def write_records(path, arrays):
 def test_text_is_tokenized_once(tmp_path, tokenizer, monkeypatch, capsys):
   (tmp_path / "a.txt").write_text(LINES)
   text = open_corpus(str(tmp_path / "*.txt"), "train_files", tokenizer, READING)
-  assert text.folder.parent == tmp_path / "bert_cache"
+  assert text.folder.parent == tmp_path / ".bert_cache"
   assert text.tokens.dtype == np.uint16
   ids = tokenizer("The film is good .", add_special_tokens=False)["input_ids"]
   np.testing.assert_array_equal(text.tokens[text.sentences[0]:text.sentences[1]], ids)
@@ -73,7 +74,7 @@ def test_a_failure_leaves_no_cache(tmp_path, tokenizer):
   (tmp_path / "a.txt").write_bytes(b"good film\nbad \xff film\n")
   with pytest.raises(UserError, match=r"a.txt, line 2.*0xff.*errors=replace"):
     open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
-  assert not list((tmp_path / "bert_cache").iterdir())
+  assert not list((tmp_path / ".bert_cache").iterdir())
   replaced = Reading("auto", "text", "en", "replace", "")
   assert len(open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer,
                          replaced).sentences) == 3
@@ -81,9 +82,58 @@ def test_a_failure_leaves_no_cache(tmp_path, tokenizer):
 
 def test_a_cache_that_cannot_be_written(tmp_path, tokenizer):
   (tmp_path / "a.txt").write_text(LINES)
-  (tmp_path / "bert_cache").write_text("in the way")
+  (tmp_path / ".bert_cache").write_text("in the way")
   with pytest.raises(UserError, match="cannot be written .*; name another place.*cache_dir=DIR"):
     open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+
+
+def test_what_a_killed_process_left_is_no_obstacle(tmp_path, tokenizer):
+  (tmp_path / "a.txt").write_text(LINES)
+  first = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+  shutil.copytree(first.folder, first.folder.with_name(f"{first.folder.name}.{os.getpid()}.tmp"))
+  shutil.rmtree(first.folder)
+  again = open_corpus(str(tmp_path / "**"), "train_files", tokenizer, READING)
+  assert again.digest == first.digest
+
+
+def test_the_cache_is_not_read_as_text(tmp_path, tokenizer):
+  (tmp_path / "a.txt").write_text(LINES)
+  for _ in range(2):
+    text = open_corpus(str(tmp_path / "**"), "train_files", tokenizer, READING)
+    assert text.sources == (str(tmp_path / "a.txt"),)
+
+
+def test_another_process_may_be_faster(tmp_path, tokenizer, monkeypatch):
+  (tmp_path / "a.txt").write_text(LINES)
+  write = pretraining_corpus._tokenize
+
+  def slowly(*arguments):
+    write(*arguments)
+    folder = arguments[-1]
+    shutil.copytree(folder, folder.parent / folder.name.split(".")[0])
+
+  monkeypatch.setattr(pretraining_corpus, "_tokenize", slowly)
+  assert len(open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING).tokens)
+  assert len(list((tmp_path / ".bert_cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["tokens", "documents", "digest"])
+def test_a_damaged_cache(tmp_path, tokenizer, name):
+  (tmp_path / "a.txt").write_text(LINES)
+  folder = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING).folder
+  if name == "digest":
+    (folder / name).unlink()
+  else:
+    (folder / name).write_bytes((folder / name).read_bytes()[:-8])
+  with pytest.raises(UserError, match="the cache .* is damaged; delete it, and it is made anew"):
+    open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+
+
+def test_a_file_by_two_names_is_read_once(tmp_path, tokenizer):
+  (tmp_path / "a.txt").write_text(LINES)
+  (tmp_path / "b.txt").symlink_to(tmp_path / "a.txt")
+  text = open_corpus(str(tmp_path / "*.txt"), "train_files", tokenizer, READING)
+  assert len(text.documents) == 4
 
 
 @pytest.mark.parametrize("content", ["", "\n\n \n"])
@@ -149,11 +199,14 @@ def test_a_damaged_record_is_named(tmp_path, tokenizer):
   file.write_bytes(content)
   with pytest.raises(UserError, match="a.tfrecord: record 3 "):
     open_corpus(str(file), "train_files", tokenizer, READING)
-  whole = write_records(file, features(5)) and file.read_bytes()
+  whole = write_records(file, features(5)).read_bytes()
   file.write_bytes(whole[:-3])
   with pytest.raises(UserError, match="a.tfrecord: record 5 "):
     open_corpus(str(file), "train_files", tokenizer, READING)
-  assert not list((tmp_path / "bert_cache").iterdir())
+  file.write_bytes(whole[1:])  # nothing but its name says what it is
+  with pytest.raises(UserError, match="a.tfrecord: record 1 "):
+    open_corpus(str(file), "train_files", tokenizer, READING)
+  assert not list((tmp_path / ".bert_cache").iterdir())
 
 
 def test_files_of_different_lengths(tmp_path, tokenizer):
@@ -162,6 +215,13 @@ def test_files_of_different_lengths(tmp_path, tokenizer):
   with pytest.raises(UserError, match="b.tfrecord holds records of length 12 with 2 predictions, "
                                       ".*a.tfrecord of length 8 with 2"):
     open_corpus(str(tmp_path / "*.tfrecord"), "train_files", tokenizer, READING)
+
+
+def test_an_empty_shard_is_no_obstacle(tmp_path, tokenizer):
+  write_records(tmp_path / "a.tfrecord", features(3))
+  (tmp_path / "b.tfrecord").write_bytes(b"")
+  records = open_corpus(str(tmp_path / "*.tfrecord"), "train_files", tokenizer, READING)
+  assert len(records) == 3
 
 
 def test_text_and_records_do_not_mix(tmp_path, tokenizer):

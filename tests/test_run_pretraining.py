@@ -214,6 +214,30 @@ def checkpoint_tree(folder, step):
     return checkpointer.restore(folder / "checkpoints" / str(step) / "optimizer")
 
 
+def test_rounding_leaves_no_step_out(monkeypatch):
+  import configs.pretraining
+  config = configs.pretraining.get_config("bert-tiny")
+  config.phases = ((0.3333333, 24, 16),) * 3
+  config.num_train_steps = 10_000_000
+  phases = run_pretraining.plan_phases(config)
+  assert [p.first_step for p in phases] == [0, *(p.last_step for p in phases[:-1])]
+  assert phases[-1].last_step == 10_000_000
+
+
+def test_the_heads_that_have_no_task_stay_as_they_are(finished, tmp_path):
+  """Without a next-sentence task weight decay would wear the pooler away."""
+  _, arguments, _ = finished
+  run(*arguments[:-1], "--config.objective=mlm", "--config.optimizer=lamb",
+      "--config.num_train_steps=4", "--config.num_warmup_steps=1", "--config.eval_steps=0",
+      "--config.save_checkpoints_steps=1", "--config.keep_checkpoints=4",
+      f"--output_dir={tmp_path / 'out'}")
+  first, last = (checkpoint_utils.find_checkpoint(str(tmp_path / "out" / "checkpoints" / step)
+                                                  ).read() for step in "14")
+  same = {name for name in first if np.array_equal(first[name], last[name])}
+  assert same == {"bert/pooler/dense/kernel", "bert/pooler/dense/bias", "next_sentence/kernel",
+                  "next_sentence/bias"}
+
+
 @pytest.mark.parametrize("changes", [
     ("--config.objective=mlm_sop", "--config.do_whole_word_mask=True"),
     ("--config.objective=mlm", "--config.optimizer=lamb", "--config.remat=True"),
@@ -310,6 +334,17 @@ def test_records_train_and_are_evaluated_on_others(finished, tmp_path):
   assert results["masked_lm_loss"] < np.log(len(WORDS))  # the answer stands in the input
 
 
+def test_a_run_without_evaluation(finished, tmp_path, capsys):
+  file = write_records(tmp_path / "train.tfrecord", 40)
+  arguments = (*finished[1][:-2], f"--config.train_files={file}", "--config.eval_fraction=0.0",
+               "--config.num_train_steps=10", f"--output_dir={tmp_path / 'out'}")
+  for _ in range(2):  # the second finds it finished
+    run(*arguments)
+    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+    assert not (tmp_path / "out" / "eval_results.txt").exists()
+  assert "this run is finished" in capsys.readouterr().out
+
+
 def test_the_originals_records_train(shared, tmp_path):
   """Written by google-research/bert's own script."""
   (tmp_path / "vocab").mkdir()
@@ -318,7 +353,7 @@ def test_the_originals_records_train(shared, tmp_path):
     (tmp_path / f"{name}.tfrecord").write_bytes(
         (shared / "golden" / "pretraining_data" / f"{name}.tfrecord").read_bytes())
   run(*TINY, "--config.model.max_position_embeddings=128", "--config.phases=((1.0, 128, 8),)",
-      "--config.num_train_steps=6", "--config.num_warmup_steps=2", "--config.max_eval_batches=2",
+      "--config.num_train_steps=6", "--config.num_warmup_steps=2", "--config.max_eval_examples=16",
       "--config.eval_steps=0", f"--config.tokenizer={tmp_path}/vocab",
       f"--config.train_files={tmp_path}/bert.tfrecord",
       f"--config.eval_files={tmp_path}/bert_wwm.tfrecord", f"--output_dir={tmp_path / 'out'}")
@@ -337,6 +372,7 @@ def test_the_originals_records_train(shared, tmp_path):
     (["--config.phases=((0.5, 24, 16),)"], "the shares adding up to 1, such as"),
     (["--config.phases=(1.0, 24, 16)"], "phases must be .share of the steps, max_seq_l"),
     (["--config.phases=((1.0, 64, 16),)"], "max_seq_length 64 is over the model"),
+    (["--config.phases=(('1.0', 24, 16),)"], "phases must be .share of the steps"),
     (["--config.phases=((1.0, 3, 16),)"], "phases: max_seq_length must be at least 5, not 3"),
     (["--config.objective=nsp"], "objective 'nsp' is not one of mlm_nsp, mlm_sop, mlm"),
     (["--config.optimizer=sgd"], "optimizer 'sgd' is not one of adamw, lamb"),
@@ -381,6 +417,26 @@ def test_another_vocabulary_than_the_checkpoints(finished, tmp_path):
   with pytest.raises(UserError, match="has another vocabulary than init_checkpoint"):
     run(*finished[1][:-1], f"--config.init_checkpoint={finished[0]}",
         f"--config.tokenizer={tmp_path}", f"--output_dir={tmp_path / 'out'}")
+
+
+def test_a_checkpoint_without_a_tokenizer(tmp_path, finished):
+  with pytest.raises(UserError, match="golden/bert_model.ckpt has no tokenizer; give --config.tok"):
+    run(*finished[1][:-1], f"--config.init_checkpoint={GOLDEN}", "--config.tokenizer=",
+        f"--output_dir={tmp_path / 'out'}")
+
+
+def test_a_run_goes_on_only_with_what_it_began_with(finished, tmp_path):
+  """Other text would hold out other documents, which may have been trained on."""
+  text = write_text(tmp_path / "a.txt")
+  arguments = (*finished[1][:-2], f"--config.train_files={text}", "--config.num_train_steps=6",
+               f"--output_dir={tmp_path / 'out'}")
+  run(*arguments)
+  before = text.read_text()
+  text.write_text("\n" + before)  # touched, but the same documents
+  run(*arguments)
+  text.write_text(before + "\none more\n")
+  with pytest.raises(UserError, match="train_files hold something else than when the run"):
+    run(*arguments)
 
 
 def test_a_classifiers_folder_is_left_alone(finished, tmp_path):
