@@ -278,7 +278,8 @@ def _tokenized_blocks(documents: Iterator[corpus.Document], size: int,
                       pieces: tokenization.WordPieces) -> Iterator[Block]:
   """Tokenizes blocks of documents, in order, in as many processes as the size is worth."""
   blocks = corpus.blocks(documents, _BLOCK)
-  num_workers = max(min(os.cpu_count() or 1, _MOST_WORKERS, size // _BYTES_A_WORKER), 1)
+  worth = size // _BYTES_A_WORKER if size else _MOST_WORKERS  # a hub's dataset: likely large
+  num_workers = max(min(os.cpu_count() or 1, _MOST_WORKERS, worth), 1)
   return workers.ordered_map(functools.partial(_tokenize_block, pieces), blocks, num_workers,
                              "free some")
 

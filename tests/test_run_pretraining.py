@@ -275,7 +275,7 @@ def test_the_loss_is_the_global_mean_with_unequal_masks_per_device():
   params = init_params(model, jax.tree.map(lambda x: x[0, 0],
                                            pretraining_batches.make_batch(rows, 1, 1)))
   results = []
-  for devices, micro_batches in ((1, 1), (4, 1), (2, 2), (1, 4)):
+  for devices, micro_batches in ((1, 1), (4, 1), (2, 2)):
     step = jax.pmap(functools.partial(
         training.train_step, optimizer=optax.sgd(1.0), weigh=run_pretraining.total_weights,
         loss_fn=functools.partial(run_pretraining.pretraining_loss, model=model)),
