@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Iterator
 import contextlib
 import multiprocessing
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 import signal
 from typing import Any, TypeVar
 
@@ -64,13 +64,14 @@ def _started(function: Callable[[Any], Any],
   """Worker processes that wait for items at the other end of the connections."""
   context = multiprocessing.get_context("spawn")
   processes, connections = [], []
+  resource_tracker.ensure_running()  # started by a process's start, it would let interrupts in
   try:
     for _ in range(num_workers):
       ours, theirs = context.Pipe()
       process = context.Process(target=_work, args=(theirs,), daemon=True)
-      with _deaf_to_interrupts():
+      with _interrupts_held_back():
         process.start()
-      processes.append(process)
+        processes.append(process)
       theirs.close()
       connections.append(ours)
     for worker in connections:  # now that all of them are starting: it waits for its reader
@@ -94,13 +95,16 @@ def _collect(idle: list[connection.Connection], busy: dict[connection.Connection
 
 
 @contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-  """What is started in here ignores Ctrl-C, which a terminal sends to all; its parent ends it."""
-  handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _interrupts_held_back() -> Iterator[None]:
+  """A process that is started in here never sees Ctrl-C, which a terminal sends to all.
+
+  Its parent ends it: there a Ctrl-C of the meantime arrives afterwards.
+  """
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   try:
     yield
   finally:
-    signal.signal(signal.SIGINT, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(main_process: connection.Connection) -> None:

@@ -540,12 +540,17 @@ def interrupted(folder, base, ready, *arguments):
   (base / "new").mkdir()
   process = start(f"--input_file={base}/text", f"--vocab_file={folder}/vocab.txt",
                   f"--output_file={base}/new/out", "--num_workers=2", "--shard_megabytes=0.05",
-                  *arguments, start_new_session=True)
+                  *arguments, start_new_session=True,
+                  # A shell that puts pytest in the background has it deaf to Ctrl-C.
+                  preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
   deadline = time.monotonic() + 60
   while not ready(process) and time.monotonic() < deadline:
     time.sleep(0.01)
   os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers too
-  _, problem = process.communicate(timeout=30)
+  try:
+    _, problem = process.communicate(timeout=30)
+  finally:
+    process.kill()
   assert process.returncode == 130
   assert os.listdir(base / "new") == []
   return problem
