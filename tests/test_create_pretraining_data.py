@@ -509,10 +509,16 @@ def test_messages_about_the_text(folder, tmp_path, workers):
 # --- As a process ---------------------------------------------------------------------------
 
 
+# A shell that puts pytest in the background makes it, and what it starts, deaf to Ctrl-C.
+HEARING = ("import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+           "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])")
+
+
 def start(*arguments, **options):
   return subprocess.Popen(
-      [sys.executable, str(ROOT / "create_pretraining_data.py"), *map(str, arguments)],
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+      [sys.executable, "-c", HEARING, str(ROOT / "create_pretraining_data.py"),
+       *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+      **options)
 
 
 def test_the_command_line(folder, tmp_path):
@@ -540,9 +546,7 @@ def interrupted(folder, base, ready, *arguments):
   (base / "new").mkdir()
   process = start(f"--input_file={base}/text", f"--vocab_file={folder}/vocab.txt",
                   f"--output_file={base}/new/out", "--num_workers=2", "--shard_megabytes=0.05",
-                  *arguments, start_new_session=True,
-                  # A shell that puts pytest in the background has it deaf to Ctrl-C.
-                  preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+                  *arguments, start_new_session=True)
   deadline = time.monotonic() + 60
   while not ready(process) and time.monotonic() < deadline:
     time.sleep(0.01)
