@@ -26,6 +26,8 @@ import re
 from typing import Any, BinaryIO
 import zlib
 
+from absl import flags
+
 from errors import first_line, UserError
 import hub
 
@@ -61,6 +63,21 @@ class Source:
   path: str
   kind: str
   size: int = 0
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags of scripts that read text: which input, and how."""
+
+  def define(name: str, default: str, text: str) -> None:
+    flags.DEFINE_string(name, default, text, flag_values=values)
+
+  define("input_file", "", "Text: comma-separated files, globs, folders saved by "
+         "datasets.save_to_disk or hub names (owner/name:config).")
+  define("input_format", "auto", f"{', '.join(INPUT_FORMATS)}.")
+  define("text_field", "text", "Field of a JSON line, column of a dataset.")
+  define("language", "en", "Whose rules cut running text into sentences.")
+  define("errors", "strict", f"Bytes that are not UTF-8: {', '.join(DECODING_ERRORS)} (the "
+         "original's scripts ignore them).")
 
 
 # --- Finding --------------------------------------------------------------------------------

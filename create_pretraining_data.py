@@ -69,8 +69,7 @@ def define_flags(values: flags.FlagValues) -> None:
   def define(kind: Any, name: str, default: Any, text: str) -> None:
     kind(name, default, text, flag_values=values)
 
-  define(flags.DEFINE_string, "input_file", "", "Text: comma-separated files, globs, folders "
-         "saved by datasets.save_to_disk or hub names (owner/name:config).")
+  corpus.define_flags(values)
   define(flags.DEFINE_string, "output_file", "", "TFRecord files to write, comma-separated.")
   define(flags.DEFINE_string, "vocab_file", "", "BERT's vocab.txt.")
   define(flags.DEFINE_bool, "do_lower_case", None, "Lower-case the text and strip accents. "
@@ -88,11 +87,6 @@ def define_flags(values: flags.FlagValues) -> None:
   define(flags.DEFINE_integer, "num_workers", 0, "Processes. 0: exactly the original's records.")
   define(flags.DEFINE_float, "shard_megabytes", 16.0, "With --num_workers: text of a shard. A "
          "worker's memory grows with it and with --dupe_factor: 0.5 GB with both defaults.")
-  define(flags.DEFINE_string, "input_format", "auto", f"{', '.join(corpus.INPUT_FORMATS)}.")
-  define(flags.DEFINE_string, "text_field", "text", "Field of a JSON line, column of a dataset.")
-  define(flags.DEFINE_string, "language", "en", "Whose rules cut running text into sentences.")
-  define(flags.DEFINE_string, "errors", "strict", "Bytes that are not UTF-8: "
-         f"{', '.join(corpus.DECODING_ERRORS)} (the original ignores them).")
 
 
 def main() -> None:

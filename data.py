@@ -29,6 +29,7 @@ import hub
 
 Batch = dict[str, np.ndarray]
 T = TypeVar("T")
+IntOrArray = TypeVar("IntOrArray", int, np.ndarray)
 
 ROW_MULTIPLE = 64  # rows are cut to a multiple of this where no example is longer
 _END = object()
@@ -94,6 +95,11 @@ def _tokenizer_from_vocab(folder: pathlib.Path, do_lower_case: bool | None) -> A
   return transformers.BertTokenizer(str(folder / "vocab.txt"), do_lower_case=lower, **known)
 
 
+def vocabulary_size(tokenizer: Any) -> int:
+  """Rows that an embedding table needs: the largest id, which there may be gaps below, and 1."""
+  return max(tokenizer.get_vocab().values()) + 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Examples:
   """Tokenized examples, ragged: example i is tokens[offsets[i]:offsets[i + 1]].
@@ -150,9 +156,10 @@ def tokenize(tokenizer: Any, first: Sequence[str], second: Sequence[str] | None,
                   np.asarray(first_lengths, np.int32), labels, truncated)
 
 
-def pair_lengths(a: int, b: int, budget: int) -> tuple[int, int]:
+def pair_lengths(a: IntOrArray, b: IntOrArray, budget: int) -> tuple[IntOrArray, IntOrArray]:
   """What is left of two segments when the longer one (b on a tie) is popped until both fit."""
-  return min(a, max(budget - budget // 2, budget - b)), min(b, max(budget // 2, budget - a))
+  return (np.minimum(a, np.maximum(budget - budget // 2, budget - b)),
+          np.minimum(b, np.maximum(budget // 2, budget - a)))
 
 
 # --- Order ----------------------------------------------------------------------------------

@@ -17,11 +17,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import scipy.stats
 
-from data import Batch
+from data import Batch, pair_lengths, vocabulary_size
 from pretraining_corpus import Part, Records
 import stateless_random
 
-OBJECTIVES = ("mlm_nsp", "mlm_sop", "mlm")
 # What a random number is for: streams never share a draw.
 _ORDER, _TRAIN, _EVAL = range(3)
 
@@ -102,7 +101,7 @@ class Vocabulary:
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
   """Reads a transformers tokenizer."""
-  size = max(tokenizer.get_vocab().values()) + 1
+  size = vocabulary_size(tokenizer)
   continues = np.zeros(size, bool)
   for piece, i in tokenizer.get_vocab().items():
     continues[i] = piece.startswith("##")
@@ -199,7 +198,7 @@ class TextExamples:
     pair = 0 if self._objective == "mlm" else 1
     budget = self.max_seq_length - 2 - pair
     size_a, size_b = a[:, 1] - a[:, 0], b[:, 1] - b[:, 0]
-    kept_a, kept_b = _kept(size_a, size_b, budget)
+    kept_a, kept_b = pair_lengths(size_a, size_b, budget)
     begin_a = a[:, 0] + _front(size_a - kept_a, draws[:, self._FRONT_A])
     begin_b = b[:, 0] + _front(size_b - kept_b, draws[:, self._FRONT_B])
     lengths = kept_a + kept_b + 2 + pair
@@ -220,12 +219,6 @@ class TextExamples:
 def _below(draws: np.ndarray, bounds: np.ndarray | int) -> np.ndarray:
   """Uniform draws in [0, 1) -> integers from 0 below `bounds`; 0 where a bound is 0."""
   return (draws * bounds).astype(np.int64)
-
-
-def _kept(a: np.ndarray, b: np.ndarray, budget: int) -> tuple[np.ndarray, np.ndarray]:
-  """Elementwise `data.pair_lengths`: `truncate_seq_pair` shortens the longer, b on a tie."""
-  return (np.minimum(a, np.maximum(budget - budget // 2, budget - b)),
-          np.minimum(b, np.maximum(budget // 2, budget - a)))
 
 
 def _front(removed: np.ndarray, draws: np.ndarray) -> np.ndarray:

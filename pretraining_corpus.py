@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import corpus
+from data import vocabulary_size
 from errors import UserError
 from reporting import progress_bar, say
 import stateless_random
@@ -228,8 +229,7 @@ def _open_text(sources: Sequence[corpus.Source], what: str, tokenizer: Any,
   pieces = tokenization.WordPieces(tokenizer)
   folder = _cache_folder(sources, reading.cache_dir, pieces.fingerprint, reading.text_field,
                          reading.language, reading.errors)
-  largest = max(tokenizer.get_vocab().values())
-  dtype = np.dtype(np.uint16 if largest < 1 << 16 else np.int32)
+  dtype = np.dtype(np.uint16 if vocabulary_size(tokenizer) <= 1 << 16 else np.int32)
   if not folder.exists():
     with _whole_or_nothing(folder) as temporary:
       _tokenize(sources, what, pieces, reading, dtype, temporary)

@@ -123,11 +123,13 @@ def draw_curves(metrics: pathlib.Path, image: pathlib.Path, curve: str) -> None:
 
 
 def write_results(folder: pathlib.Path, name: str, results: Mapping[str, Any]) -> None:
-  """Writes `name`.txt (`eval_accuracy = 0.912345`, one a line) and `name`.json."""
+  """Writes `name`.txt (`eval_accuracy = 0.912345`, one a line) and `name`.json; prints them."""
   lines = [f"{key} = {value:.6f}" if isinstance(value, float) else f"{key} = {value}"
            for key, value in sorted(results.items())]
   (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), "utf-8")
   write_json(folder / f"{name}.json", results)
+  for key, value in results.items():
+    say(f"{key} = {value:.6f}")
 
 
 def write_json(file: pathlib.Path, content: Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ def main() -> None:
   elif config.do_eval:
     results = score_splits(config, classifier, task, splits)
   if config.do_eval:
-    write_results(run, results)
+    reporting.write_results(run.folder, "eval_results", results)
   if config.do_predict:
     predict(run, classifier, task, splits)
   say(f"done: {run.folder}")
@@ -114,7 +114,7 @@ def build_classifier(config: ml_collections.ConfigDict,
                      checkpoint: checkpoint_utils.Checkpoint | None, task: glue.Task,
                      label_names: tuple[str, ...], tokenizer: Any) -> Classifier:
   """Builds the model and fills it from the checkpoint; a head for other classes starts afresh."""
-  tokenizer_size = max(tokenizer.get_vocab().values()) + 1
+  tokenizer_size = data.vocabulary_size(tokenizer)
   base = checkpoint.config if checkpoint else modeling.BertConfig(vocab_size=tokenizer_size)
   bert_config = experiment.model_config(config, base, tokenizer_size, config.max_seq_length)
   model = modeling.BertForSequenceClassification(bert_config, max(len(label_names), 1),
@@ -145,7 +145,7 @@ def example_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """[examples, outputs] and [examples] -> [examples]: cross entropy, or the squared error."""
   if jnp.issubdtype(labels.dtype, jnp.floating):
     return jnp.square(logits[:, 0] - labels)
-  return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
+  return training.cross_entropy(logits, labels)
 
 
 def classifier_loss(params: training.Params, batch: training.Batch, rng: jax.Array,
@@ -288,13 +288,6 @@ def score_splits(config: ml_collections.ConfigDict, classifier: Classifier, task
     scores["loss"] = float(jnp.mean(example_losses(jnp.asarray(logits), examples.labels)))
     results |= {f"eval_{name}{suffix}": value for name, value in scores.items()}
   return results
-
-
-def write_results(run: experiment.Run, results: Mapping[str, float]) -> None:
-  """Writes eval_results.txt and .json, and prints them."""
-  reporting.write_results(run.folder, "eval_results", results)
-  for name, value in results.items():
-    say(f"{name} = {value:.6f}")
 
 
 def predict(run: experiment.Run, classifier: Classifier, task: glue.Task,

@@ -81,7 +81,7 @@ def main() -> None:
     results = evaluate(config, pretrainer.params, examples.held_out[-1],
                        make_eval_fn(pretrainer.model))
   if examples.held_out:
-    write_results(run, results)
+    reporting.write_results(run.folder, "eval_results", results)
   say(f"done: {run.folder}")
 
 
@@ -257,7 +257,7 @@ def build_pretrainer(config: ml_collections.ConfigDict,
                      checkpoint: checkpoint_utils.Checkpoint | None, phases: list[PhasePlan],
                      tokenizer: Any) -> Pretrainer:
   """Builds the model; random weights, or the checkpoint's with missing heads made afresh."""
-  tokenizer_size = max(tokenizer.get_vocab().values()) + 1
+  tokenizer_size = data.vocabulary_size(tokenizer)
   base = (checkpoint.config if checkpoint else
           dataclasses.replace(modeling.SIZES[config.size], vocab_size=tokenizer_size))
   bert_config = experiment.model_config(config, base, tokenizer_size,
@@ -271,11 +271,6 @@ def build_pretrainer(config: ml_collections.ConfigDict,
   return Pretrainer(model, params)
 
 
-def token_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """[n, classes] and [n] -> [n]: cross entropy in nats."""
-  return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
-
-
 def metric_sums(masked_lm_logits: jax.Array, next_sentence_logits: jax.Array,
                 batch: training.Batch) -> training.Sums:
   """Sums and counts of the two losses and accuracies (`metric_fn` of the original)."""
@@ -286,7 +281,7 @@ def metric_sums(masked_lm_logits: jax.Array, next_sentence_logits: jax.Array,
        batch["next_sentence_weights"])):
     right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     count = jnp.sum(weights)
-    sums[f"{name}_loss"] = jnp.sum(weights * token_losses(logits, labels)), count
+    sums[f"{name}_loss"] = jnp.sum(weights * training.cross_entropy(logits, labels)), count
     sums[f"{name}_accuracy"] = jnp.sum(weights * right), count
   return sums
 
@@ -401,13 +396,6 @@ def evaluate(config: ml_collections.ConfigDict, params: training.Params,
   results = {name: total / count for name, (total, count) in sums.items() if count}
   losses = [results[name] for name in ("masked_lm_loss", "next_sentence_loss") if name in results]
   return {"loss": sum(losses), **results}
-
-
-def write_results(run: experiment.Run, results: Mapping[str, float]) -> None:
-  """Writes eval_results.txt and .json, and prints them."""
-  reporting.write_results(run.folder, "eval_results", results)
-  for name, value in results.items():
-    say(f"{name} = {value:.6f}")
 
 
 def export(run: experiment.Run, pretrainer: Pretrainer, tokenizer: Any,

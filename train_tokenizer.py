@@ -54,8 +54,7 @@ def define_flags(values: flags.FlagValues) -> None:
   def define(kind: Any, name: str, default: Any, text: str) -> None:
     kind(name, default, text, flag_values=values)
 
-  define(flags.DEFINE_string, "input_file", "", "Text: comma-separated files, globs, folders "
-         "saved by datasets.save_to_disk or hub names (owner/name:config).")
+  corpus.define_flags(values)
   define(flags.DEFINE_string, "output_dir", "", "The tokenizer's folder, which must not be there.")
   define(flags.DEFINE_integer, "vocab_size", 30522, "Most entries.")
   define(flags.DEFINE_bool, "do_lower_case", True, "Lower-case the text and strip accents.")
@@ -63,11 +62,6 @@ def define_flags(values: flags.FlagValues) -> None:
          "become a new one.")
   define(flags.DEFINE_integer, "limit_alphabet", 1000, "Characters that get an entry, the most "
          "frequent ones; a word with another one is [UNK].")
-  define(flags.DEFINE_string, "input_format", "auto", f"{', '.join(corpus.INPUT_FORMATS)}.")
-  define(flags.DEFINE_string, "text_field", "text", "Field of a JSON line, column of a dataset.")
-  define(flags.DEFINE_string, "language", "en", "Whose rules cut running text into sentences.")
-  define(flags.DEFINE_string, "errors", "strict", "Bytes that are not UTF-8: "
-         f"{', '.join(corpus.DECODING_ERRORS)}.")
 
 
 def main() -> None:

@@ -194,7 +194,7 @@ def test_a_single_document_pairs_with_itself(make):
 def test_kept_lengths_are_those_of_one_pair_at_a_time():
   a, b = np.divmod(np.arange(400), 20)
   for budget in (1, 2, 9, 10, 40):
-    kept = np.stack(pretraining_batches._kept(a, b, budget), axis=1)
+    kept = np.stack(data.pair_lengths(a, b, budget), axis=1)
     np.testing.assert_array_equal(kept, [data.pair_lengths(x, y, budget)
                                          for x, y in zip(a, b, strict=True)])
 
