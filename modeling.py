@@ -16,6 +16,7 @@ The modules know no loss, no data and no checkpoint format.
 from collections.abc import Callable
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -105,6 +106,50 @@ def _layer_norm(x: Array, config: BertConfig, dtype: Any) -> Array:
   return layer_norm(x).astype(dtype)
 
 
+def keep_mask(key: Array, shape: tuple[int, ...], rate: float) -> Array:
+  """Bernoulli(1 - rate) for every element, from a hash of its place instead of a generator.
+
+  A counter-based generator with two rounds of a 32-bit finalizer (lowbias32 of C. Wellons, "hash
+  prospector") instead of Threefry's twenty: statistics are those of independent draws, and the
+  arithmetic fuses with what the mask is applied to. Not for cryptography.
+
+  Args:
+    key: typed; equal keys give equal masks.
+    shape: of the mask, at most 2**32 elements.
+    rate: probability of False, exact to 2**-32.
+
+  Returns:
+    bool array of `shape`.
+  """
+  if math.prod(shape) > 1 << 32:
+    raise ValueError(f"a dropout mask of shape {shape} has more than 2**32 elements")
+  first, second = jax.random.bits(key, (2,), jnp.uint32)
+  place = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+  draw = _lowbias32(_lowbias32(place + first) ^ second)
+  return draw >= jnp.uint32(round(rate * 2**32))
+
+
+def _lowbias32(x: Array) -> Array:
+  """A bijection of uint32 in which every bit of the input changes half the bits of the output."""
+  x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+  x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+  return x ^ (x >> 16)
+
+
+class Dropout(nn.Module):
+  """Zeroes elements with probability `rate` and divides the others by 1 - rate."""
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x: Array, *, deterministic: bool) -> Array:
+    """[...] -> [...]; a fresh mask element for every element, from the "dropout" key."""
+    if deterministic or not self.rate:
+      return x
+    keep = keep_mask(self.make_rng("dropout"), x.shape, self.rate)
+    return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))
+
+
 class BertEmbeddings(nn.Module):
   """Word + token type + position embeddings, then LayerNorm, then dropout."""
 
@@ -125,7 +170,7 @@ class BertEmbeddings(nn.Module):
     x += embed(config.type_vocab_size, "token_type_embeddings")(token_type_ids)
     x += embed(config.max_position_embeddings, "position_embeddings")(position_ids)
     x = _layer_norm(x, config, self.dtype)
-    x = nn.Dropout(config.hidden_dropout_prob)(x, deterministic=deterministic)
+    x = Dropout(config.hidden_dropout_prob)(x, deterministic=deterministic)
     return x, words.embedding
 
 
@@ -153,10 +198,10 @@ class BertSelfAttention(nn.Module):
     scores = scores / head_dim**0.5 + attention_bias
     probs = nn.softmax(scores).astype(self.dtype)
     # One mask element for every (example, head, query, key), as in the original.
-    probs = nn.Dropout(config.attention_probs_dropout_prob)(probs, deterministic=deterministic)
+    probs = Dropout(config.attention_probs_dropout_prob)(probs, deterministic=deterministic)
     context = jnp.einsum("rhqk,rkhd->rqhd", probs, value).reshape(-1, hidden)
     y = _dense(hidden, config, self.dtype, "output")(context).reshape(x.shape)
-    y = nn.Dropout(config.hidden_dropout_prob)(y, deterministic=deterministic)
+    y = Dropout(config.hidden_dropout_prob)(y, deterministic=deterministic)
     return _layer_norm(x + y, config, self.dtype)
 
 
@@ -175,7 +220,7 @@ class BertLayer(nn.Module):
                "intermediate")(x.reshape(-1, config.hidden_size))
     y = ACTIVATIONS[config.hidden_act](y)
     y = _dense(config.hidden_size, config, self.dtype, "output")(y).reshape(x.shape)
-    y = nn.Dropout(config.hidden_dropout_prob)(y, deterministic=deterministic)
+    y = Dropout(config.hidden_dropout_prob)(y, deterministic=deterministic)
     return _layer_norm(x + y, config, self.dtype)
 
 
@@ -261,7 +306,7 @@ class BertForSequenceClassification(nn.Module):
     _, pooled, _ = BertModel(self.config, self.dtype, self.remat, name="bert")(
         batch["input_ids"], batch["token_type_ids"], batch["position_ids"],
         batch["sequence_ids"], batch["cls_positions"], deterministic=deterministic)
-    pooled = nn.Dropout(self.config.hidden_dropout_prob)(pooled, deterministic=deterministic)
+    pooled = Dropout(self.config.hidden_dropout_prob)(pooled, deterministic=deterministic)
     return _dense(self.num_labels, self.config, jnp.float32, "classifier")(pooled)
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import checkpoint_utils
 import modeling
@@ -190,7 +191,7 @@ def dropout_masks(tiny_config, seed):
   params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
   _, state = model.apply(
       {"params": params}, batch, deterministic=False, rngs={"dropout": jax.random.key(seed)},
-      capture_intermediates=lambda module, _: isinstance(module, modeling.nn.Dropout),
+      capture_intermediates=lambda module, _: isinstance(module, modeling.Dropout),
       mutable=["intermediates"])
   layers = state["intermediates"]["bert"]
   return np.stack([np.asarray(layers[f"layer_{i}"]["attention"]["Dropout_0"]["__call__"][0]) > 0
@@ -209,6 +210,52 @@ def test_dropout_masks_are_independent(tiny_config):
            "query": (masks[..., 0, :], masks[..., 1, :])}
   for what, (a, b) in pairs.items():
     assert abs(agreement(a, b) - 0.5) < 0.12, what
+
+
+def test_keep_mask_keeps_its_rate():
+  """The share of zeros, over many keys, is the rate to 1e-4 (4 standard deviations: 6e-5)."""
+  masks = jax.jit(jax.vmap(lambda key: jnp.mean(modeling.keep_mask(key, (1 << 20,), 0.1))))
+  kept = np.asarray(masks(jax.random.split(jax.random.key(0), 400)), np.float64)
+  np.testing.assert_allclose(kept.mean(), 0.9, atol=1e-4)
+  # One key's share spreads as that of independent draws: chi-square over the 400 keys.
+  spread = ((kept - 0.9) ** 2).sum() / (0.9 * 0.1 / (1 << 20))
+  assert 0.001 < scipy.stats.chi2(400).cdf(spread) < 0.999
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_keep_mask_elements_are_independent(rate):
+  """Of neighbours and elements any power of two apart, and of eight in a row."""
+  size = 1 << 20
+  mask = np.asarray(modeling.keep_mask(jax.random.key(3), (size,), rate))
+  centred = mask - (1 - rate)
+  for lag in 1 << np.arange(19):
+    correlation = np.mean(centred[lag:] * centred[:-lag]) / (rate * (1 - rate))
+    assert abs(correlation) * np.sqrt(size - lag) < 5, lag
+  patterns = np.bincount(np.packbits(mask.reshape(-1, 8), axis=1)[:, 0], minlength=256)
+  kept = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1)
+  expected = size / 8 * (1 - rate) ** kept * rate ** (8 - kept)
+  usual = expected > 5
+  statistic = ((patterns - expected) ** 2 / expected)[usual].sum()
+  assert 0.0005 < scipy.stats.chi2(usual.sum()).cdf(statistic) < 0.9995
+
+
+def test_keep_masks_of_neighbouring_keys_are_independent():
+  """Steps, devices and layers fold consecutive integers into a key."""
+  fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+  keys = jnp.concatenate([fold(jax.random.key(0), jnp.arange(24)),
+                          fold(jax.random.fold_in(jax.random.key(0), 1), jnp.arange(24))])
+  masks = np.asarray(jax.vmap(lambda key: modeling.keep_mask(key, (1 << 16,), 0.1))(keys))
+  centred = (masks - 0.9).astype(np.float64)
+  for shift in (0, 1, 7, 128):  # the masks themselves, and one moved against the other
+    z = centred @ np.roll(centred, shift, axis=1).T / 0.09 / np.sqrt(1 << 16)
+    pairs = z[np.triu_indices(len(z), 1)]
+    assert np.abs(pairs).max() < 5
+    assert 0.9 < pairs.std() < 1.1
+
+
+def test_keep_mask_refuses_more_elements_than_it_can_count():
+  with pytest.raises(ValueError, match=r"shape \(65536, 65537\) has more than 2\*\*32 elements"):
+    jax.eval_shape(lambda key: modeling.keep_mask(key, (65536, 65537), 0.1), jax.random.key(0))
 
 
 def test_bfloat16_stays_near_float32(tiny, tiny_config):
