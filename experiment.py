@@ -40,9 +40,25 @@ def prepare_devices(config: ml_collections.ConfigDict, script: str) -> None:
   if config.deterministic:  # a GPU otherwise adds up embeddings' gradients in any order
     os.environ["XLA_FLAGS"] = "--xla_gpu_deterministic_ops=true " + os.environ.get("XLA_FLAGS", "")
   jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+  keep_compiled_programs()
   devices = jax.local_devices()
   say(f"{script}: JAX {jax.__version__} on {len(devices)} {devices[0].device_kind} "
       f"device{'s' if len(devices) > 1 else ''}")
+
+
+def keep_compiled_programs() -> None:
+  """Has JAX keep what it compiles for later runs, in ~/.cache/bert_in_flax/compiled, up to 4 GB.
+
+  JAX's own JAX_COMPILATION_CACHE_DIR names another folder, and
+  JAX_ENABLE_COMPILATION_CACHE=false turns it off. Its key holds the program, the versions, the
+  flags and the kind of machine.
+  """
+  if jax.config.jax_compilation_cache_dir is None:
+    folder = pathlib.Path("~/.cache/bert_in_flax/compiled").expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+  # With a bound JAX also locks the folder, so that runs side by side can share it.
+  jax.config.update("jax_compilation_cache_max_size", 4 << 30)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def open_run(config: ml_collections.ConfigDict, output_dir: str, script: str, name: str) -> Run:

@@ -1,15 +1,19 @@
 """Four fake CPU devices, strict numerics, and the small inputs that many tests share."""
 
 import os
+import tempfile
 
 os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "")
                            + " --xla_force_host_platform_device_count=4")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
+# Runs of the scripts compile much the same programs again and again.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+
 import pathlib
+import shutil
 import sys
-import tempfile
 import unittest.mock
 
 from absl import flags
@@ -22,10 +26,6 @@ import modeling
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "float32")
-# Runs of the scripts compile much the same programs again and again.
-_COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
-jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 ROOT = pathlib.Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -34,6 +34,10 @@ SHARED = ROOT.parent / "shared"
 WORDS = tuple((
     "[PAD] [UNK] [CLS] [SEP] [MASK] the a film is good bad fine dull very not it was and , . ##s "
     "##ly great poor plot actor story slow fast warm cold i you we they").split())
+
+
+def pytest_unconfigure() -> None:
+  shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture
