@@ -10,7 +10,6 @@ a finished one.
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
-import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from errors import run_script, UserError
 import experiment
 import glue
 import modeling
+import objectives
 import reporting
 from reporting import say
 from splits import names_in, read_splits, Split
@@ -141,28 +141,6 @@ def build_classifier(config: ml_collections.ConfigDict,
 # --- Training ---------------------------------------------------------------------------------
 
 
-def example_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """[examples, outputs] and [examples] -> [examples]: cross entropy, or the squared error."""
-  if jnp.issubdtype(labels.dtype, jnp.floating):
-    return jnp.square(logits[:, 0] - labels)
-  return training.cross_entropy(logits, labels)
-
-
-def classifier_loss(params: training.Params, batch: training.Batch, rng: jax.Array,
-                    totals: Mapping[str, jax.Array], *,
-                    model: modeling.BertForSequenceClassification
-                    ) -> tuple[jax.Array, training.Sums]:
-  """This micro-batch's share of the global batch's mean loss (`training.LossFn`)."""
-  logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": rng})
-  loss = jnp.sum(batch["weights"] * example_losses(logits, batch["labels"]))
-  return loss / totals["weights"], {}
-
-
-def total_weights(batch: training.Batch) -> dict[str, jax.Array]:
-  """The denominators of `classifier_loss` (`training.WeighFn`)."""
-  return {"weights": jnp.sum(batch["weights"])}
-
-
 class Plan(NamedTuple):
   """What `train` is going to do."""
 
@@ -217,9 +195,10 @@ def train(run: experiment.Run, plan: Plan, classifier: Classifier, task: glue.Ta
 
   batches = data.prefetch(train_batches(config, splits["train"].examples, first_step,
                                         num_train_steps))
+  step_fn = objectives.make_classifier_step(classifier.model, plan.optimizer)
   try:
-    state, summary = training.train(state, make_step_fn(classifier.model, plan.optimizer), batches,
-                                    plan.loop, plan.schedule, reporter, score_dev, checkpointer)
+    state, summary = training.train(state, step_fn, batches, plan.loop, plan.schedule, reporter,
+                                    score_dev, checkpointer)
     results = score_dev(state) if config.do_eval else {}
   except training.NotFiniteError as error:
     raise UserError(str(error)) from error
@@ -229,14 +208,6 @@ def train(run: experiment.Run, plan: Plan, classifier: Classifier, task: glue.Ta
   if summary["steps"]:
     reporting.write_json(run.folder / "summary.json", {"first_step": first_step, **summary})
   return dataclasses.replace(classifier, params=state.params), results
-
-
-def make_step_fn(model: modeling.BertForSequenceClassification,
-                 optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-  """(state, batch [devices, micro_batches, ...]) -> (state, metric sums)."""
-  return training.pmap_train_step(functools.partial(
-      training.train_step, loss_fn=functools.partial(classifier_loss, model=model),
-      weigh=total_weights, optimizer=optimizer))
 
 
 def train_batches(config: ml_collections.ConfigDict, examples: data.Examples, first_step: int,
@@ -285,7 +256,8 @@ def score_splits(config: ml_collections.ConfigDict, classifier: Classifier, task
     logits = split_logits(config, classifier, examples, config.eval_batch_size, predict_fn)
     scores = glue.score(task, glue.predictions_from(task, logits), examples.labels,
                         classifier.label_names)
-    scores["loss"] = float(jnp.mean(example_losses(jnp.asarray(logits), examples.labels)))
+    losses = objectives.example_losses(jnp.asarray(logits), examples.labels)
+    scores["loss"] = float(jnp.mean(losses))
     results |= {f"eval_{name}{suffix}": value for name, value in scores.items()}
   return results
 

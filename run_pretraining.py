@@ -18,13 +18,13 @@ from absl import flags
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
 import checkpoint_utils
 import data
 from errors import run_script, UserError
 import experiment
 import modeling
+import objectives
 import pretraining_batches
 import pretraining_corpus
 import reporting
@@ -271,41 +271,6 @@ def build_pretrainer(config: ml_collections.ConfigDict,
   return Pretrainer(model, params)
 
 
-def metric_sums(masked_lm_logits: jax.Array, next_sentence_logits: jax.Array,
-                batch: training.Batch) -> training.Sums:
-  """Sums and counts of the two losses and accuracies (`metric_fn` of the original)."""
-  sums = {}
-  for name, logits, labels, weights in (
-      ("masked_lm", masked_lm_logits, batch["masked_lm_ids"], batch["masked_lm_weights"]),
-      ("next_sentence", next_sentence_logits, batch["next_sentence_labels"],
-       batch["next_sentence_weights"])):
-    right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-    count = jnp.sum(weights)
-    sums[f"{name}_loss"] = jnp.sum(weights * training.cross_entropy(logits, labels)), count
-    sums[f"{name}_accuracy"] = jnp.sum(weights * right), count
-  return sums
-
-
-def pretraining_loss(params: training.Params, batch: training.Batch, rng: jax.Array,
-                     totals: Mapping[str, jax.Array], *, model: modeling.BertForPreTraining
-                     ) -> tuple[jax.Array, training.Sums]:
-  """This micro-batch's share of masked-LM loss + next-sentence loss (`training.LossFn`).
-
-  Each is a mean over the global batch; the 1e-5 is the original's (`get_masked_lm_output`).
-  """
-  logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": rng})
-  sums = metric_sums(*logits, batch)
-  masked_lm = sums["masked_lm_loss"][0] / (totals["masked_lm"] + 1e-5)
-  next_sentence = sums["next_sentence_loss"][0] / jnp.maximum(totals["next_sentence"], 1.0)
-  return masked_lm + next_sentence, sums
-
-
-def total_weights(batch: training.Batch) -> dict[str, jax.Array]:
-  """The denominators of `pretraining_loss` (`training.WeighFn`)."""
-  return {"masked_lm": jnp.sum(batch["masked_lm_weights"]),
-          "next_sentence": jnp.sum(batch["next_sentence_weights"])}
-
-
 # --- Training ---------------------------------------------------------------------------------
 
 
@@ -344,9 +309,10 @@ def train(run: experiment.Run, examples: Examples, pretrainer: Pretrainer
   batches = data.prefetch(pretraining_batches.train_batches(
       examples.train, seed=config.seed, first_step=first_step, devices=jax.local_device_count(),
       micro_batches=config.gradient_accumulation_steps))
+  step_fn = objectives.make_pretraining_step(pretrainer.model, optimizer)
   try:
-    state, summary = training.train(state, make_step_fn(pretrainer.model, optimizer), batches, loop,
-                                    schedule, reporter, evaluate_state, checkpointer)
+    state, summary = training.train(state, step_fn, batches, loop, schedule, reporter,
+                                    evaluate_state, checkpointer)
     results = evaluate_state(state) if examples.held_out else {}
   except training.NotFiniteError as error:
     raise UserError(str(error)) from error
@@ -356,14 +322,6 @@ def train(run: experiment.Run, examples: Examples, pretrainer: Pretrainer
   if summary["steps"]:
     reporting.write_json(run.folder / "summary.json", {"first_step": first_step, **summary})
   return dataclasses.replace(pretrainer, params=state.params), results
-
-
-def make_step_fn(model: modeling.BertForPreTraining, optimizer: optax.GradientTransformation
-                 ) -> Callable[..., Any]:
-  """(state, batch [devices, micro_batches, ...]) -> (state, metric sums)."""
-  return training.pmap_train_step(functools.partial(
-      training.train_step, loss_fn=functools.partial(pretraining_loss, model=model),
-      weigh=total_weights, optimizer=optimizer))
 
 
 def say_phases(phases: list[pretraining_batches.Phase]) -> str:
@@ -380,7 +338,7 @@ def make_eval_fn(model: modeling.BertForPreTraining) -> Callable[..., Any]:
   """(params, batch [devices, ...]) -> sums and counts [devices]."""
 
   def sums(params: training.Params, batch: training.Batch) -> training.Sums:
-    return metric_sums(*model.apply({"params": params}, batch), batch)
+    return objectives.metric_sums(*model.apply({"params": params}, batch), batch)
 
   return training.pmap_eval_step(sums)
 

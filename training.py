@@ -164,11 +164,6 @@ LossFn = Callable[[Params, Batch, Array, Mapping[str, Array]], tuple[Array, Sums
 WeighFn = Callable[[Batch], dict[str, Array]]
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
-  """[n, classes] and [n] -> [n] nats."""
-  return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
-
-
 def create_state(params: Params, optimizer: optax.GradientTransformation,
                  seed: int) -> TrainState:
   """A state at step 0. Its key is independent of the one that initialized the parameters."""

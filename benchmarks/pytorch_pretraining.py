@@ -25,9 +25,9 @@ import checkpoint_utils
 import data
 import experiment
 import modeling
+import objectives
 import pretraining_batches
 import pretraining_corpus
-import run_pretraining
 import training
 
 
@@ -36,7 +36,7 @@ def our_run(model, params, batches, schedule):
   optimizer = training.create_optimizer(
       "adamw", schedule, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=1.0,
       bias_correction=True)
-  step = run_pretraining.make_step_fn(model, optimizer)
+  step = objectives.make_pretraining_step(model, optimizer)
   state = training.replicate(training.create_state(params, optimizer, seed=0))
   losses = []
   for i, batch in enumerate(batches):

@@ -15,7 +15,7 @@ import pytest
 
 import checkpoint_utils
 import modeling
-from run_pretraining import pretraining_loss, total_weights
+from objectives import pretraining_loss, pretraining_weights
 import training
 
 RTOL = 1e-4
@@ -86,7 +86,7 @@ def test_activations_and_losses(bert):
   close(pooled_output, golden["pooled_output"])
   close(jax.nn.log_softmax(masked_lm), golden["masked_lm_log_probs"])
   close(jax.nn.log_softmax(next_sentence), golden["next_sentence_log_probs"])
-  loss, sums = pretraining_loss(params, batch, jax.random.key(0), total_weights(batch),
+  loss, sums = pretraining_loss(params, batch, jax.random.key(0), pretraining_weights(batch),
                                 model=model)
   close(loss, golden["masked_lm_loss"] + golden["next_sentence_loss"])
   close(mean(sums, "masked_lm_loss"), golden["masked_lm_loss"])
@@ -97,7 +97,7 @@ def test_gradients(bert):
   model, params = bert
   batch = batch_of(np.load(GOLDEN / "forward.npz"))
   grads, _ = jax.grad(pretraining_loss, has_aux=True)(
-      params, batch, jax.random.key(0), total_weights(batch), model=model)
+      params, batch, jax.random.key(0), pretraining_weights(batch), model=model)
   grads, golden = google_names(grads), np.load(GOLDEN / "grads.npz")
   assert set(grads) == set(golden)
   for name, expected in golden.items():
@@ -115,7 +115,7 @@ def test_twenty_steps_of_the_original_optimizer(bert, devices, micro_batches):
   optimizer = training.create_optimizer(
       "adamw", lambda t: schedule(jnp.asarray(GLOBAL_STEPS)[t]), b1=0.9, b2=0.999, eps=1e-6,
       weight_decay=0.01, max_grad_norm=1.0, bias_correction=False)
-  step = functools.partial(training.train_step, optimizer=optimizer, weigh=total_weights,
+  step = functools.partial(training.train_step, optimizer=optimizer, weigh=pretraining_weights,
                            loss_fn=functools.partial(pretraining_loss, model=model))
   step = jax.pmap(step, axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
                   devices=jax.local_devices()[:devices])

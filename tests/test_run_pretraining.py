@@ -15,6 +15,7 @@ import pytest
 import checkpoint_utils
 from errors import UserError
 import modeling
+import objectives
 import pretraining_batches
 import run_classifier
 import run_pretraining
@@ -277,8 +278,8 @@ def test_the_loss_is_the_global_mean_with_unequal_masks_per_device():
   results = []
   for devices, micro_batches in ((1, 1), (4, 1), (2, 2)):
     step = jax.pmap(functools.partial(
-        training.train_step, optimizer=optax.sgd(1.0), weigh=run_pretraining.total_weights,
-        loss_fn=functools.partial(run_pretraining.pretraining_loss, model=model)),
+        training.train_step, optimizer=optax.sgd(1.0), weigh=objectives.pretraining_weights,
+        loss_fn=functools.partial(objectives.pretraining_loss, model=model)),
         axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
         devices=jax.local_devices()[:devices])
     state = training.create_state(params, optax.sgd(1.0), seed=0)

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import modeling
-import run_classifier
+import objectives
 import training
 
 # --- Schedules and optimizer ------------------------------------------------------------------
@@ -146,10 +146,10 @@ def make_step(model, optimizer, devices=1, counter=None):
   def loss_fn(params, batch, rng, totals):
     if counter is not None:
       counter.append(batch["input_ids"].shape)
-    return run_classifier.classifier_loss(params, batch, rng, totals, model=model)
+    return objectives.classifier_loss(params, batch, rng, totals, model=model)
 
   step = functools.partial(training.train_step, loss_fn=loss_fn, optimizer=optimizer,
-                           weigh=run_classifier.total_weights)
+                           weigh=objectives.classifier_weights)
   return jax.pmap(step, axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
                   devices=jax.local_devices()[:devices])
 
@@ -170,7 +170,7 @@ def test_devices_and_accumulation_equal_one_big_batch(tiny):
   for shape, result in results.items():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6,
                                    err_msg=str(shape)), result, results[1, 1])
-  losses = run_classifier.example_losses(model.apply({"params": params}, batch), batch["labels"])
+  losses = objectives.example_losses(model.apply({"params": params}, batch), batch["labels"])
   np.testing.assert_allclose(  # the two fillers do not count
       results[1, 1][1][0], np.mean(losses[batch["weights"] > 0]), rtol=1e-5)
 
@@ -197,12 +197,12 @@ def test_dropout_differs_by_step_device_and_micro_batch(tiny, tiny_config):
   losses = []
 
   def record(params, batch, rng, totals):
-    loss, sums = run_classifier.classifier_loss(params, batch, rng, totals, model=model)
+    loss, sums = objectives.classifier_loss(params, batch, rng, totals, model=model)
     jax.debug.callback(lambda x: losses.append(float(x)), loss)
     return loss, sums
 
   step = jax.pmap(functools.partial(training.train_step, loss_fn=record, optimizer=optax.sgd(0.0),
-                                    weigh=run_classifier.total_weights),
+                                    weigh=objectives.classifier_weights),
                   axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
                   devices=jax.local_devices()[:2])
   state = training.create_state(params, optax.sgd(0.0), seed=0)

@@ -1,0 +1,154 @@
+"""Fine-tuning beside HuggingFace PyTorch: the training time of a GLUE task with one recipe.
+
+    python3 -m benchmarks.finetune --model=demo/minilm --glue_data=DIR --tasks=cola,mrpc \\
+        --output=benchmarks/finetune.json
+
+The recipe is run_classifier.py's default: batch 32, 3 epochs, length 128, learning rate 5e-5,
+dropout 0.1, AdamW with clipping, float32. The peers see the same examples in the same batches,
+padded to the longest of each batch ("longest") or to 128 (run_glue.py's default, "128"). All
+train by turns, --chunk steps at a time, so that a machine whose speed drifts slows all of them;
+time is without compilation. --share=0.1 takes every tenth chunk, spread over the whole run, and
+the table is of the whole run in proportion (the weights do not matter to the time). Needs torch.
+"""
+
+import argparse
+from collections.abc import Callable
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+import transformers
+
+from benchmarks import compare, pytorch_peer
+from benchmarks.pytorch_glue import TASKS
+import checkpoint_utils
+import data
+import experiment
+import modeling
+import objectives
+import training
+
+BATCH_SIZE = 32
+EPOCHS = 3
+LENGTH = 128
+LEARNING_RATE = 5e-5
+
+
+def our_step(model_dir: str, examples: data.Examples,
+             dropout: float) -> tuple[Callable[[int], float], list[int]]:
+  """-> (a call that makes update t, some t of every shape of batch)."""
+  checkpoint = checkpoint_utils.find_checkpoint(model_dir)
+  config = dataclasses.replace(checkpoint.config, hidden_dropout_prob=dropout,
+                               attention_probs_dropout_prob=dropout)
+  model = modeling.BertForSequenceClassification(config, 2)
+  params = jax.jit(model.init)(jax.random.key(0), experiment.one_token())["params"]
+  params, _ = checkpoint_utils.load_params(checkpoint, params, reinitialize=("classifier/",))
+  schedule = training.create_schedule("joined", LEARNING_RATE, *training.training_steps(
+      len(examples), BATCH_SIZE, EPOCHS, 0.1))
+  optimizer = training.create_optimizer(
+      "adamw", schedule, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=1.0,
+      bias_correction=True)
+  step_fn = objectives.make_classifier_step(model, optimizer)
+  state = training.replicate(training.create_state(params, optimizer, seed=0))
+  length = data.row_length(int(examples.lengths.max()), LENGTH)
+
+  def batch(t: int) -> data.Batch:
+    return next(data.train_batches(
+        examples, seed=0, first_step=t, num_steps=t + 1, batch_size=BATCH_SIZE, devices=1,
+        micro_batches=1, length=length, pack=True))
+
+  def step(t: int) -> float:
+    nonlocal state
+    state, sums = step_fn(state, batch(t))
+    return float(sums["loss"][0])
+
+  steps = training.training_steps(len(examples), BATCH_SIZE, EPOCHS, 0)[0]
+  rows = {batch(t)["input_ids"].shape: t for t in range(steps)}
+  return step, list(rows.values())
+
+
+def their_step(model_dir: str, examples: data.Examples, dropout: float,
+               length: int | None) -> Callable[[int], float]:
+  """The same in PyTorch, padded to `length`; None: to the longest example of each batch."""
+  model = transformers.AutoModelForSequenceClassification.from_pretrained(
+      model_dir, num_labels=2, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+  update = pytorch_peer.make_step(model, pytorch_peer.make_optimizer(model, LEARNING_RATE))
+
+  def step(t: int) -> float:
+    indices = data.batch_indices(0, t, BATCH_SIZE, len(examples))
+    width = length or int(examples.lengths[indices].max())
+    inputs = data.make_batch(examples, indices, width, pack=False)
+    return update({
+        "input_ids": torch.from_numpy(inputs["input_ids"]).long(),
+        "token_type_ids": torch.from_numpy(inputs["token_type_ids"]).long(),
+        "attention_mask": torch.from_numpy(inputs["sequence_ids"]).long(),
+        "labels": torch.from_numpy(inputs["labels"]).long()})
+
+  return step
+
+
+def train_by_turns(contestants: dict[str, Callable[[int], float]],
+                   chunks: list[range]) -> dict[str, list[float]]:
+  """Seconds of every contestant for every chunk of steps."""
+  seconds: dict[str, list[float]] = {name: [] for name in contestants}
+  for i, chunk in enumerate(chunks):
+    for name, step in list(contestants.items())[::-1 if i % 2 else 1]:
+      start = time.perf_counter()
+      for t in chunk:
+        step(t)
+      seconds[name].append(time.perf_counter() - start)
+  return seconds
+
+
+def measure(task: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+  """The table's rows of one task."""
+  tokenizer = data.load_tokenizer(args.model, None)
+  folder, read = TASKS[task]
+  first, second, labels = read(pathlib.Path(args.glue_data, folder, "train.tsv"))
+  examples = data.tokenize(tokenizer, first, second, np.asarray(labels, np.int32), LENGTH)
+  steps, _ = training.training_steps(len(examples), BATCH_SIZE, EPOCHS, 0)
+  ours, one_of_each_shape = our_step(args.model, examples, args.dropout)
+  contestants = {"here": ours}
+  for padding in args.peers.split(","):
+    contestants[f"PyTorch, padded to {padding}"] = their_step(
+        args.model, examples, args.dropout, None if padding == "longest" else int(padding))
+  for t in one_of_each_shape:
+    ours(t)
+  for step in contestants.values():
+    step(0)
+  all_chunks = [range(t, min(t + args.chunk, steps)) for t in range(0, steps, args.chunk)]
+  chunks = all_chunks[::max(round(1 / args.share), 1)]
+  timed = sum(map(len, chunks))
+  rows = []
+  for name, times in train_by_turns(contestants, chunks).items():
+    whole = sum(times) * steps / timed
+    rows.append({"task": task, "of": name, "steps": steps, "timed": timed,
+                 "seconds of training": whole,
+                 "real tokens/s": EPOCHS * int(examples.lengths.sum()) / whole, "all": times})
+  return [row | {"times as long as here": sum(row["all"]) / sum(rows[0]["all"])} for row in rows]
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--model", required=True)
+  parser.add_argument("--glue_data", required=True)
+  parser.add_argument("--tasks", default="cola,mrpc")
+  parser.add_argument("--peers", default="longest,128", help="how the peers pad")
+  parser.add_argument("--dropout", type=float, default=0.1)
+  parser.add_argument("--chunk", type=int, default=4)
+  parser.add_argument("--share", type=float, default=1.0, help="of the run that is timed")
+  parser.add_argument("--output", default="", help="the JSON file")
+  args = parser.parse_args()
+  jax.config.update("jax_default_matmul_precision", "float32")
+  transformers.set_seed(0)
+  rows = [row for task in args.tasks.split(",") for row in measure(task, args)]
+  compare.report(rows, args.output, share=args.share)
+
+
+if __name__ == "__main__":
+  main()

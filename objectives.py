@@ -1,0 +1,102 @@
+"""What is minimized: the two losses, what they are divided by, and the steps made of them.
+
+Like `modeling.py` and `training.py`, without tensorflow, datasets or transformers.
+"""
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import modeling
+import training
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """[n, classes] and [n] -> [n] nats."""
+  return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
+
+
+# --- Classification ---------------------------------------------------------------------------
+
+
+def example_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """[examples, outputs] and [examples] -> [examples]: cross entropy, or the squared error."""
+  if jnp.issubdtype(labels.dtype, jnp.floating):
+    return jnp.square(logits[:, 0] - labels)
+  return cross_entropy(logits, labels)
+
+
+def classifier_loss(params: training.Params, batch: training.Batch, rng: jax.Array,
+                    totals: Mapping[str, jax.Array], *,
+                    model: modeling.BertForSequenceClassification
+                    ) -> tuple[jax.Array, training.Sums]:
+  """This micro-batch's share of the global batch's mean loss (`training.LossFn`)."""
+  logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": rng})
+  loss = jnp.sum(batch["weights"] * example_losses(logits, batch["labels"]))
+  return loss / totals["weights"], {}
+
+
+def classifier_weights(batch: training.Batch) -> dict[str, jax.Array]:
+  """The denominators of `classifier_loss` (`training.WeighFn`)."""
+  return {"weights": jnp.sum(batch["weights"])}
+
+
+# --- Pre-training -----------------------------------------------------------------------------
+
+
+def metric_sums(masked_lm_logits: jax.Array, next_sentence_logits: jax.Array,
+                batch: training.Batch) -> training.Sums:
+  """Sums and counts of the two losses and accuracies (`metric_fn` of the original)."""
+  sums = {}
+  for name, logits, labels, weights in (
+      ("masked_lm", masked_lm_logits, batch["masked_lm_ids"], batch["masked_lm_weights"]),
+      ("next_sentence", next_sentence_logits, batch["next_sentence_labels"],
+       batch["next_sentence_weights"])):
+    right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    count = jnp.sum(weights)
+    sums[f"{name}_loss"] = jnp.sum(weights * cross_entropy(logits, labels)), count
+    sums[f"{name}_accuracy"] = jnp.sum(weights * right), count
+  return sums
+
+
+def pretraining_loss(params: training.Params, batch: training.Batch, rng: jax.Array,
+                     totals: Mapping[str, jax.Array], *, model: modeling.BertForPreTraining
+                     ) -> tuple[jax.Array, training.Sums]:
+  """This micro-batch's share of masked-LM loss + next-sentence loss (`training.LossFn`).
+
+  Each is a mean over the global batch; the 1e-5 is the original's (`get_masked_lm_output`).
+  """
+  logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": rng})
+  sums = metric_sums(*logits, batch)
+  masked_lm = sums["masked_lm_loss"][0] / (totals["masked_lm"] + 1e-5)
+  next_sentence = sums["next_sentence_loss"][0] / jnp.maximum(totals["next_sentence"], 1.0)
+  return masked_lm + next_sentence, sums
+
+
+def pretraining_weights(batch: training.Batch) -> dict[str, jax.Array]:
+  """The denominators of `pretraining_loss` (`training.WeighFn`)."""
+  return {"masked_lm": jnp.sum(batch["masked_lm_weights"]),
+          "next_sentence": jnp.sum(batch["next_sentence_weights"])}
+
+
+# --- Steps ------------------------------------------------------------------------------------
+
+
+def make_classifier_step(model: modeling.BertForSequenceClassification,
+                         optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+  """(state, batch [devices, micro_batches, ...]) -> (state, metric sums)."""
+  return training.pmap_train_step(functools.partial(
+      training.train_step, loss_fn=functools.partial(classifier_loss, model=model),
+      weigh=classifier_weights, optimizer=optimizer))
+
+
+def make_pretraining_step(model: modeling.BertForPreTraining,
+                          optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+  """(state, batch [devices, micro_batches, ...]) -> (state, metric sums)."""
+  return training.pmap_train_step(functools.partial(
+      training.train_step, loss_fn=functools.partial(pretraining_loss, model=model),
+      weigh=pretraining_weights, optimizer=optimizer))
