@@ -192,12 +192,12 @@ def row_length(longest: int, max_seq_length: int) -> int:
   return min(max_seq_length, -(-longest // ROW_MULTIPLE) * ROW_MULTIPLE)
 
 
-def rounded_rows(rows: int) -> int:
-  """The next row count of a short ladder (1-8, 10, 12, 14, 16, 20, ...), 4 steps an octave.
+def rounded_rows(rows: int, steps_an_octave: int = 4) -> int:
+  """The next row count of a short ladder; with 4 steps an octave 1-8, 10, 12, 14, 16, 20, ...
 
   Few distinct shapes make few compilations.
   """
-  step = 1 << max(0, (rows - 1).bit_length() - 3)
+  step = 1 << max(0, (rows - 1).bit_length() - steps_an_octave.bit_length())
   return -(-rows // step) * step
 
 
@@ -214,15 +214,20 @@ def first_fit(lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray,
   rows, columns, ranks = np.zeros((3, len(lengths)), np.int64)
   used: list[int] = []
   members: list[int] = []
+  smallest = int(lengths[lengths > 0].min(initial=length))
+  with_room: list[int] = []  # for the smallest: a batch of long sequences stays quick
   for i in np.argsort(-lengths, kind="stable"):
     size = int(lengths[i])
-    row = next((r for r, full in enumerate(used) if full + size <= length), len(used))
+    row = next((r for r in with_room if used[r] + size <= length), len(used)) if size else 0
     if row == len(used):
       used.append(0)
       members.append(0)
+      with_room.append(row)
     rows[i], columns[i], ranks[i] = row, used[row], members[row] + 1
     used[row] += size
     members[row] += 1
+    if size and used[row] + smallest > length:
+      with_room.remove(row)
   return rows, columns, ranks
 
 
@@ -230,6 +235,26 @@ def _one_a_row(lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray
   """`first_fit`'s answer without packing."""
   del length
   return np.arange(len(lengths)), np.zeros(len(lengths), np.int64), np.ones(len(lengths), np.int64)
+
+
+def place_sequences(lengths: np.ndarray, length: int, pack: bool, steps_an_octave: int = 4
+                    ) -> tuple[np.ndarray, np.ndarray, int]:
+  """Where the sequences of each group go; groups are packed apart, into equally many rows.
+
+  Args:
+    lengths: [groups, B] tokens; 0 takes no room.
+    length: tokens a row, at least that of the longest sequence.
+    pack: False gives every sequence its own row.
+    steps_an_octave: of the ladder that the number of rows is rounded up on.
+
+  Returns:
+    Two [groups, B] arrays, the first token in the group's flattened rows and the rank in its
+    row from 1; and the number of rows.
+  """
+  choose = first_fit if pack else _one_a_row
+  rows, columns, ranks = np.stack([choose(group, length) for group in lengths], axis=1)
+  num_rows = min(rounded_rows(int(rows.max()) + 1, steps_an_octave), lengths.shape[1])
+  return rows * length + columns, ranks, num_rows
 
 
 def make_batch(examples: Examples, indices: np.ndarray, length: int, pack: bool) -> Batch:
@@ -249,10 +274,8 @@ def make_batch(examples: Examples, indices: np.ndarray, length: int, pack: bool)
   groups = indices.reshape(-1, group_size)
   fills = groups < 0
   sizes = np.where(fills, 0, examples.lengths[groups])
-  place = first_fit if pack else _one_a_row
-  rows, columns, ranks = np.stack([place(group, length) for group in sizes], axis=1)
-  num_rows = min(rounded_rows(int(rows.max()) + 1), group_size)
-  starts = np.where(fills, 0, rows * length + columns)
+  starts, ranks, num_rows = place_sequences(sizes, length, pack)
+  starts = np.where(fills, 0, starts)
   tokens = _scatter(examples, groups, sizes, starts, ranks, num_rows * length)
   return {
       **{name: value.reshape(*leading, num_rows, length) for name, value in tokens.items()},

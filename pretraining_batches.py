@@ -12,12 +12,13 @@ the whole corpus and needs no buffer. A batch has the keys of `data.py` with one
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import math
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import scipy.stats
 
-from data import Batch, pair_lengths, vocabulary_size
+from data import Batch, pair_lengths, place_sequences, vocabulary_size
 from pretraining_corpus import Part, Records
 import stateless_random
 
@@ -350,20 +351,39 @@ class Phase:
   examples: Examples
 
 
-def make_batch(rows: dict[str, np.ndarray], *leading: int) -> Batch:
-  """Rows of the whole batch -> [*leading, ...], with flat positions in every part."""
-  n, length = rows["input_ids"].shape
-  parts = int(np.prod(leading))
-  starts = np.arange(n) % (n // parts) * length  # of each row in its part
+def make_batch(rows: dict[str, np.ndarray], *leading: int, pack: bool) -> Batch:
+  """Examples of the whole batch, one a row -> [*leading, ...], packed, with flat positions.
+
+  Args:
+    rows: what `Examples.rows` gives.
+    *leading: devices and micro-batches; each gets as many examples, in the order given, and
+      packs them by itself.
+    pack: False leaves every example its own row.
+  """
+  length = rows["input_ids"].shape[1]
+  parts = math.prod(leading)
   real = rows["sequence_ids"] > 0
-  batch = {
-      **rows,
-      "position_ids": np.where(real, np.arange(length), 0).astype(np.int32),
-      "cls_positions": starts.astype(np.int32),
-      "masked_lm_positions": (rows["masked_lm_positions"] + starts[:, None]).astype(np.int32)}
-  flat = ("masked_lm_positions", "masked_lm_ids", "masked_lm_weights")
-  return {name: value.reshape(*leading, -1) if name in flat else
-          value.reshape(*leading, n // parts, *value.shape[1:]) for name, value in batch.items()}
+  # A batch of hundreds nearly always needs the same few numbers of rows: a fine ladder is cheap.
+  starts, ranks, num_rows = place_sequences(real.sum(axis=1).reshape(parts, -1), length,
+                                            pack, steps_an_octave=16)
+  first = (starts + np.arange(parts)[:, None] * num_rows * length).reshape(-1)
+  to = (first[:, None] + np.arange(length))[real]
+
+  def moved(values: np.ndarray) -> np.ndarray:
+    packed = np.zeros(parts * num_rows * length, np.int32)
+    packed[to] = np.broadcast_to(values, real.shape)[real]
+    return packed.reshape(*leading, num_rows, length)
+
+  starts = starts.reshape(-1)
+  return {
+      "input_ids": moved(rows["input_ids"]), "token_type_ids": moved(rows["token_type_ids"]),
+      "position_ids": moved(np.arange(length)), "sequence_ids": moved(ranks.reshape(-1, 1)),
+      "cls_positions": starts.astype(np.int32).reshape(*leading, -1),
+      "masked_lm_positions": (rows["masked_lm_positions"] + starts[:, None]
+                              ).astype(np.int32).reshape(*leading, -1),
+      **{name: rows[name].reshape(*leading, -1) for name in (
+          "masked_lm_ids", "masked_lm_weights", "next_sentence_labels",
+          "next_sentence_weights")}}
 
 
 def train_rows(phases: Sequence[Phase], seed: int, step: int) -> dict[str, np.ndarray]:
@@ -381,14 +401,14 @@ def train_rows(phases: Sequence[Phase], seed: int, step: int) -> dict[str, np.nd
 
 
 def train_batches(phases: Sequence[Phase], *, seed: int, first_step: int, devices: int,
-                  micro_batches: int) -> Iterator[Batch]:
+                  micro_batches: int, pack: bool) -> Iterator[Batch]:
   """Batches from `first_step` to the end of the last phase, as [devices, micro_batches, ...]."""
   for step in range(first_step, phases[-1].last_step):
-    yield make_batch(train_rows(phases, seed, step), devices, micro_batches)
+    yield make_batch(train_rows(phases, seed, step), devices, micro_batches, pack=pack)
 
 
-def eval_batches(examples: Examples, *, batch_size: int, max_examples: int, devices: int
-                 ) -> Iterator[Batch]:
+def eval_batches(examples: Examples, *, batch_size: int, max_examples: int, devices: int,
+                 pack: bool) -> Iterator[Batch]:
   """Examples in a fixed random order with fixed pairs and masks, as [devices, ...].
 
   Nothing of it depends on a seed or on the batch size: losses compare across runs. The last
@@ -399,6 +419,7 @@ def eval_batches(examples: Examples, *, batch_size: int, max_examples: int, devi
     batch_size: rows over all devices.
     max_examples: so many of them; 0 goes through all.
     devices: number of them.
+    pack: see `make_batch`.
   """
   total = len(examples)
   wanted = min(max_examples or total, total)
@@ -409,4 +430,4 @@ def eval_batches(examples: Examples, *, batch_size: int, max_examples: int, devi
     rows = examples.rows(indices, stateless_random.keys(_EVAL, indices))
     for weights in ("masked_lm_weights", "next_sentence_weights"):
       rows[weights] = rows[weights] * filled.reshape(-1, *(1,) * (rows[weights].ndim - 1))
-    yield make_batch(rows, devices)
+    yield make_batch(rows, devices, pack=pack)

@@ -308,7 +308,7 @@ def train(run: experiment.Run, examples: Examples, pretrainer: Pretrainer
                        config.save_checkpoints_steps)
   batches = data.prefetch(pretraining_batches.train_batches(
       examples.train, seed=config.seed, first_step=first_step, devices=jax.local_device_count(),
-      micro_batches=config.gradient_accumulation_steps))
+      micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences))
   step_fn = objectives.make_pretraining_step(pretrainer.model, optimizer)
   try:
     state, summary = training.train(state, step_fn, batches, loop, schedule, reporter,
@@ -349,7 +349,7 @@ def evaluate(config: ml_collections.ConfigDict, params: training.Params,
   """The original's five figures, as far as the examples have masks and pairs to score."""
   batches = pretraining_batches.eval_batches(
       examples, batch_size=config.eval_batch_size, max_examples=config.max_eval_examples,
-      devices=jax.local_device_count())
+      devices=jax.local_device_count(), pack=config.pack_sequences)
   sums = training.sum_over(eval_fn, training.replicate(params), data.prefetch(batches))
   results = {name: total / count for name, (total, count) in sums.items() if count}
   losses = [results[name] for name in ("masked_lm_loss", "next_sentence_loss") if name in results]

@@ -115,7 +115,7 @@ def main():
   schedule = training.create_schedule("joined", args.learning_rate, args.steps, args.steps // 10)
   rows = functools.partial(pretraining_batches.train_rows, phases, 0)
   ours, our_seconds = our_run(model, jax.tree.map(jnp.asarray, params), (
-      pretraining_batches.make_batch(rows(t), jax.local_device_count(), 1)
+      pretraining_batches.make_batch(rows(t), jax.local_device_count(), 1, pack=False)
       for t in range(args.steps)), schedule)
   theirs, their_seconds = their_run(config, params, map(rows, range(args.steps)), schedule)
   difference = np.abs(np.array(ours) / np.array(theirs) - 1)

@@ -79,6 +79,8 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   config.do_whole_word_mask = False
   # Share of the examples that are cut to a random shorter length.
   config.short_seq_prob = 0.1
+  # Several short examples a row: the same numbers, less padding.
+  config.pack_sequences = True
 
   config.do_train = True
   config.do_eval = True

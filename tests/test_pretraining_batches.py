@@ -6,11 +6,15 @@ from, and the vocabulary says which of them continue a word.
 
 import functools
 
+from conftest import init_params
+import jax
 import numpy as np
 import pytest
 import scipy.stats
 
 import data
+import modeling
+import objectives
 import pretraining_batches
 from pretraining_batches import Masking, Phase, Rows, TextExamples, Vocabulary
 import pretraining_corpus
@@ -301,7 +305,7 @@ def two_phases(make):
 
 def test_batch_t_is_the_same_from_any_start(make):
   batches = functools.partial(pretraining_batches.train_batches, two_phases(make), seed=3,
-                              devices=2, micro_batches=2)
+                              devices=2, micro_batches=2, pack=False)
   whole = list(batches(first_step=0))
   assert [batch["input_ids"].shape for batch in whole] == [(2, 2, 2, 32)] * 6 + [(2, 2, 1, 40)] * 4
   for start in (1, 5, 6, 9):
@@ -312,9 +316,9 @@ def test_batch_t_is_the_same_from_any_start(make):
 
 def test_the_layout_on_devices_changes_no_row(make):
   one = next(pretraining_batches.train_batches(two_phases(make), seed=3, first_step=2, devices=1,
-                                               micro_batches=1))
+                                               micro_batches=1, pack=False))
   many = next(pretraining_batches.train_batches(two_phases(make), seed=3, first_step=2, devices=2,
-                                                micro_batches=2))
+                                                micro_batches=2, pack=False))
   np.testing.assert_array_equal(one["input_ids"].reshape(8, 32), many["input_ids"].reshape(8, 32))
   positions = many["masked_lm_positions"].reshape(4, -1)
   part = many["input_ids"].reshape(4, -1)  # flat positions count inside a part
@@ -363,7 +367,7 @@ def test_masks_are_new_in_every_epoch_and_fixed_in_evaluation(make):
 
   def flat(batch_size):
     batches = list(pretraining_batches.eval_batches(examples, batch_size=batch_size, max_examples=0,
-                                                    devices=1))
+                                                    devices=1, pack=False))
     ids = np.concatenate([b["input_ids"][0] for b in batches])
     weights = np.concatenate([b["next_sentence_weights"][0] for b in batches])
     masks = np.concatenate([b["masked_lm_weights"][0].reshape(-1, 5) for b in batches])
@@ -373,7 +377,7 @@ def test_masks_are_new_in_every_epoch_and_fixed_in_evaluation(make):
   np.testing.assert_array_equal(flat(8), flat(6))
   assert len(flat(8)) == n
   limited = list(pretraining_batches.eval_batches(examples, batch_size=8, max_examples=13,
-                                                  devices=2))
+                                                  devices=2, pack=False))
   ids = np.concatenate([b["input_ids"].reshape(8, 32) for b in limited])
   weights = np.concatenate([b["next_sentence_weights"].reshape(8) for b in limited])
   np.testing.assert_array_equal(weights, np.arange(16) < 13)
@@ -404,7 +408,56 @@ def test_records_come_as_they_are():
   np.testing.assert_array_equal(rows["next_sentence_weights"], [1, 1])
   alone = pretraining_batches.RecordExamples(records, "mlm").rows(np.array([1]), None)
   np.testing.assert_array_equal(alone["next_sentence_weights"], [0])
-  batch = pretraining_batches.make_batch(rows, 2, 1)
+  batch = pretraining_batches.make_batch(rows, 2, 1, pack=False)
   assert batch["input_ids"].shape == (2, 1, 1, 4)
   assert batch["masked_lm_ids"].shape == (2, 1, 2)
   assert batch["next_sentence_labels"].shape == (2, 1, 1)
+
+
+def packed_and_padded(make, *leading):
+  examples = make(masking=MASKING, short=0.9, documents=[[1, 2, 1, 3, 2, 1, 2]] * 30)
+  rows = pretraining_batches.train_rows([Phase(0, 1, 48, examples)], 0, 0)
+  return (pretraining_batches.make_batch(rows, *leading, pack=True),
+          pretraining_batches.make_batch(rows, *leading, pack=False))
+
+
+def test_packing_moves_examples_and_changes_nothing_in_them(make):
+  packed, padded = packed_and_padded(make, 2, 2)
+  assert packed["input_ids"].shape[2] < padded["input_ids"].shape[2] == 12
+  assert (packed["sequence_ids"] > 1).any()
+  assert (packed["sequence_ids"] > 0).sum() == (padded["sequence_ids"] > 0).sum()
+
+  def tokens_of(batch, part, example):
+    flat = {name: batch[name].reshape(4, -1) for name in (
+        "input_ids", "token_type_ids", "position_ids", "sequence_ids")}
+    start = batch["cls_positions"].reshape(4, -1)[part, example]
+    row = np.arange(flat["input_ids"].shape[1]) // 32 == start // 32
+    mine = row & (flat["sequence_ids"][part] == flat["sequence_ids"][part, start])
+    masked = batch["masked_lm_positions"].reshape(4, 12, -1)[part, example] - start
+    return [*(flat[name][part][mine].tolist() for name in (
+        "input_ids", "token_type_ids", "position_ids")), masked.tolist()]
+
+  for part in range(4):
+    for example in range(12):
+      assert tokens_of(packed, part, example) == tokens_of(padded, part, example)
+  for name in ("masked_lm_ids", "masked_lm_weights", "next_sentence_labels",
+               "next_sentence_weights"):
+    np.testing.assert_array_equal(packed[name], padded[name])
+
+
+def test_packing_changes_no_loss_and_no_gradient(make):
+  config = modeling.BertConfig(
+      vocab_size=vocabulary().size, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+      intermediate_size=32, max_position_embeddings=32, hidden_dropout_prob=0.0,
+      attention_probs_dropout_prob=0.0)
+  model = modeling.BertForPreTraining(config)
+  batches = packed_and_padded(make)
+  assert len(batches[0]["input_ids"]) < len(batches[1]["input_ids"]) == 48
+  params = init_params(model, batches[1])
+
+  def loss(params, batch):
+    return objectives.pretraining_loss(params, batch, jax.random.key(0),
+                                       objectives.pretraining_weights(batch), model=model)[0]
+
+  packed, padded = (jax.value_and_grad(loss)(params, batch) for batch in batches)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), packed, padded)
