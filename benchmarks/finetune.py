@@ -20,7 +20,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import torch
 import transformers
 
 from benchmarks import compare, pytorch_peer
@@ -81,12 +80,8 @@ def their_step(model_dir: str, examples: data.Examples, dropout: float,
   def step(t: int) -> float:
     indices = data.batch_indices(0, t, BATCH_SIZE, len(examples))
     width = length or int(examples.lengths[indices].max())
-    inputs = data.make_batch(examples, indices, width, pack=False)
-    return update({
-        "input_ids": torch.from_numpy(inputs["input_ids"]).long(),
-        "token_type_ids": torch.from_numpy(inputs["token_type_ids"]).long(),
-        "attention_mask": torch.from_numpy(inputs["sequence_ids"]).long(),
-        "labels": torch.from_numpy(inputs["labels"]).long()})
+    return update(pytorch_peer.classifier_inputs(
+        data.make_batch(examples, indices, width, pack=False)))
 
   return step
 

@@ -33,21 +33,39 @@ def make_optimizer(model: torch.nn.Module, learning_rate: float,
       lr=learning_rate, eps=1e-6, fused=True)
 
 
-def make_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer,
-              compiled: bool = False) -> Callable[[Tensors], float]:
-  """inputs -> the loss, after one update; returns when it is done."""
+def make_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, compiled: bool = False,
+              updates: int = 1, autocast: torch.dtype | None = None
+              ) -> Callable[[Tensors], float]:
+  """inputs -> the loss of the last of so many updates; returns when it is done.
+
+  Args:
+    model: its parameters stay in float32.
+    optimizer: over them.
+    compiled: by torch.compile.
+    updates: a call makes.
+    autocast: the type of the matrix products; None: float32.
+  """
   forward = torch.compile(model) if compiled else model
   model.train()
 
   def step(inputs: Tensors) -> float:
-    optimizer.zero_grad()
-    loss = forward(**inputs).loss
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
+    for _ in range(updates):
+      optimizer.zero_grad()
+      with torch.autocast(model.device.type, dtype=autocast, enabled=autocast is not None):
+        loss = forward(**inputs).loss
+      loss.backward()
+      torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+      optimizer.step()
     return loss.item()
 
   return step
+
+
+def classifier_inputs(batch: Mapping[str, Any]) -> Tensors:
+  """One unpacked batch of this project, without leading axes, for sequence classification."""
+  arrays = {"input_ids": batch["input_ids"], "token_type_ids": batch["token_type_ids"],
+            "attention_mask": batch["sequence_ids"], "labels": batch["labels"]}
+  return {name: torch.from_numpy(np.asarray(value, np.int64)) for name, value in arrays.items()}
 
 
 def pretraining_inputs(batch: Mapping[str, Any]) -> Tensors:

@@ -52,8 +52,8 @@ def bert_optimizer() -> optax.GradientTransformation:
       max_grad_norm=1.0, bias_correction=True)
 
 
-def make_step(model: nn.Module, batch: training.Batch) -> Callable[[], float]:
-  """A call that makes one update of a classifier or pre-trainer, and returns its loss."""
+def make_step(model: nn.Module, batch: training.Batch, updates: int = 1) -> Callable[[], float]:
+  """A call that updates a classifier or pre-trainer so many times, and returns the last loss."""
   optimizer = bert_optimizer()
   make = (objectives.make_pretraining_step if isinstance(model, modeling.BertForPreTraining)
           else objectives.make_classifier_step)
@@ -64,7 +64,8 @@ def make_step(model: nn.Module, batch: training.Batch) -> Callable[[], float]:
 
   def step() -> float:
     nonlocal state
-    state, sums = step_fn(state, batch)
+    for _ in range(updates):
+      state, sums = step_fn(state, batch)
     return float(sums["loss"][0])
 
   return step

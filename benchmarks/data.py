@@ -1,0 +1,71 @@
+"""How fast batches of pre-training are made: pairs, dynamic masks, packing, on one core.
+
+    python3 -m benchmarks.data --train_files='/data/*.txt' --tokenizer=/data/tokenizer
+
+Tokenizes the text once, if that has not been done, and times what run_pretraining.py does on the
+host for every step, with masks on single tokens and on whole words. The writing of TFRecords is
+timed by benchmarks/pretraining_data.py.
+"""
+
+import argparse
+import math
+import statistics
+import time
+from typing import Any
+
+from benchmarks import compare
+import data
+import pretraining_batches
+import pretraining_corpus
+
+
+def seconds_a_batch(examples: pretraining_batches.Examples,
+                    args: argparse.Namespace) -> list[float]:
+  """Of every batch but the first."""
+  phases = [pretraining_batches.Phase(0, args.steps + 1, args.batch_size, examples)]
+  batches = pretraining_batches.train_batches(phases, seed=0, first_step=0, devices=1,
+                                              micro_batches=1, pack=True)
+  next(batches)
+  times = []
+  for _ in range(args.steps):
+    start = time.perf_counter()
+    next(batches)
+    times.append(time.perf_counter() - start)
+  return times
+
+
+def open_examples(corpus: Any, tokenizer: Any, length: int,
+                  whole_words: bool) -> pretraining_batches.Examples:
+  """The original's objective and masking rates at one length."""
+  part = pretraining_corpus.part_of(corpus, False, 0.0, length - 3)
+  masking = pretraining_batches.Masking(0.15, math.ceil(0.15 * length), 0.8, 0.1, whole_words)
+  return pretraining_batches.TextExamples(
+      part, pretraining_batches.vocabulary_of(tokenizer), masking, length, "mlm_nsp", 0.1)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--train_files", required=True)
+  parser.add_argument("--tokenizer", required=True)
+  parser.add_argument("--lengths", default="128,512")
+  parser.add_argument("--batch_size", type=int, default=256)
+  parser.add_argument("--steps", type=int, default=50)
+  parser.add_argument("--output", default="", help="the JSON file")
+  args = parser.parse_args()
+  tokenizer = data.load_tokenizer(args.tokenizer, None)
+  reading = pretraining_corpus.Reading(input_format="auto", text_field="text", language="en",
+                                       errors="strict", cache_dir="")
+  corpus = pretraining_corpus.open_corpus(args.train_files, "train_files", tokenizer, reading)
+  rows = []
+  for length in map(int, args.lengths.split(",")):
+    for whole_words in (False, True):
+      times = seconds_a_batch(open_examples(corpus, tokenizer, length, whole_words), args)
+      rows.append({"masks": "whole words" if whole_words else "tokens", "length": length,
+                   "batch": args.batch_size, "ms a batch": 1e3 * statistics.median(times),
+                   "sequences/s": args.batch_size / statistics.median(times), "all": times})
+  compare.report(rows, args.output)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,179 @@
+"""BERT-base and BERT-large on one GPU, beside HuggingFace PyTorch with SDPA and torch.compile.
+
+    python3 -m benchmarks.gpu --output=benchmarks/gpu.json
+
+Pre-training and fine-tuning steps at lengths 128 and 512: bfloat16 products, float32 parameters,
+dropout 0.1, AdamW with clipping. Rows are full, so every token is a real one; floating-point
+operations are counted as in steps.py. Prints, for each case and by turns, sequences a second here
+and in PyTorch, the share of the datasheet's and of the measured peak of dense bfloat16 products,
+memory, compilation, and how far bfloat16 is from float32. Needs jax, flax, optax; torch and
+transformers where the peer is to run. On a CPU its small form shows that it works.
+"""
+
+import os
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room beside it
+
+import argparse
+from collections.abc import Callable
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import compare, steps
+import modeling
+import objectives
+import training
+
+# Dense bfloat16 FLOP/s on the datasheets.
+DATASHEETS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+# (size, length) -> rows; what fits into 80 GB beside the peer.
+CASES = {("bert-base", 128): 256, ("bert-base", 512): 64,
+         ("bert-large", 128): 128, ("bert-large", 512): 32}
+SMALL_CASES = {("bert-tiny", 32): 4}
+OBJECTIVES = ("pretraining", "classifier")
+
+
+def make_model(objective: str, config: modeling.BertConfig, dtype: Any) -> Any:
+  """This project's model of an objective."""
+  if objective == "pretraining":
+    return modeling.BertForPreTraining(config, dtype)
+  return modeling.BertForSequenceClassification(config, 2, dtype)
+
+
+def matrix_product(size: int, dtype: Any) -> Callable[[], Any]:
+  """A call that makes ten products of square matrices."""
+  a = jnp.ones((size, size), dtype)
+
+  @jax.jit
+  def multiply(a: jax.Array) -> jax.Array:
+    return jax.lax.fori_loop(0, 10, lambda _, b: (a @ b) * jnp.asarray(1 / size, dtype), a)
+  return lambda: multiply(a).block_until_ready()
+
+
+def our_step(objective: str, config: modeling.BertConfig, batch: training.Batch, updates: int
+             ) -> tuple[Callable[[], Any], float, float]:
+  """-> (a call that makes so many updates, seconds of compilation, GB in use at its peak)."""
+  step = steps.make_step(make_model(objective, config, jnp.bfloat16), batch, updates)
+  start = time.perf_counter()
+  step()
+  first = time.perf_counter() - start
+  start = time.perf_counter()
+  step()
+  memory = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+  return step, max(first - (time.perf_counter() - start), 0.0), memory / 1e9
+
+
+def their_step(objective: str, config: modeling.BertConfig, batch: training.Batch,
+               updates: int) -> Callable[[], Any]:
+  """The same in PyTorch."""
+  import torch  # here: optional
+  import transformers
+
+  from benchmarks import pytorch_peer
+
+  device = "cuda" if torch.cuda.is_available() else "cpu"
+  torch.set_float32_matmul_precision("high")
+  settings = pytorch_peer.bert_config(config)
+  settings._attn_implementation = "sdpa"
+  if objective == "pretraining":
+    model, inputs = (transformers.BertForPreTraining(settings),
+                     pytorch_peer.pretraining_inputs(batch))
+  else:
+    model, inputs = (transformers.BertForSequenceClassification(settings),
+                     pytorch_peer.classifier_inputs(batch))
+  model.to(device)
+  step = pytorch_peer.make_step(model, pytorch_peer.make_optimizer(model, 1e-5), compiled=True,
+                                updates=updates, autocast=torch.bfloat16)
+  inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+  return lambda: step(inputs)
+
+
+def distance(objective: str, config: modeling.BertConfig,
+             batch: training.Batch) -> tuple[float, float]:
+  """bfloat16 from float32, dropout off -> (the loss's relative error, the gradient's).
+
+  The gradient's is the norm of the difference over the norm.
+  """
+  config = dataclasses.replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+  loss_fn, weigh = {
+      "pretraining": (objectives.pretraining_loss, objectives.pretraining_weights),
+      "classifier": (objectives.classifier_loss, objectives.classifier_weights)}[objective]
+  params = jax.jit(make_model(objective, config, jnp.float32).init)(
+      jax.random.key(0), batch)["params"]
+  results = []
+  for dtype in (jnp.float32, jnp.bfloat16):
+    model = make_model(objective, config, dtype)
+
+    def loss(params: Any, model: Any = model) -> jax.Array:
+      return loss_fn(params, batch, jax.random.key(1), weigh(batch), model=model)[0]
+    results.append(jax.device_get(jax.jit(jax.value_and_grad(loss))(params)))
+  (exact, exact_gradient), (rounded, rounded_gradient) = results
+  difference = jax.tree.map(np.subtract, exact_gradient, rounded_gradient)
+  norm = [np.sqrt(sum(np.sum(np.square(x, dtype=np.float64)) for x in jax.tree.leaves(tree)))
+          for tree in (difference, exact_gradient)]
+  return abs(float(rounded / exact) - 1), float(norm[0] / norm[1])
+
+
+def measure(objective: str, size: str, length: int, rows: int,
+            args: argparse.Namespace) -> dict[str, Any]:
+  """A row of the table."""
+  config = dataclasses.replace(modeling.SIZES[size], hidden_dropout_prob=args.dropout,
+                               attention_probs_dropout_prob=args.dropout)
+  predictions = max(round(0.15 * length), 1)
+  batch = steps.random_batch(config, rows, length, predictions)
+  ours, compile_seconds, memory = our_step(objective, config, batch, args.updates)
+  dimension, operations = (8192, jnp.bfloat16) if args.gpu else (256, jnp.float32)
+  contestants = {"here": ours, "products": matrix_product(dimension, operations)}
+  if args.peer:
+    contestants["PyTorch"] = their_step(objective, config, batch, args.updates)
+  seconds = compare.alternate(contestants, args.rounds)
+  here = np.asarray(seconds["here"]) / args.updates
+  flops = steps.layers_flops(config, rows, length) + steps.head_flops(
+      config, make_model(objective, config, jnp.bfloat16), rows, predictions)
+  peak = 20.0 * dimension**3 / np.asarray(seconds["products"])
+  loss_error, gradient_error = distance(objective, config, {k: v[:] for k, v in batch.items()})
+  row = {"objective": objective, "size": size, "length": length, "rows": rows,
+         "sequences/s": rows / float(np.median(here)),
+         "TFLOP/s": flops / float(np.median(here)) / 1e12,
+         "of the datasheet": (flops / float(np.median(here)) / args.datasheet
+                              if args.datasheet else float("nan")),
+         "of measured products": float(np.median(flops / here / peak)),
+         "GB at peak": memory, "compile s": compile_seconds,
+         "bf16 loss error": loss_error, "bf16 gradient error": gradient_error,
+         "all": seconds["here"]}
+  if args.peer:
+    row |= {"PyTorch sequences/s": rows * args.updates / float(np.median(seconds["PyTorch"])),
+            "PyTorch takes, times": compare.ratio(seconds["PyTorch"], seconds["here"]),
+            "all PyTorch": seconds["PyTorch"]}
+  return row
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--dropout", type=float, default=0.1)
+  parser.add_argument("--rounds", type=int, default=7)
+  parser.add_argument("--updates", type=int, default=5, help="timed at once")
+  parser.add_argument("--objectives", default=",".join(OBJECTIVES))
+  parser.add_argument("--sizes", default="", help="of the cases; blank: all")
+  parser.add_argument("--no_peer", dest="peer", action="store_false", help="leave PyTorch out")
+  parser.add_argument("--output", default="", help="the JSON file")
+  args = parser.parse_args()
+  device = jax.local_devices()[0]
+  args.gpu = device.platform == "gpu"
+  args.datasheet = next((peak for name, peak in DATASHEETS.items() if name in device.device_kind),
+                        None)
+  cases = CASES if args.gpu else SMALL_CASES
+  table = [measure(objective, size, length, rows, args) for (size, length), rows in cases.items()
+           if not args.sizes or size in args.sizes.split(",")
+           for objective in args.objectives.split(",")]
+  compare.report(table, args.output, device=device.device_kind, dropout=args.dropout)
+
+
+if __name__ == "__main__":
+  main()
