@@ -123,7 +123,8 @@ def keep_mask(key: Array, shape: tuple[int, ...], rate: float) -> Array:
   """
   if math.prod(shape) > 1 << 32:
     raise ValueError(f"a dropout mask of shape {shape} has more than 2**32 elements")
-  first, second = jax.random.bits(key, (2,), jnp.uint32)
+  words = jax.random.key_data(key)  # of a folded key: Threefry's own output
+  first, second = words[0], words[-1]
   place = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
   draw = _lowbias32(_lowbias32(place + first) ^ second)
   return draw >= jnp.uint32(round(rate * 2**32))
