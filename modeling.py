@@ -25,10 +25,29 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
+
+@jax.custom_vjp
+def exact_gelu(x: Array) -> Array:
+  """x times the normal distribution function of x, by erf (`gelu` of the original's release).
+
+  Its gradient is given in closed form, so that the backward pass is one pass over x instead of
+  the four that XLA's CPU backend makes of the derived one.
+  """
+  return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def _exact_gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
+  cumulative = 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+  density = jnp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
+  return (gradient * (cumulative + x * density),)
+
+
+exact_gelu.defvjp(lambda x: (exact_gelu(x), x), _exact_gelu_backward)
+
 # HuggingFace's names. The last version of google-research/bert computes "gelu" as the tanh
 # approximation, its first release and HuggingFace as erf: `checkpoint_utils` translates.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu": exact_gelu,
     "gelu_new": functools.partial(nn.gelu, approximate=True),
     "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
     "relu": nn.relu,

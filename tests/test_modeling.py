@@ -278,3 +278,11 @@ def test_bfloat16_stays_near_float32(tiny, tiny_config):
 def test_config_errors(tiny_config, field, value, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(tiny_config, **{field: value})
+
+
+def test_gelu_and_its_closed_gradient_are_those_of_the_normal_distribution():
+  x = np.concatenate([np.linspace(-12, 12, 4801), [-40.0, 40.0]])
+  value, gradient = jax.vmap(jax.value_and_grad(modeling.ACTIVATIONS["gelu"]))(jnp.asarray(x))
+  normal = scipy.stats.norm
+  np.testing.assert_allclose(value, x * normal.cdf(x), rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(gradient, normal.cdf(x) + x * normal.pdf(x), rtol=1e-6, atol=1e-6)
