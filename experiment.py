@@ -41,6 +41,7 @@ def prepare_devices(config: ml_collections.ConfigDict, script: str) -> None:
     os.environ["XLA_FLAGS"] = "--xla_gpu_deterministic_ops=true " + os.environ.get("XLA_FLAGS", "")
   jax.config.update("jax_default_matmul_precision", config.matmul_precision)
   keep_compiled_programs()
+  training.keep_freed_memory()
   devices = jax.local_devices()
   say(f"{script}: JAX {jax.__version__} on {len(devices)} {devices[0].device_kind} "
       f"device{'s' if len(devices) > 1 else ''}")

@@ -139,6 +139,7 @@ def main() -> None:
   parser.add_argument("--share", type=float, default=1.0, help="of the run that is timed")
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()
+  training.keep_freed_memory()
   jax.config.update("jax_default_matmul_precision", "float32")
   transformers.set_seed(0)
   rows = [row for task in args.tasks.split(",") for row in measure(task, args)]

@@ -164,6 +164,7 @@ def main() -> None:
   parser.add_argument("--no_peer", dest="peer", action="store_false", help="leave PyTorch out")
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()
+  training.keep_freed_memory()
   device = jax.local_devices()[0]
   args.gpu = device.platform == "gpu"
   args.datasheet = next((peak for name, peak in DATASHEETS.items() if name in device.device_kind),

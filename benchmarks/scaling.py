@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks import compare, steps
 import modeling
+import training
 
 CENTRE = {"rows": 8, "length": 128, "layers": 6}
 CURVES = {"rows": (1, 2, 4, 8, 16, 32), "length": (32, 64, 128, 256, 512),
@@ -69,6 +70,7 @@ def main() -> None:
   parser.add_argument("--plot", default="", help="the picture")
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()
+  training.keep_freed_memory()
   jax.config.update("jax_default_matmul_precision", "float32")
   table = [row for what, values in CURVES.items() for row in measure(what, values, args)]
   compare.report(table, args.output, dropout=args.dropout)

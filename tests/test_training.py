@@ -2,8 +2,11 @@
 
 import dataclasses
 import functools
+import platform
+import subprocess
+import sys
 
-from conftest import init_params, random_batch
+from conftest import init_params, random_batch, ROOT
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -340,3 +343,25 @@ def test_a_nan_stops_the_run_and_saves_nothing(compiled, tiny_config, tmp_path):
              checkpointer=checkpointer, save=1)
   checkpointer.close()
   assert not list(tmp_path.iterdir())
+
+
+def test_freed_memory_is_used_again():
+  """The second time a large block is asked for, Linux has no page to bring."""
+  script = ("import resource, sys; sys.path.insert(0, sys.argv[1]); import training, ctypes\n"
+            "training.keep_freed_memory()\n"
+            "libc = ctypes.CDLL(None)\n"
+            "libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]\n"
+            "libc.free.argtypes = [ctypes.c_void_p]\n"
+            "def faults():\n"
+            "  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+            "  block = libc.malloc(1 << 28)\n"
+            "  ctypes.memset(block, 1, 1 << 28)\n"
+            "  libc.free(block)\n"
+            "  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+            "print(faults(), faults())")
+  if not platform.libc_ver()[0] == "glibc":
+    pytest.skip("only glibc has the settings")
+  run = subprocess.run([sys.executable, "-c", script, str(ROOT)], check=True, text=True,
+                       capture_output=True)
+  first, second = map(int, run.stdout.split())
+  assert second < 100 <= first
