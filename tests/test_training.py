@@ -359,7 +359,7 @@ def test_freed_memory_is_used_again():
             "  libc.free(block)\n"
             "  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
             "print(faults(), faults())")
-  if not platform.libc_ver()[0] == "glibc":
+  if platform.libc_ver()[0] != "glibc":
     pytest.skip("only glibc has the settings")
   run = subprocess.run([sys.executable, "-c", script, str(ROOT)], check=True, text=True,
                        capture_output=True)
