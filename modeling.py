@@ -5,8 +5,8 @@ and not in numbers:
 
 * Several examples may share a row (see `data.py`): `sequence_ids` says which token belongs to
   which example, and attention stays inside an example.
-* Heads read the tokens that they need by flat index (`cls_positions`, `masked_lm_positions`)
-  and never project the others.
+* Heads read the tokens that they need by flat index (`cls_positions`, `masked_lm_positions`);
+  the others are neither projected nor taken through the last layer beyond its attention.
 * Parameters are float32; `dtype` is that of the matrix products. LayerNorm, softmax and the
   logits stay float32.
 
@@ -201,8 +201,9 @@ class BertSelfAttention(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, attention_bias: Array, deterministic: bool) -> Array:
-    """x [rows, length, hidden], attention_bias [rows, 1, length, length] -> like x."""
+  def __call__(self, x: Array, attention_bias: Array, deterministic: bool,
+               wanted: Array | None = None) -> Array:
+    """Arguments as `BertLayer`'s -> [tokens, hidden]: the wanted ones, or rows * length."""
     config = self.config
     rows, length, hidden = x.shape
     head_dim = hidden // config.num_attention_heads
@@ -220,9 +221,11 @@ class BertSelfAttention(nn.Module):
     # One mask element for every (example, head, query, key), as in the original.
     probs = Dropout(config.attention_probs_dropout_prob)(probs, deterministic=deterministic)
     context = jnp.einsum("rhqk,rkhd->rqhd", probs, value).reshape(-1, hidden)
-    y = _dense(hidden, config, self.dtype, "output")(context).reshape(x.shape)
+    if wanted is not None:
+      tokens, context = tokens[wanted], context[wanted]
+    y = _dense(hidden, config, self.dtype, "output")(context)
     y = Dropout(config.hidden_dropout_prob)(y, deterministic=deterministic)
-    return _layer_norm(x + y, config, self.dtype)
+    return _layer_norm(tokens + y, config, self.dtype)
 
 
 class BertLayer(nn.Module):
@@ -232,16 +235,28 @@ class BertLayer(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, attention_bias: Array, deterministic: bool) -> Array:
-    """x [rows, length, hidden], attention_bias [rows, 1, length, length] -> like x."""
+  def __call__(self, x: Array, attention_bias: Array, deterministic: bool,
+               wanted: Array | None = None) -> Array:
+    """Takes packed rows through the layer.
+
+    Args:
+      x: [rows, length, hidden].
+      attention_bias: [rows, 1, length, length].
+      deterministic: no dropout.
+      wanted: [n] int32, the flat indices of the tokens whose output will be read; None: all.
+
+    Returns:
+      Like x, or [n, hidden].
+    """
     config = self.config
-    x = BertSelfAttention(config, self.dtype, name="attention")(x, attention_bias, deterministic)
-    y = _dense(config.intermediate_size, config, self.dtype,
-               "intermediate")(x.reshape(-1, config.hidden_size))
+    tokens = BertSelfAttention(config, self.dtype, name="attention")(
+        x, attention_bias, deterministic, wanted)
+    y = _dense(config.intermediate_size, config, self.dtype, "intermediate")(tokens)
     y = ACTIVATIONS[config.hidden_act](y)
-    y = _dense(config.hidden_size, config, self.dtype, "output")(y).reshape(x.shape)
+    y = _dense(config.hidden_size, config, self.dtype, "output")(y)
     y = Dropout(config.hidden_dropout_prob)(y, deterministic=deterministic)
-    return _layer_norm(x + y, config, self.dtype)
+    y = _layer_norm(tokens + y, config, self.dtype)
+    return y if wanted is not None else y.reshape(x.shape)
 
 
 class BertPooler(nn.Module):
@@ -283,8 +298,8 @@ class BertModel(nn.Module):
 
   @nn.compact
   def __call__(self, input_ids: Array, token_type_ids: Array, position_ids: Array,
-               sequence_ids: Array, cls_positions: Array, *,
-               deterministic: bool = True) -> tuple[Array, Array, Array]:
+               sequence_ids: Array, cls_positions: Array, token_positions: Array | None = None,
+               *, deterministic: bool = True) -> tuple[Array, Array, Array]:
     """Encodes packed rows (the batch format of `data.py`).
 
     Args:
@@ -294,20 +309,29 @@ class BertModel(nn.Module):
       sequence_ids: which sequence of its row a token belongs to, from 1; 0 is padding.
       cls_positions: [examples] int32, index of each example's [CLS] in the rows * length
         flattened tokens.
+      token_positions: [n] int32, likewise: the tokens whose output is wanted beside [CLS], which
+        spares the others most of the last layer; None: all tokens.
       deterministic: True turns dropout off; otherwise the "dropout" key is used.
 
     Returns:
-      sequence_output [rows, length, hidden], pooled_output [examples, hidden] and the word
-      embedding table [vocab, hidden] that the MLM head is tied to.
+      sequence_output [rows, length, hidden] (or [n, hidden] of `token_positions`), pooled_output
+      [examples, hidden] and the word embedding table [vocab, hidden] that the MLM head is tied to.
     """
     config = self.config
     x, word_embeddings = BertEmbeddings(config, self.dtype, name="embeddings")(
         input_ids, token_type_ids, position_ids, deterministic)
     attention_bias = attention_bias_from(sequence_ids)
     layer = nn.remat(BertLayer, static_argnums=(3,)) if self.remat else BertLayer
+    wanted = (None if token_positions is None
+              else jnp.concatenate([cls_positions, token_positions]))
+    last = config.num_hidden_layers - 1
     for i in range(config.num_hidden_layers):
-      x = layer(config, self.dtype, name=f"layer_{i}")(x, attention_bias, deterministic)
-    cls = x.reshape(-1, config.hidden_size)[cls_positions]
+      x = layer(config, self.dtype, name=f"layer_{i}")(
+          x, attention_bias, deterministic, wanted if i == last else None)
+    if wanted is None:
+      cls = x.reshape(-1, config.hidden_size)[cls_positions]
+    else:
+      cls, x = jnp.split(x, [len(cls_positions)])
     pooled = BertPooler(config, self.dtype, name="pooler")(cls)
     return x, pooled, word_embeddings
 
@@ -323,9 +347,10 @@ class BertForSequenceClassification(nn.Module):
   @nn.compact
   def __call__(self, batch: dict[str, Array], *, deterministic: bool = True) -> Array:
     """A batch of `data.py` -> logits [examples, num_labels] float32."""
+    no_token = jnp.zeros(0, jnp.int32)  # beside [CLS]
     _, pooled, _ = BertModel(self.config, self.dtype, self.remat, name="bert")(
         batch["input_ids"], batch["token_type_ids"], batch["position_ids"],
-        batch["sequence_ids"], batch["cls_positions"], deterministic=deterministic)
+        batch["sequence_ids"], batch["cls_positions"], no_token, deterministic=deterministic)
     pooled = Dropout(self.config.hidden_dropout_prob)(pooled, deterministic=deterministic)
     return _dense(self.num_labels, self.config, jnp.float32, "classifier")(pooled)
 
@@ -346,10 +371,10 @@ class BertForPreTraining(nn.Module):
     """
     config = self.config
     bert = BertModel(config, self.dtype, self.remat, name="bert")
-    sequence_output, pooled, word_embeddings = bert(
+    masked, pooled, word_embeddings = bert(
         batch["input_ids"], batch["token_type_ids"], batch["position_ids"],
-        batch["sequence_ids"], batch["cls_positions"], deterministic=deterministic)
-    masked = sequence_output.reshape(-1, config.hidden_size)[batch["masked_lm_positions"]]
+        batch["sequence_ids"], batch["cls_positions"], batch["masked_lm_positions"],
+        deterministic=deterministic)
     masked_lm_logits = MaskedLmHead(config, self.dtype, name="masked_lm")(
         masked, word_embeddings)
     next_sentence_logits = _dense(2, config, jnp.float32, "next_sentence")(pooled)

@@ -74,9 +74,13 @@ def test_activations_and_losses(bert):
   model, params = bert
   golden = np.load(GOLDEN / "forward.npz")
   batch = batch_of(golden)
-  (masked_lm, next_sentence), state = model.apply(
-      {"params": params}, batch, capture_intermediates=True, mutable=["intermediates"])
-  inner = state["intermediates"]["bert"]
+  masked_lm, next_sentence = model.apply({"params": params}, batch)
+  _, state = modeling.BertModel(model.config).apply(
+      {"params": params["bert"]},
+      *(batch[name] for name in ("input_ids", "token_type_ids", "position_ids", "sequence_ids",
+                                 "cls_positions")),
+      capture_intermediates=True, mutable=["intermediates"])
+  inner = state["intermediates"]
   real = golden["input_mask"].astype(bool)
   close(inner["embeddings"]["__call__"][0][0], golden["embedding_output"])
   for layer in ("layer_0", "layer_1"):

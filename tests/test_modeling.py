@@ -168,6 +168,30 @@ def test_initialization(tiny_config):
     assert expected is None or (leaf == expected).all(), path
 
 
+@pytest.mark.parametrize("remat", [False, True])
+def test_only_the_wanted_tokens_leave_the_last_layer(tiny_config, remat):
+  """With the values and gradients that they have among all tokens; repeats and order too."""
+  config = dataclasses.replace(tiny_config, hidden_dropout_prob=0.0,
+                               attention_probs_dropout_prob=0.0)
+  model = modeling.BertModel(config, remat=remat)
+  batch = padded_batch(np.arange(48).reshape(3, 16) % 11 + 1, [16, 9, 12])
+  inputs = [batch[name] for name in ("input_ids", "token_type_ids", "position_ids",
+                                     "sequence_ids", "cls_positions")]
+  params = jax.jit(model.init)(jax.random.key(0), *inputs)
+  positions = np.asarray([33, 5, 5, 16, 24], np.int32)
+
+  def outputs(params, wanted):
+    x, pooled, _ = model.apply(params, *inputs, positions if wanted else None)
+    x = x if wanted else x.reshape(-1, config.hidden_size)[positions]
+    return jnp.sum(jnp.sin(3 * x)) + jnp.sum(jnp.cos(pooled)), (x, pooled)
+
+  few, of_few = jax.grad(outputs, has_aux=True)(params, True)
+  full, of_full = jax.grad(outputs, has_aux=True)(params, False)
+  assert of_few[0].shape == (5, config.hidden_size)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), of_few, of_full)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), few, full)
+
+
 def test_layer_norm_keeps_a_tiny_variance(tiny_config):
   """1e-12 and two passes: numbers that a fast variance or 1e-6 would flatten."""
   x = np.asarray([[1000.0, 1000.001, 999.999, 1000.0]], np.float32)
