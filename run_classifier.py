@@ -193,8 +193,8 @@ def train(run: experiment.Run, plan: Plan, classifier: Classifier, task: glue.Ta
         f"{name} {value:.4f}" for name, value in results.items()))
     return results
 
-  batches = data.prefetch(train_batches(config, splits["train"].examples, first_step,
-                                        num_train_steps))
+  batches = data.prefetch(map(training.place, train_batches(
+      config, splits["train"].examples, first_step, num_train_steps)))
   step_fn = objectives.make_classifier_step(classifier.model, plan.optimizer)
   try:
     state, summary = training.train(state, step_fn, batches, plan.loop, plan.schedule, reporter,

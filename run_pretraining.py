@@ -306,9 +306,9 @@ def train(run: experiment.Run, examples: Examples, pretrainer: Pretrainer
   loop = training.Loop(config.num_train_steps, config.log_every_steps,
                        config.eval_steps if examples.held_out else 0,
                        config.save_checkpoints_steps)
-  batches = data.prefetch(pretraining_batches.train_batches(
+  batches = data.prefetch(map(training.place, pretraining_batches.train_batches(
       examples.train, seed=config.seed, first_step=first_step, devices=jax.local_device_count(),
-      micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences))
+      micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences)))
   step_fn = objectives.make_pretraining_step(pretrainer.model, optimizer)
   try:
     state, summary = training.train(state, step_fn, batches, loop, schedule, reporter,

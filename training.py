@@ -257,8 +257,11 @@ def pmap_eval_step(step: Callable[[Params, Batch], Any]) -> Callable[[Params, Ba
 
 def replicate(tree: Any) -> Any:
   """Places a tree on every local device, without adding a device axis (pmap's in_axes=None)."""
-  mesh = Mesh(np.asarray(jax.local_devices()), (DEVICES,))
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+  return jax.device_put(tree, _sharding(len(jax.local_devices()), PartitionSpec()))
+
+
+def _sharding(devices: int, spec: PartitionSpec) -> NamedSharding:
+  return NamedSharding(Mesh(np.asarray(jax.local_devices()[:devices]), (DEVICES,)), spec)
 
 
 def keep_freed_memory() -> None:
@@ -390,16 +393,32 @@ class Totals:
             "train_seconds": self.seconds, "compile_seconds": self.compile_seconds, **self.rates()}
 
 
+class PlacedBatch(NamedTuple):
+  """A batch on the devices, and what the host has counted of it."""
+
+  arrays: Batch
+  counts: Totals
+
+
+def place(batch: Mapping[str, np.ndarray]) -> PlacedBatch:
+  """Sends a batch [devices, ...] to the local devices; for a thread that is ahead of the step."""
+  sequence_ids = batch["sequence_ids"]
+  counts = Totals(steps=1, examples=int(sequence_ids.max(axis=-1).sum()),
+                  real_tokens=int((sequence_ids > 0).sum()), tokens=sequence_ids.size)
+  sharding = _sharding(len(sequence_ids), PartitionSpec(DEVICES))
+  return PlacedBatch(jax.device_put(dict(batch), sharding), counts)
+
+
 def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
-          batches: Iterable[Batch], loop: Loop, schedule: optax.Schedule, reporter: Reporter,
-          evaluate: Callable[[TrainState], None],
+          batches: Iterable[PlacedBatch], loop: Loop, schedule: optax.Schedule,
+          reporter: Reporter, evaluate: Callable[[TrainState], None],
           checkpointer: Checkpointer | None) -> tuple[TrainState, dict[str, float]]:
   """Trains from the state's step to `loop.num_train_steps`.
 
   Args:
     state: replicated; consumed (its buffers are donated to the first step).
     step_fn: what `pmap_train_step` made.
-    batches: the batch of the state's step and all that follow, as numpy arrays.
+    batches: the batch of the state's step and all that follow.
     loop: cadences.
     schedule: the optimizer's, for the log.
     reporter: gets every step and every log record.
@@ -457,8 +476,8 @@ class _Meter:
     self._mark = time.perf_counter()
     self.total = Totals()
 
-  def run(self, step_fn: Callable[..., Any], state: TrainState, batches: Iterator[Batch], *,
-          log: bool, wait: bool) -> TrainState:
+  def run(self, step_fn: Callable[..., Any], state: TrainState, batches: Iterator[PlacedBatch],
+          *, log: bool, wait: bool) -> TrainState:
     """Sends one step to the devices, at most two ahead of what they have finished.
 
     Args:
@@ -469,9 +488,9 @@ class _Meter:
       wait: return when the devices have finished it (the last one, for its time).
     """
     start = time.perf_counter()
-    batch = next(batches)
+    batch, counts = next(batches)
     self._stretch.waiting_seconds += time.perf_counter() - start
-    self._count(batch)
+    self._stretch.add(counts)
     shapes = tuple((name, np.shape(value)) for name, value in sorted(batch.items()))
     start = time.perf_counter()
     state, sums = step_fn(state, batch)
@@ -487,13 +506,6 @@ class _Meter:
     while len(self._pending) > (0 if wait else 2):
       self._read_oldest()
     return state
-
-  def _count(self, batch: Batch) -> None:
-    sequence_ids = batch["sequence_ids"]
-    self._stretch.steps += 1
-    self._stretch.examples += int(sequence_ids.max(axis=-1).sum())
-    self._stretch.real_tokens += int((sequence_ids > 0).sum())
-    self._stretch.tokens += sequence_ids.size
 
   def _end_stretch(self) -> Totals:
     stretch, self._stretch = self._stretch, Totals()

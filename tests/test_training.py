@@ -178,6 +178,23 @@ def test_devices_and_accumulation_equal_one_big_batch(tiny):
       results[1, 1][1][0], np.mean(losses[batch["weights"] > 0]), rtol=1e-5)
 
 
+def test_a_placed_batch_is_with_its_devices_before_the_step(tiny):
+  model, params, batch = tiny
+  batch = split(batch, 2, 1)
+  placed = training.place(batch)
+  assert placed.counts.examples == 8
+  assert placed.counts.tokens == batch["sequence_ids"].size
+  assert placed.counts.real_tokens == (batch["sequence_ids"] > 0).sum()
+  optimizer = optax.sgd(0.1)
+  step = make_step(model, optimizer, devices=2)
+  state, _ = step(training.create_state(params, optimizer, seed=0), placed.arrays)
+  with jax.transfer_guard("disallow"):  # whatever is still to be sent fails
+    state, sums = step(state, placed.arrays)
+    with pytest.raises(Exception, match="Disallowed host-to-device"):
+      step(state, batch)
+  assert np.isfinite(sums["loss"][0])
+
+
 def test_the_first_step_of_a_warm_up_moves_nothing(tiny):
   model, params, batch = tiny
   optimizer = make_optimizer(training.create_schedule("joined", 1e-2, 10, 4))
@@ -236,7 +253,7 @@ class Log:
 def loop_batches(config, first_step, last_step, rows=(8, 8, 4)):
   """A batch for every step, of shapes that recur, as [1, 1, ...]."""
   for step in range(first_step, last_step):
-    yield split(random_batch(config, rows=rows[step % len(rows)], seed=step), 1, 1)
+    yield training.place(split(random_batch(config, rows=rows[step % len(rows)], seed=step), 1, 1))
 
 
 @pytest.fixture(scope="module")
