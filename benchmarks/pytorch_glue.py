@@ -1,6 +1,6 @@
 """The peer: HuggingFace PyTorch BERT fine-tuned with the recipe of run_classifier.py.
 
-    python3 benchmarks/pytorch_glue.py --model DIR --glue_data DIR --task cola --seeds 0,1,2
+    python3 -m benchmarks.pytorch_glue --model DIR --glue_data DIR --task cola --seeds 0,1,2
 
 Same weights, data, truncation length, batch size, steps, warm-up, schedule, AdamW
 (bias-corrected, eps 1e-6, decay 0.01 on all but LayerNorm and bias), clipping and dropout
@@ -17,6 +17,8 @@ import numpy as np
 from sklearn import metrics
 import torch
 import transformers
+
+from benchmarks import pytorch_peer
 
 
 def read_cola(path: pathlib.Path):
@@ -44,21 +46,12 @@ def batches(order, encoded, labels, batch_size, tokenizer):
     yield batch | {"labels": torch.tensor([labels[i] for i in rows])}
 
 
-def make_optimizer(model, args):
-  """AdamW with decay on everything but LayerNorm and biases."""
-  decayed, plain = [], []
-  for name, parameter in model.named_parameters():
-    (plain if "LayerNorm" in name or name.endswith(".bias") else decayed).append(parameter)
-  groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
-  return torch.optim.AdamW(groups, lr=args.learning_rate, eps=1e-6)
-
-
 def run(seed, train, dev, tokenizer, args):
   """Fine-tunes once and scores the dev set. -> a dict for one line of results."""
   transformers.set_seed(seed)
   model = transformers.AutoModelForSequenceClassification.from_pretrained(
       args.model, num_labels=2).to(args.device)
-  optimizer = make_optimizer(model, args)
+  optimizer = pytorch_peer.make_optimizer(model, args.learning_rate)
   examples = len(train[1])
   steps = int(examples / args.batch_size * args.epochs)
   schedule = transformers.get_linear_schedule_with_warmup(optimizer, int(0.1 * steps), steps)

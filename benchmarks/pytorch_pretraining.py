@@ -10,7 +10,6 @@ JSON file. Needs torch (requirements-dev.txt).
 
 import argparse
 import dataclasses
-import functools
 import json
 import pathlib
 import time
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 import transformers
 
+from benchmarks import pytorch_peer
 import checkpoint_utils
 import data
 import experiment
@@ -47,43 +47,24 @@ def our_run(model, params, batches, schedule):
   return losses, time.perf_counter() - start
 
 
-def their_run(config, params, rows, schedule):
-  """As `our_run`, from the same weights and rows."""
-  twin = transformers.BertForPreTraining(transformers.BertConfig(**dataclasses.asdict(config)))
+def their_run(config, params, batches, schedule):
+  """As `our_run`, from the same weights, on the same batches without leading axes."""
+  twin = transformers.BertForPreTraining(pytorch_peer.bert_config(config))
   tensors = checkpoint_utils.to_huggingface(params, config.num_hidden_layers)
   missing, unexpected = twin.load_state_dict(
       {name: torch.tensor(value) for name, value in tensors.items()}, strict=False)
   assert not unexpected, unexpected
   assert all("decoder" in name for name in missing), missing  # tied to what is there
-  decayed, plain = [], []
-  for name, parameter in twin.named_parameters():
-    (plain if "LayerNorm" in name or name.endswith("bias") else decayed).append(parameter)
-  optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01},
-                                 {"params": plain, "weight_decay": 0.0}], lr=1.0, eps=1e-6)
+  optimizer = pytorch_peer.make_optimizer(twin, 1.0)
+  step = pytorch_peer.make_step(twin, optimizer)
   losses = []
-  for i, row in enumerate(rows):
+  for i, batch in enumerate(batches):
     for group in optimizer.param_groups:
       group["lr"] = float(schedule(i))
-    loss = twin(**torch_inputs(row)).loss
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
-    optimizer.step()
-    losses.append(loss.item())
+    losses.append(step(pytorch_peer.pretraining_inputs(batch)))
     if i == 0:
       start = time.perf_counter()
   return losses, time.perf_counter() - start
-
-
-def torch_inputs(rows):
-  """One batch's rows as HuggingFace wants them: labels at every token, -100 where not masked."""
-  labels = np.full(rows["input_ids"].shape, -100)
-  masked = rows["masked_lm_weights"] > 0
-  labels[np.nonzero(masked)[0], rows["masked_lm_positions"][masked]] = rows["masked_lm_ids"][masked]
-  arrays = {"input_ids": rows["input_ids"], "token_type_ids": rows["token_type_ids"],
-            "attention_mask": rows["sequence_ids"], "labels": labels,
-            "next_sentence_label": rows["next_sentence_labels"]}
-  return {name: torch.from_numpy(value.astype(np.int64)) for name, value in arrays.items()}
 
 
 def main():
@@ -113,11 +94,15 @@ def main():
   params = jax.device_get(
       jax.jit(model.init)(jax.random.key(0), experiment.one_token())["params"])
   schedule = training.create_schedule("joined", args.learning_rate, args.steps, args.steps // 10)
-  rows = functools.partial(pretraining_batches.train_rows, phases, 0)
-  ours, our_seconds = our_run(model, jax.tree.map(jnp.asarray, params), (
-      pretraining_batches.make_batch(rows(t), jax.local_device_count(), 1, pack=False)
-      for t in range(args.steps)), schedule)
-  theirs, their_seconds = their_run(config, params, map(rows, range(args.steps)), schedule)
+
+  def batches(*leading, pack):
+    for t in range(args.steps):
+      yield pretraining_batches.make_batch(pretraining_batches.train_rows(phases, 0, t), *leading,
+                                           pack=pack)
+
+  ours, our_seconds = our_run(model, jax.tree.map(jnp.asarray, params),
+                              batches(jax.local_device_count(), 1, pack=True), schedule)
+  theirs, their_seconds = their_run(config, params, batches(pack=False), schedule)
   difference = np.abs(np.array(ours) / np.array(theirs) - 1)
   for t in sorted({0, 1, *range(9, args.steps, max(args.steps // 10, 1)), args.steps - 1}):
     print(f"step {t + 1:4d}  here {ours[t]:.6f}  PyTorch {theirs[t]:.6f}  "
