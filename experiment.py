@@ -27,6 +27,11 @@ class Run:
   config: ml_collections.ConfigDict
   finished: bool
 
+  @property
+  def trains(self) -> bool:
+    """Whether this command makes training steps."""
+    return self.config.do_train and not self.finished
+
 
 def define_flags(config_file: str) -> None:
   """The flags of a script; not defined on import, so that one program can use both scripts."""
@@ -50,15 +55,15 @@ def prepare_devices(config: ml_collections.ConfigDict, script: str) -> None:
 def keep_compiled_programs() -> None:
   """Has JAX keep what it compiles for later runs, in ~/.cache/bert_in_flax/compiled, up to 4 GB.
 
-  JAX's own JAX_COMPILATION_CACHE_DIR names another folder, and
+  JAX's own JAX_COMPILATION_CACHE_DIR names another folder, with no bound but the user's, and
   JAX_ENABLE_COMPILATION_CACHE=false turns it off. Its key holds the program, the versions, the
   flags and the kind of machine.
   """
   if jax.config.jax_compilation_cache_dir is None:
     folder = pathlib.Path("~/.cache/bert_in_flax/compiled").expanduser()
     jax.config.update("jax_compilation_cache_dir", str(folder))
-  # With a bound JAX also locks the folder, so that runs side by side can share it.
-  jax.config.update("jax_compilation_cache_max_size", 4 << 30)
+    # With a bound JAX also locks the folder, so that runs side by side can share it.
+    jax.config.update("jax_compilation_cache_max_size", 4 << 30)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 

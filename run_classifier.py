@@ -52,16 +52,16 @@ def main() -> None:
   config = run.config
   experiment.check_values(config)
   experiment.prepare_devices(config, SCRIPT)
-  check_batch_sizes(config)
+  check_batch_sizes(run)
   checkpoint = experiment.find_weights(run)
   tokenizer = data.load_tokenizer(*tokenizer_source(run, checkpoint))
   source = tables.find_source(config.dataset_name, config.dataset_path, config.skip_bad_rows)
   task, label_names, splits = read_splits(config, source, checkpoint, tokenizer)
   classifier = build_classifier(config, checkpoint, task, label_names, tokenizer)
-  plan = make_plan(config, len(splits["train"].examples)) if config.do_train else None
+  plan = make_plan(config, len(splits["train"].examples)) if run.trains else None
   experiment.start_run(run, SCRIPT, classifier.model.config, classifier.params, tokenizer,
                        label_names=classifier.label_names)
-  if plan and not run.finished:
+  if plan:
     classifier, results = train(run, plan, classifier, task, splits)
     export(run, classifier, task, tokenizer, results)
   elif config.do_eval:
@@ -81,10 +81,12 @@ def data_name(config: ml_collections.ConfigDict) -> str:
   return config.dataset_name or pathlib.Path(config.dataset_path).name
 
 
-def check_batch_sizes(config: ml_collections.ConfigDict) -> None:
-  """Training batches are cut into micro-batches too."""
-  experiment.check_batch_size("train_batch_size", config.train_batch_size,
-                              config.gradient_accumulation_steps)
+def check_batch_sizes(run: experiment.Run) -> None:
+  """Those that this command uses; training batches are cut into micro-batches too."""
+  config = run.config
+  if run.trains:
+    experiment.check_batch_size("train_batch_size", config.train_batch_size,
+                                config.gradient_accumulation_steps)
   experiment.check_batch_size("eval_batch_size", config.eval_batch_size)
   experiment.check_batch_size("predict_batch_size", config.predict_batch_size)
 

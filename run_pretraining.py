@@ -66,7 +66,7 @@ def main() -> None:
   config = run.config
   check_values(config)
   experiment.prepare_devices(config, SCRIPT)
-  phases = plan_phases(config)
+  phases = plan_phases(run)
   checkpoint = experiment.find_weights(run)
   tokenizer = load_tokenizer(run, checkpoint)
   pretrainer = build_pretrainer(config, checkpoint, phases, tokenizer)
@@ -74,7 +74,7 @@ def main() -> None:
   run_directory.check_same_data(run.folder, examples.digests)
   experiment.start_run(run, SCRIPT, pretrainer.model.config, pretrainer.params, tokenizer,
                        data=examples.digests)
-  if config.do_train and not run.finished:
+  if run.trains:
     pretrainer, results = train(run, examples, pretrainer)
     export(run, pretrainer, tokenizer, results)
   elif examples.held_out:
@@ -104,7 +104,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
     raise UserError(f"max_predictions_per_seq must be at least 1, not {predictions}")
 
 
-def plan_phases(config: ml_collections.ConfigDict) -> list[PhasePlan]:
+def plan_phases(run: experiment.Run) -> list[PhasePlan]:
   """config.phases in steps; the shares are rounded where phases meet.
 
   Raises:
@@ -112,7 +112,7 @@ def plan_phases(config: ml_collections.ConfigDict) -> list[PhasePlan]:
   """
   right = ("phases must be (share of the steps, max_seq_length, train_batch_size) each, the shares "
            "adding up to 1, such as ((0.9, 128, 256), (0.1, 512, 256))")
-  phases, done = [], 0.0
+  config, phases, done = run.config, [], 0.0
   for phase in config.phases:
     if not (isinstance(phase, tuple) and len(phase) == 3 and type(phase[0]) in (int, float)
             and 0 < phase[0] <= 1 and all(type(value) is int for value in phase[1:])):
@@ -120,8 +120,9 @@ def plan_phases(config: ml_collections.ConfigDict) -> list[PhasePlan]:
     share, max_seq_length, batch_size = phase
     if not 5 <= max_seq_length <= 1 << 20:
       raise UserError(f"phases: max_seq_length must be at least 5, not {max_seq_length}")
-    experiment.check_batch_size("phases: train_batch_size", batch_size,
-                                config.gradient_accumulation_steps)
+    if run.trains:
+      experiment.check_batch_size("phases: train_batch_size", batch_size,
+                                  config.gradient_accumulation_steps)
     first, done = round(done * config.num_train_steps), done + share
     phases.append(PhasePlan(first, round(done * config.num_train_steps), max_seq_length,
                             batch_size))

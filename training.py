@@ -38,7 +38,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class NotFiniteError(Exception):
-  """The loss became NaN or infinite; the message names the steps."""
+  """The loss or its gradient became NaN or infinite; the message names the step."""
 
 
 class DamagedCheckpointError(Exception):
@@ -76,10 +76,11 @@ def create_schedule(kind: str, learning_rate: float, num_train_steps: int,
   decay_start = num_warmup_steps if kind == "joined" else 0
   decay_steps = max(num_train_steps - decay_start, 1)
 
-  def schedule(step: Any) -> Array:
+  def schedule(step: Any) -> Any:
+    xp = jnp if isinstance(step, jax.Array) else np  # the host's log waits for no device
     rising = learning_rate * step / warmup
-    falling = learning_rate * jnp.clip(1 - (step - decay_start) / decay_steps, 0.0, 1.0)
-    return jnp.where(step < num_warmup_steps, rising, falling)
+    falling = learning_rate * xp.clip(1 - (step - decay_start) / decay_steps, 0.0, 1.0)
+    return xp.where(step < num_warmup_steps, rising, falling)
 
   return schedule
 
@@ -429,14 +430,14 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
     The final state and the run's totals.
 
   Raises:
-    NotFiniteError: a loss that is not finite; nothing is saved after it.
+    NotFiniteError: a loss or gradient that is not finite; nothing is saved after it.
   """
   meter = _Meter(schedule, int(state.step))
   batches = iter(batches)
   for step in range(int(state.step) + 1, loop.num_train_steps + 1):
     last = step == loop.num_train_steps
     log = last or step == 1 or _due(step, loop.log_every_steps)
-    state = meter.run(step_fn, state, batches, log=log, wait=last)
+    state = meter.run(step_fn, state, batches, log=log, wait=last or step == 1)
     reporter.progress()
     save = checkpointer and (last or _due(step, loop.save_checkpoints_steps))
     # The caller scores the end: what comes due shortly before it is left out.
@@ -485,7 +486,8 @@ class _Meter:
       state: donated.
       batches: gives the step's batch.
       log: end a record with this step.
-      wait: return when the devices have finished it (the last one, for its time).
+      wait: return when the devices have finished it (the first, for its record to be seen at
+        once, and the last, for its time).
     """
     start = time.perf_counter()
     batch, counts = next(batches)
@@ -517,10 +519,12 @@ class _Meter:
   def _read_oldest(self) -> None:
     step, sums, stretch = self._pending.pop(0)
     sums = jax.device_get(sums)
-    total, _ = sums["loss"]
-    if not math.isfinite(total):
-      raise NotFiniteError(f"the loss is {total} at step {step}; a lower learning rate, a longer "
-                           "warm-up or float32 compute may help. Nothing was saved after it.")
+    for name in ("loss", "gradient_norm"):  # a bad gradient spoils what this step leaves behind
+      value = float(sums[name][0])
+      if not math.isfinite(value):
+        raise NotFiniteError(f"the {name} is {value} at step {step}; a lower learning rate, a "
+                             "longer warm-up or float32 compute may help. Nothing was saved after "
+                             "it.")
     self._read.append({name: (float(a), float(b)) for name, (a, b) in sums.items()})
     if stretch is not None:
       self._ready.append((step, self._average() | {

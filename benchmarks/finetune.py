@@ -5,10 +5,12 @@
 
 The recipe is run_classifier.py's default: batch 32, 3 epochs, length 128, learning rate 5e-5,
 dropout 0.1, AdamW with clipping, float32. The peers see the same examples in the same batches,
-padded to the longest of each batch ("longest") or to 128 (run_glue.py's default, "128"). All
-train by turns, --chunk steps at a time, so that a machine whose speed drifts slows all of them;
-time is without compilation. --share=0.1 takes every tenth chunk, spread over the whole run, and
-the table is of the whole run in proportion (the weights do not matter to the time). Needs torch.
+padded to the longest of each batch ("longest") or to 128 (run_glue.py's default, "128"). They
+run in the same process, where the C library keeps their freed memory too, as it would not by
+itself. All train by turns, --chunk steps at a time, so that a machine whose speed drifts slows all
+of them; time is without compilation. --share=0.1 takes every tenth chunk, spread over the whole
+run, and the table is of the whole run in proportion (the weights do not matter to the time). Needs
+torch.
 """
 
 import argparse
@@ -22,7 +24,7 @@ import jax
 import numpy as np
 import transformers
 
-from benchmarks import compare, pytorch_peer
+from benchmarks import compare, pytorch_peer, steps
 from benchmarks.pytorch_glue import TASKS
 import checkpoint_utils
 import data
@@ -48,9 +50,7 @@ def our_step(model_dir: str, examples: data.Examples,
   params, _ = checkpoint_utils.load_params(checkpoint, params, reinitialize=("classifier/",))
   schedule = training.create_schedule("joined", LEARNING_RATE, *training.training_steps(
       len(examples), BATCH_SIZE, EPOCHS, 0.1))
-  optimizer = training.create_optimizer(
-      "adamw", schedule, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=1.0,
-      bias_correction=True)
+  optimizer = steps.bert_optimizer(schedule)
   step_fn = objectives.make_classifier_step(model, optimizer)
   state = training.replicate(training.create_state(params, optimizer, seed=0))
   length = data.row_length(int(examples.lengths.max()), LENGTH)
@@ -65,8 +65,8 @@ def our_step(model_dir: str, examples: data.Examples,
     state, sums = step_fn(state, batch(t))
     return float(sums["loss"][0])
 
-  steps = training.training_steps(len(examples), BATCH_SIZE, EPOCHS, 0)[0]
-  rows = {batch(t)["input_ids"].shape: t for t in range(steps)}
+  total = training.training_steps(len(examples), BATCH_SIZE, EPOCHS, 0)[0]
+  rows = {batch(t)["input_ids"].shape: t for t in range(total)}
   return step, list(rows.values())
 
 
@@ -105,7 +105,7 @@ def measure(task: str, args: argparse.Namespace) -> list[dict[str, Any]]:
   folder, read = TASKS[task]
   first, second, labels = read(pathlib.Path(args.glue_data, folder, "train.tsv"))
   examples = data.tokenize(tokenizer, first, second, np.asarray(labels, np.int32), LENGTH)
-  steps, _ = training.training_steps(len(examples), BATCH_SIZE, EPOCHS, 0)
+  total, _ = training.training_steps(len(examples), BATCH_SIZE, EPOCHS, 0)
   ours, one_of_each_shape = our_step(args.model, examples, args.dropout)
   contestants = {"here": ours}
   for padding in args.peers.split(","):
@@ -115,13 +115,13 @@ def measure(task: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     ours(t)
   for step in contestants.values():
     step(0)
-  all_chunks = [range(t, min(t + args.chunk, steps)) for t in range(0, steps, args.chunk)]
+  all_chunks = [range(t, min(t + args.chunk, total)) for t in range(0, total, args.chunk)]
   chunks = all_chunks[::max(round(1 / args.share), 1)]
   timed = sum(map(len, chunks))
   rows = []
   for name, times in train_by_turns(contestants, chunks).items():
-    whole = sum(times) * steps / timed
-    rows.append({"task": task, "of": name, "steps": steps, "timed": timed,
+    whole = sum(times) * total / timed
+    rows.append({"task": task, "of": name, "steps": total, "timed": timed,
                  "seconds of training": whole,
                  "real tokens/s": EPOCHS * int(examples.lengths.sum()) / whole, "all": times})
   return [row | {"times as long as here": sum(row["all"]) / sum(rows[0]["all"])} for row in rows]

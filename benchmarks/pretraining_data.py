@@ -1,27 +1,27 @@
 """How fast create_pretraining_data.py is, as a whole process, in both of its modes.
 
-    python3 -m benchmarks.pretraining_data --input_file='/data/wiki_*' --vocab_file=vocab.txt
+    python3 -m benchmarks.pretraining_data --input_file='/data/wiki_*' --tokenizer=demo/minilm
 
 Writes the text with one sentence a line into a temporary folder, once for the faithful mode and
 --copies times for the fast one, and runs the script on it --runs times each, dupe_factor 1.
-Prints a table of medians and writes it as JSON (--output).
 
 The ratio is to the original's script, which was measured to need 16 s of one core for 4.1 MB of
 Wikipedia text with dupe_factor 1: 0.25 MB/s.
 """
 
 import argparse
-import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
+from benchmarks import compare
 import corpus
+import data
 
 ORIGINAL_MEGABYTES_PER_SECOND = 0.25
 ROOT = pathlib.Path(__file__).parent.parent
@@ -34,6 +34,12 @@ def write_lines(patterns: str, files: dict[pathlib.Path, int]) -> None:
                  for document in corpus.documents(sources))
   for file, copies in files.items():
     file.write_text(text * copies, "utf-8")
+
+
+def write_vocabulary(tokenizer_dir: str, file: pathlib.Path) -> None:
+  """A tokenizer's entries as a vocab.txt."""
+  vocabulary = data.load_tokenizer(tokenizer_dir, None).get_vocab()
+  file.write_text("".join(f"{word}\n" for word in sorted(vocabulary, key=vocabulary.get)), "utf-8")
 
 
 def run(text: pathlib.Path, vocab_file: str, *arguments: str) -> dict[str, float]:
@@ -52,61 +58,41 @@ def run(text: pathlib.Path, vocab_file: str, *arguments: str) -> dict[str, float
   return {"wall_seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime}
 
 
-def measure(name: str, text: pathlib.Path, cores: int, runs: int, vocab_file: str,
-            *arguments: str) -> dict[str, str | float | list[float]]:
-  """The medians of several runs of one mode."""
-  results = [run(text, vocab_file, *arguments) for _ in range(runs)]
-  medians = {key: statistics.median(result[key] for result in results) for key in results[0]}
+def measure(mode: str, text: pathlib.Path, cores: int, args: argparse.Namespace,
+            vocab_file: pathlib.Path, *arguments: str) -> dict[str, Any]:
+  """The table's row of one mode: medians over several runs."""
+  results = [run(text, str(vocab_file), *arguments) for _ in range(args.runs)]
+  wall, cpu = (statistics.median(result[key] for result in results)
+               for key in ("wall_seconds", "cpu_seconds"))
   megabytes = text.stat().st_size / 1e6
-  speed = megabytes / medians["wall_seconds"]
-  return {"mode": name, "cores": cores, "megabytes": megabytes, **medians,
-          "megabytes_per_second": speed,
-          "ratio_to_the_original_per_core": speed / cores / ORIGINAL_MEGABYTES_PER_SECOND,
-          "ratio_to_the_original": speed / ORIGINAL_MEGABYTES_PER_SECOND,
-          "all_wall_seconds": [result["wall_seconds"] for result in results]}
-
-
-def print_table(rows: list[dict]) -> None:
-  """Prints the medians, one mode a line."""
-  columns = {"mode": "mode", "cores": "cores", "megabytes": "MB", "wall_seconds": "s",
-             "cpu_seconds": "CPU s", "megabytes_per_second": "MB/s",
-             "ratio_to_the_original_per_core": "x original, per core",
-             "ratio_to_the_original": "x original"}
-  lines = [list(columns.values())]
-  for row in rows:
-    lines.append([f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key])
-                  for key in columns])
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  for line in lines:
-    print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+  original = megabytes / wall / ORIGINAL_MEGABYTES_PER_SECOND
+  return {"mode": mode, "cores": cores, "MB": megabytes, "s": wall, "CPU s": cpu,
+          "MB/s": megabytes / wall, "times the original": original,
+          "times the original, per core": original / cores,
+          "all": [result["wall_seconds"] for result in results]}
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--input_file", required=True, help="text in any format of corpus.py")
-  parser.add_argument("--vocab_file", required=True)
+  parser.add_argument("--tokenizer", required=True)
   parser.add_argument("--copies", type=int, default=5, help="of the text, for the fast mode")
   parser.add_argument("--num_workers", type=int, default=2)
   parser.add_argument("--shard_megabytes", type=float, default=4.0)
   parser.add_argument("--runs", type=int, default=3)
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()
-  with tempfile.TemporaryDirectory() as folder:
-    once, copies = pathlib.Path(folder, "once.txt"), pathlib.Path(folder, "copies.txt")
+  with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name)
+    once, copies, vocab_file = folder / "once.txt", folder / "copies.txt", folder / "vocab.txt"
+    write_vocabulary(args.tokenizer, vocab_file)
     write_lines(args.input_file, {once: 1, copies: args.copies})
-    rows = [measure("faithful", once, 1, args.runs, args.vocab_file),
-            measure(f"fast, {args.num_workers} workers", copies, args.num_workers, args.runs,
-                    args.vocab_file, f"--num_workers={args.num_workers}",
+    rows = [measure("faithful", once, 1, args, vocab_file),
+            measure(f"fast, {args.num_workers} workers", copies, args.num_workers, args, vocab_file,
+                    f"--num_workers={args.num_workers}",
                     f"--shard_megabytes={args.shard_megabytes}")]
-  print_table(rows)
-  print(f"the original: {ORIGINAL_MEGABYTES_PER_SECOND} MB/s on one core (4.1 MB of Wikipedia "
-        "text, dupe_factor 1, 16 s)")
-  if args.output:
-    machine = {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count(),
-               "python": platform.python_version()}
-    pathlib.Path(args.output).write_text(
-        json.dumps({"machine": machine, "results": rows}, indent=2) + "\n", "utf-8")
+  compare.report(rows, args.output)
 
 
 if __name__ == "__main__":

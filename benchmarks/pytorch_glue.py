@@ -66,6 +66,8 @@ def run(seed, train, dev, tokenizer, args):
     optimizer.step()
     schedule.step()
     optimizer.zero_grad()
+  if args.device.startswith("cuda"):
+    torch.cuda.synchronize()
   seconds = time.time() - start
   model.eval()
   logits = []

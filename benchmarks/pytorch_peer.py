@@ -45,7 +45,7 @@ def make_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, compiled
     updates: a call makes.
     autocast: the type of the matrix products; None: float32.
   """
-  forward = torch.compile(model) if compiled else model
+  forward = torch.compile(model, dynamic=False) if compiled else model
   model.train()
 
   def step(inputs: Tensors) -> float:

@@ -4,7 +4,8 @@ Needs jax, flax and optax only, so that it runs on a bare accelerator machine.
 """
 
 from collections.abc import Callable
-from typing import Any
+import time
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -45,30 +46,64 @@ def random_batch(config: modeling.BertConfig, rows: int, length: int,
       "next_sentence_weights": np.ones(rows, np.float32)}
 
 
-def bert_optimizer() -> optax.GradientTransformation:
-  """The scripts' AdamW at a constant rate."""
+def bert_optimizer(schedule: optax.Schedule) -> optax.GradientTransformation:
+  """The scripts' AdamW."""
   return training.create_optimizer(
-      "adamw", lambda step: jnp.float32(1e-5), b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01,
-      max_grad_norm=1.0, bias_correction=True)
+      "adamw", schedule, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=1.0,
+      bias_correction=True)
+
+
+class CompiledStep(NamedTuple):
+  """A train step and what its compiler says of it."""
+
+  update: Callable[[], float]  # makes the updates and returns the last one's loss
+  compile_seconds: float
+  gigabytes: float  # the most that it holds at once, with parameters and optimizer
+
+
+def compile_step(model: nn.Module, batch: training.Batch, updates: int = 1) -> CompiledStep:
+  """The step of a classifier or pre-trainer on one device, so many updates a call."""
+  optimizer = bert_optimizer(lambda step: jnp.float32(1e-5))
+  make = (objectives.make_pretraining_step if isinstance(model, modeling.BertForPreTraining)
+          else objectives.make_classifier_step)
+  params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
+  state = training.replicate(training.create_state(params, optimizer, seed=0))
+  arrays = training.place({name: value[None, None] for name, value in batch.items()}).arrays
+  lowered = make(model, optimizer).lower(state, arrays)
+  start = time.perf_counter()
+  step_fn = lowered.compile()
+  seconds = time.perf_counter() - start
+  memory = step_fn.memory_analysis()
+  held = (memory.argument_size_in_bytes + memory.output_size_in_bytes
+          - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
+
+  def update() -> float:
+    nonlocal state
+    for _ in range(updates):
+      state, sums = step_fn(state, arrays)
+    return float(sums["loss"][0])
+
+  return CompiledStep(update, seconds, held / 1e9)
 
 
 def make_step(model: nn.Module, batch: training.Batch, updates: int = 1) -> Callable[[], float]:
   """A call that updates a classifier or pre-trainer so many times, and returns the last loss."""
-  optimizer = bert_optimizer()
-  make = (objectives.make_pretraining_step if isinstance(model, modeling.BertForPreTraining)
-          else objectives.make_classifier_step)
-  step_fn = make(model, optimizer)
-  params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
-  state = training.replicate(training.create_state(params, optimizer, seed=0))
-  batch = jax.device_put({name: value[None, None] for name, value in batch.items()})
+  return compile_step(model, batch, updates).update
 
-  def step() -> float:
-    nonlocal state
-    for _ in range(updates):
-      state, sums = step_fn(state, batch)
-    return float(sums["loss"][0])
 
-  return step
+def step_flops(model: nn.Module, rows: int, length: int, predictions: int) -> float:
+  """Floating-point operations of a step's products on full rows, as far as they are computed.
+
+  In the last layer only the tokens that a head reads go on after attention.
+  """
+  config, hidden = model.config, model.config.hidden_size
+  read = rows
+  flops = layers_flops(config, rows, length) + 6.0 * rows * hidden**2  # and the pooler
+  if isinstance(model, modeling.BertForPreTraining):
+    read += rows * predictions
+    flops += 6.0 * rows * predictions * (hidden**2 + hidden * config.vocab_size)
+  after_attention = hidden**2 + 2 * hidden * config.intermediate_size
+  return flops - 6.0 * after_attention * (rows * length - read)
 
 
 def layers_flops(config: modeling.BertConfig, rows: int, length: int) -> float:
@@ -79,12 +114,3 @@ def layers_flops(config: modeling.BertConfig, rows: int, length: int) -> float:
   hidden = config.hidden_size
   weights = 4 * hidden**2 + 2 * hidden * config.intermediate_size
   return 1.0 * rows * length * config.num_hidden_layers * (6 * weights + 12 * length * hidden)
-
-
-def head_flops(config: modeling.BertConfig, model: Any, rows: int, predictions: int) -> float:
-  """The same for pooler and heads."""
-  hidden = config.hidden_size
-  flops = 6.0 * rows * hidden**2
-  if isinstance(model, modeling.BertForPreTraining):
-    flops += 6.0 * rows * predictions * (hidden**2 + hidden * config.vocab_size)
-  return flops

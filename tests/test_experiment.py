@@ -31,9 +31,12 @@ def test_compiled_programs_are_kept_in_the_users_cache(cache_settings, monkeypat
 
 
 def test_jaxs_own_setting_of_the_cache_goes_first(cache_settings, tmp_path):
+  """With its own bound: the user's other programs may lie there."""
   jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+  jax.config.update("jax_compilation_cache_max_size", -1)
   experiment.keep_compiled_programs()
   assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+  assert jax.config.jax_compilation_cache_max_size == -1
 
 
 PROGRAM = """

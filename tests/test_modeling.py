@@ -6,6 +6,7 @@ from conftest import init_params, padded_batch, random_batch
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 
@@ -283,11 +284,17 @@ def test_keep_mask_refuses_more_elements_than_it_can_count():
 
 
 def test_bfloat16_stays_near_float32(tiny, tiny_config):
+  """Logits, and the loss and its gradient to a hundredth and a twentieth of themselves."""
   model, params, batch = tiny
   half = modeling.BertForSequenceClassification(tiny_config, 2, jnp.bfloat16)
   logits = half.apply({"params": params}, batch)
   assert logits.dtype == jnp.float32
   np.testing.assert_allclose(logits, model.apply({"params": params}, batch), atol=0.05)
+  (loss, gradient), (exact, exact_gradient) = (
+      jax.value_and_grad(mean_loss)(params, m, batch) for m in (half, model))
+  np.testing.assert_allclose(loss, exact, rtol=0.01)
+  difference = jax.tree.map(jnp.subtract, gradient, exact_gradient)
+  assert optax.tree.norm(difference) < 0.05 * optax.tree.norm(exact_gradient)
   fresh = jax.eval_shape(half.init, jax.random.key(0), batch)["params"]
   assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
 

@@ -12,6 +12,7 @@ import pytest
 
 import checkpoint_utils
 from errors import UserError
+import experiment
 import run_classifier
 
 TINY = ("--config.model.hidden_size=16", "--config.model.num_hidden_layers=1",
@@ -275,6 +276,15 @@ def test_regression_keeps_floats(tmp_path, vocab_dir):
     run("--config.do_train=False", "--config.do_eval=False", "--config.do_predict=True",
         "--config.max_seq_length=16", f"--config.init_checkpoint={tmp_path / 'out'}",
         f"--config.dataset_path={pairs}", f"--output_dir={tmp_path / 'other'}")
+
+
+def test_a_finished_run_fits_any_number_of_devices(tmp_path):
+  import configs.classifier
+  config = configs.classifier.get_config()
+  config.train_batch_size = 6  # there are 4
+  with pytest.raises(UserError, match="train_batch_size 6 is not a positive multiple"):
+    run_classifier.check_batch_sizes(experiment.Run(tmp_path, config, finished=False))
+  run_classifier.check_batch_sizes(experiment.Run(tmp_path, config, finished=True))
 
 
 # --- What bad input gets ------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 
 import checkpoint_utils
 from errors import UserError
+import experiment
 import modeling
 import objectives
 import pretraining_batches
@@ -191,7 +192,7 @@ def test_phases_are_one_run_under_one_schedule(finished, tmp_path):
   _, arguments, _ = finished
   changes = ("--config.phases=((0.5, 24, 16), (0.5, 32, 8))", "--config.num_train_steps=8",
              "--config.num_warmup_steps=2", "--config.log_every_steps=1",
-             "--config.save_checkpoints_steps=4", "--config.keep_checkpoints=3",
+             "--config.save_checkpoints_steps=1", "--config.keep_checkpoints=8",
              "--config.eval_steps=4", f"--output_dir={tmp_path / 'out'}")
   run(*arguments[:-1], *changes)
   records = [json.loads(line) for line in
@@ -200,29 +201,45 @@ def test_phases_are_one_run_under_one_schedule(finished, tmp_path):
   schedule = training.create_schedule("joined", 0.01, 8, 2)
   np.testing.assert_allclose(rates, [float(schedule(t)) for t in range(8)], rtol=1e-6)
   assert [r["examples_per_step"] for r in records if "examples_per_step" in r] == [16] * 4 + [8] * 4
-  before, after = (checkpoint_tree(tmp_path / "out", step) for step in (4, 8))
-  assert int(before["step"]) == 4
-  assert int(after["step"]) == 8
-  count = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(after["opt_state"])
-           if "count" in jax.tree_util.keystr(path)]
-  assert count
-  assert all(int(c) == 8 for c in count)  # bias correction and schedule went on counting
+  before, after = (optimizer_leaves(tmp_path / "out", step) for step in (4, 5))
+  counts = [name for name in after if "count" in name]
+  assert counts
+  assert all(int(after[name]) == 5 for name in counts)  # bias correction and schedule count on
+  moments = [name for name in after if "mu" in name]
+  # Of the first moment, nine tenths stay and a tenth of a gradient of norm 1 at most is new.
+  assert norm([0.9 * before[name] for name in moments]) > 0.15
+  assert norm([after[name] - 0.9 * before[name] for name in moments]) < 0.1001
 
 
-def checkpoint_tree(folder, step):
+def optimizer_leaves(folder, step):
   import orbax.checkpoint as ocp
   with ocp.PyTreeCheckpointer() as checkpointer:
-    return checkpointer.restore(folder / "checkpoints" / str(step) / "optimizer")
+    tree = checkpointer.restore(folder / "checkpoints" / str(step) / "optimizer")["opt_state"]
+  return {jax.tree_util.keystr(path): leaf
+          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def test_rounding_leaves_no_step_out(monkeypatch):
+def norm(leaves):
+  return np.sqrt(sum(np.sum(np.square(leaf)) for leaf in leaves))
+
+
+def test_rounding_leaves_no_step_out(tmp_path):
   import configs.pretraining
   config = configs.pretraining.get_config("bert-tiny")
   config.phases = ((0.3333333, 24, 16),) * 3
   config.num_train_steps = 10_000_000
-  phases = run_pretraining.plan_phases(config)
+  phases = run_pretraining.plan_phases(experiment.Run(tmp_path, config, False))
   assert [p.first_step for p in phases] == [0, *(p.last_step for p in phases[:-1])]
   assert phases[-1].last_step == 10_000_000
+
+
+def test_a_finished_run_fits_any_number_of_devices(tmp_path):
+  import configs.pretraining
+  config = configs.pretraining.get_config("bert-tiny")
+  config.phases = ((1.0, 24, 6),)  # there are 4
+  with pytest.raises(UserError, match="6 is not a positive multiple of 4 devices"):
+    run_pretraining.plan_phases(experiment.Run(tmp_path, config, finished=False))
+  assert run_pretraining.plan_phases(experiment.Run(tmp_path, config, finished=True))
 
 
 def test_the_heads_that_have_no_task_stay_as_they_are(finished, tmp_path):

@@ -343,6 +343,33 @@ def test_a_damaged_checkpoint_is_named(compiled, tiny_config, tmp_path):
   checkpointer.close()
 
 
+def test_a_gradient_without_end_stops_the_run_before_it_is_saved(compiled, tiny_config):
+  """The loss is still finite then, and the parameters are not."""
+  _, optimizer, schedule, params, _ = compiled
+
+  def step(state, batch):
+    return state.replace(step=state.step + 1), {"loss": (1.0, 1.0), "gradient_norm": (np.inf, 1.0)}
+
+  with pytest.raises(training.NotFiniteError, match="the gradient_norm is inf at step 1;"):
+    training.train(training.create_state(params, optimizer, seed=3), step,
+                   loop_batches(tiny_config, 0, 8), training.Loop(8, 3, 0, 0), schedule, Log(),
+                   lambda state: None, None)
+
+
+def test_the_first_step_is_told_before_the_second(compiled, tiny_config):
+  step, optimizer, schedule, params, _ = compiled
+  log, told = Log(), []
+
+  def watched():
+    for batch in loop_batches(tiny_config, 0, 4):
+      told.append([step for step, _ in log.records])
+      yield batch
+
+  training.train(training.create_state(params, optimizer, seed=3), step, watched(),
+                 training.Loop(4, 10, 0, 0), schedule, log, lambda state: None, None)
+  assert told == [[], [1], [1], [1]]
+
+
 def stop_after(step):
 
   def evaluate(state):
