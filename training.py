@@ -256,12 +256,15 @@ def pmap_eval_step(step: Callable[[Params, Batch], Any]) -> Callable[[Params, Ba
   return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0), out_axes=0)
 
 
-def replicate(tree: Any) -> Any:
-  """Places a tree on every local device, without adding a device axis (pmap's in_axes=None)."""
-  return jax.device_put(tree, _sharding(len(jax.local_devices()), PartitionSpec()))
+def replicate(tree: Any, devices: int | None = None) -> Any:
+  """Places a tree on so many local devices (None: all), without adding a device axis.
+
+  That is what pmap's in_axes=None takes without copying it first.
+  """
+  return jax.device_put(tree, _sharding(devices, PartitionSpec()))
 
 
-def _sharding(devices: int, spec: PartitionSpec) -> NamedSharding:
+def _sharding(devices: int | None, spec: PartitionSpec) -> NamedSharding:
   return NamedSharding(Mesh(np.asarray(jax.local_devices()[:devices]), (DEVICES,)), spec)
 
 

@@ -52,7 +52,7 @@ def our_step(model_dir: str, examples: data.Examples,
       len(examples), BATCH_SIZE, EPOCHS, 0.1))
   optimizer = steps.bert_optimizer(schedule)
   step_fn = objectives.make_classifier_step(model, optimizer)
-  state = training.replicate(training.create_state(params, optimizer, seed=0))
+  state = training.replicate(training.create_state(params, optimizer, seed=0), devices=1)
   length = data.row_length(int(examples.lengths.max()), LENGTH)
 
   def batch(t: int) -> data.Batch:

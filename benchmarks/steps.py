@@ -67,7 +67,7 @@ def compile_step(model: nn.Module, batch: training.Batch, updates: int = 1) -> C
   make = (objectives.make_pretraining_step if isinstance(model, modeling.BertForPreTraining)
           else objectives.make_classifier_step)
   params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
-  state = training.replicate(training.create_state(params, optimizer, seed=0))
+  state = training.replicate(training.create_state(params, optimizer, seed=0), devices=1)
   arrays = training.place({name: value[None, None] for name, value in batch.items()}).arrays
   lowered = make(model, optimizer).lower(state, arrays)
   start = time.perf_counter()

@@ -8,9 +8,11 @@ import sys
 
 from conftest import GOLDEN, init_params, ROOT, run_script_in_process, WORDS
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
 
 import checkpoint_utils
 from errors import UserError
@@ -271,6 +273,25 @@ def test_recipes(finished, tmp_path, changes):
   if "--config.objective=mlm" in changes:
     assert set(results) == {"loss", "masked_lm_loss", "masked_lm_accuracy"}
     assert results["loss"] == results["masked_lm_loss"]
+
+
+def test_metrics_are_sums_over_what_has_weight():
+  """`metric_fn` of the original: weighted losses, and how often the argmax is the label."""
+  rng = np.random.default_rng(0)
+  logits, pairs = rng.normal(size=(50, 9)), rng.normal(size=(20, 2))
+  batch = {"masked_lm_ids": np.where(rng.random(50) < 0.5, logits.argmax(-1),
+                                     rng.integers(0, 9, 50)),
+           "masked_lm_weights": (rng.random(50) < 0.7).astype(np.float32),
+           "next_sentence_labels": rng.integers(0, 2, 20),
+           "next_sentence_weights": (rng.random(20) < 0.7).astype(np.float32)}
+  sums = objectives.metric_sums(jnp.asarray(logits), jnp.asarray(pairs),
+                                {name: jnp.asarray(value) for name, value in batch.items()})
+  for name, values, labels in (("masked_lm", logits, "ids"), ("next_sentence", pairs, "labels")):
+    labels, weights = batch[f"{name}_{labels}"], batch[f"{name}_weights"]
+    losses = -scipy.special.log_softmax(values, axis=-1)[np.arange(len(labels)), labels]
+    np.testing.assert_allclose(sums[f"{name}_loss"], (losses @ weights, weights.sum()), rtol=1e-5)
+    np.testing.assert_allclose(sums[f"{name}_accuracy"],
+                               ((values.argmax(-1) == labels) @ weights, weights.sum()))
 
 
 def test_the_loss_is_the_global_mean_with_unequal_masks_per_device():
