@@ -36,7 +36,9 @@ DATASHEETS = {"H200 NVL": 835e12, "H200": 989e12, "H100 NVL": 835e12, "H100 PCIe
 CASES = {("bert-base", 128): 256, ("bert-base", 512): 64,
          ("bert-large", 128): 128, ("bert-large", 512): 32}
 SMALL_CASES = {("bert-tiny", 32): 4}
-OBJECTIVES = ("pretraining", "classifier")
+LOSSES = {"pretraining": (objectives.pretraining_loss, objectives.pretraining_weights),
+          "classifier": (objectives.classifier_loss, objectives.classifier_weights)}
+OBJECTIVES = tuple(LOSSES)
 
 
 def make_model(objective: str, config: modeling.BertConfig, dtype: Any) -> Any:
@@ -89,9 +91,7 @@ def distance(objective: str, config: modeling.BertConfig,
   The gradient's is the norm of the difference over the norm.
   """
   config = dataclasses.replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-  loss_fn, weigh = {
-      "pretraining": (objectives.pretraining_loss, objectives.pretraining_weights),
-      "classifier": (objectives.classifier_loss, objectives.classifier_weights)}[objective]
+  loss_fn, weigh = LOSSES[objective]
   params = jax.jit(make_model(objective, config, jnp.float32).init)(
       jax.random.key(0), batch)["params"]
   results = []
