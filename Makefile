@@ -29,14 +29,15 @@ assets: $(VENV)/run
 # Nothing else should run beside it. SHARE is how much of each fine-tuning run is timed.
 SHARE ?= 0.1
 bench: $(VENV)/dev assets
-	@test -n "$(GLUE_DATA)" -a -n "$(WIKI)" || { echo "give GLUE_DATA=DIR (with CoLA/ and MRPC/ in \
-	GLUE's TSV layout) and WIKI='FILES' (text)"; exit 1; }
+	@test -n "$(GLUE_DATA)" || { echo "give GLUE_DATA=DIR, with GLUE's CoLA/ and MRPC/"; exit 1; }
+	@test -n "$(WIKI)" || { echo "give WIKI='FILES', a few MB of text"; exit 1; }
 	mkdir -p $(OUT)
 	$(BENCH).finetune --model=demo/minilm --glue_data=$(GLUE_DATA) --share=$(SHARE) \
 	  --output=$(OUT)/finetune.json
 	$(BENCH).pretrain --output=$(OUT)/pretrain.json
 	$(BENCH).step --output=$(OUT)/step.json
-	$(BENCH).data --train_files='$(WIKI)' --tokenizer=demo/minilm --output=$(OUT)/data.json
+	$(BENCH).data --train_files='$(WIKI)' --tokenizer=demo/minilm --cache_dir=demo/cache \
+	  --output=$(OUT)/data.json
 	$(BENCH).pretraining_data --input_file='$(WIKI)' --tokenizer=demo/minilm \
 	  --output=$(OUT)/pretraining_data.json
 	$(BENCH).startup --model=demo/minilm --dataset_path=demo/reviews --output=$(OUT)/startup.json

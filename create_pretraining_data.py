@@ -70,6 +70,7 @@ def define_flags(values: flags.FlagValues) -> None:
     kind(name, default, text, flag_values=values)
 
   corpus.define_flags(values)
+  flags.adopt_module_key_flags(corpus, values)  # --help shows them
   define(flags.DEFINE_string, "output_file", "", "TFRecord files to write, comma-separated.")
   define(flags.DEFINE_string, "vocab_file", "", "BERT's vocab.txt.")
   define(flags.DEFINE_bool, "do_lower_case", None, "Lower-case the text and strip accents. "

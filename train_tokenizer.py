@@ -55,6 +55,7 @@ def define_flags(values: flags.FlagValues) -> None:
     kind(name, default, text, flag_values=values)
 
   corpus.define_flags(values)
+  flags.adopt_module_key_flags(corpus, values)  # --help shows them
   define(flags.DEFINE_string, "output_dir", "", "The tokenizer's folder, which must not be there.")
   define(flags.DEFINE_integer, "vocab_size", 30522, "Most entries.")
   define(flags.DEFINE_bool, "do_lower_case", True, "Lower-case the text and strip accents.")

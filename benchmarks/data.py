@@ -51,11 +51,12 @@ def main() -> None:
   parser.add_argument("--lengths", default="128,512")
   parser.add_argument("--batch_size", type=int, default=256)
   parser.add_argument("--steps", type=int, default=50)
+  parser.add_argument("--cache_dir", default="", help="of the tokenized text; blank: beside it")
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()
   tokenizer = data.load_tokenizer(args.tokenizer, None)
   reading = pretraining_corpus.Reading(input_format="auto", text_field="text", language="en",
-                                       errors="strict", cache_dir="")
+                                       errors="strict", cache_dir=args.cache_dir)
   corpus = pretraining_corpus.open_corpus(args.train_files, "train_files", tokenizer, reading)
   rows = []
   for length in map(int, args.lengths.split(",")):

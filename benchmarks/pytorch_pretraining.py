@@ -70,11 +70,12 @@ def main():
   parser.add_argument("--batch_size", type=int, default=16)
   parser.add_argument("--max_seq_length", type=int, default=128)
   parser.add_argument("--learning_rate", type=float, default=5e-4)
+  parser.add_argument("--cache_dir", default="", help="of the tokenized text; blank: beside it")
   parser.add_argument("--output", default="pytorch_pretraining.json")
   args = parser.parse_args()
   jax.config.update("jax_default_matmul_precision", "float32")
   tokenizer = data.load_tokenizer(args.tokenizer, None)
-  reading = pretraining_corpus.Reading("auto", "text", "en", "strict", "")
+  reading = pretraining_corpus.Reading("auto", "text", "en", "strict", args.cache_dir)
   text = pretraining_corpus.open_corpus(args.train_files, "train_files", tokenizer, reading)
   examples = open_examples(text, tokenizer, args.max_seq_length, whole_words=False)
   phases = [pretraining_batches.Phase(0, args.steps, args.batch_size, examples)]
