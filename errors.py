@@ -39,6 +39,11 @@ def run_script(main: Callable[[], None], interrupted: str = "the same command co
       if error.filename is None:
         raise
       _fail(f"{error.filename}: {error.strerror}")
+    except RuntimeError as error:  # XLA's, of whatever type
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      _fail(f"the device has not enough memory ({first_line(error)}); a smaller batch, "
+            "--config.gradient_accumulation_steps or a shorter length needs less")
     except KeyboardInterrupt:
       print(f"interrupted; {interrupted}", file=sys.stderr)
       sys.exit(130)
@@ -53,7 +58,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     if "config" in flags.FLAGS:
       flags.FLAGS["config"].value.keys()  # raises where the file could not be loaded
     return rest
-  except AttributeError as error:  # ml_collections: an override of a key that is not there
+  except (AttributeError, KeyError) as error:  # ml_collections: an override of an unknown key
     text = str(error).replace("\\", "")
     near = re.search(r'Did you mean "(.*)" instead of "(.*)"', text)
     _fail(f"unknown config key {near[2]!r}; did you mean {near[1]!r}?" if near else

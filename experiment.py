@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import sys
 from typing import Any
 
 from absl import flags, logging
@@ -37,6 +38,8 @@ def define_flags(config_file: str) -> None:
   """The flags of a script; not defined on import, so that one program can use both scripts."""
   config_flags.DEFINE_config_file("config", config_file, "Configuration file, with :MODEL.")
   flags.DEFINE_string("output_dir", "", "The run's folder; blank: a new one in runs/.")
+  for name in ("config", "output_dir"):  # so that the script's --help shows them
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def prepare_devices(config: ml_collections.ConfigDict, script: str) -> None:

@@ -111,7 +111,7 @@ def plan_phases(run: experiment.Run) -> list[PhasePlan]:
     UserError: not three numbers each, shares that do not add up to 1, or a bad batch size.
   """
   right = ("phases must be (share of the steps, max_seq_length, train_batch_size) each, the shares "
-           "adding up to 1, such as ((0.9, 128, 256), (0.1, 512, 256))")
+           "adding up to 1, such as ((0.9, 128, 256), (0.1, 512, 256)) or ((1.0, 128, 256),)")
   config, phases, done = run.config, [], 0.0
   for phase in config.phases:
     if not (isinstance(phase, tuple) and len(phase) == 3 and type(phase[0]) in (int, float)
@@ -127,7 +127,7 @@ def plan_phases(run: experiment.Run) -> list[PhasePlan]:
     phases.append(PhasePlan(first, round(done * config.num_train_steps), max_seq_length,
                             batch_size))
   if not math.isclose(done, 1.0, abs_tol=1e-6):
-    raise UserError(f"{right}; not {config.phases}")
+    raise UserError(f"{right}; not {config.phases}, whose shares make {done:g}")
   experiment.check_batch_size("eval_batch_size", config.eval_batch_size)
   phases[-1] = phases[-1]._replace(last_step=config.num_train_steps)
   return [phase for phase in phases if phase.last_step > phase.first_step]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import checkpoint_utils
+import errors
 from errors import UserError
 import experiment
 import run_classifier
@@ -352,6 +353,8 @@ def script(*arguments):
 @pytest.mark.parametrize("arguments,message", [
     (["--config=configs/classifier.py", "--config.learning_rat=1"],
      "error: unknown config key 'learning_rat'; did you mean 'learning_rate'?\n"),
+    (["--config=configs/classifier.py", "--config.modl.hidden_size=8"],
+     "error: unknown config key 'modl'; did you mean 'model'?\n"),
     (["--config=configs/classifier.py:bert-bse"],
      "error: configs/classifier.py:bert-bse names no published BERT; known: bert-base-uncased, "),
     (["--config=configs/classifier.py", "--config.seed=x"], "error: flag --config.seed=x: "),
@@ -366,6 +369,28 @@ def test_errors_are_one_line_and_exit_1(arguments, message):
   assert status == 1
   assert stderr.startswith(message)
   assert stderr.count("\n") == 1
+
+
+def test_want_of_memory_is_told_in_one_line(monkeypatch, capsys):
+
+  def main():
+    raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 58 bytes.\nStack ...")
+
+  monkeypatch.setattr(errors.app, "run", lambda main, flags_parser: main(["script"]))
+  with pytest.raises(SystemExit):
+    errors.run_script(main)
+  assert capsys.readouterr().err == (
+      "error: the device has not enough memory (RESOURCE_EXHAUSTED: Out of memory allocating 58 "
+      "bytes.); a smaller batch, --config.gradient_accumulation_steps or a shorter length needs "
+      "less\n")
+
+
+def test_help_shows_the_flags():
+  for name in ("run_classifier.py", "run_pretraining.py"):
+    done = subprocess.run((sys.executable, name, "--help"), cwd=ROOT, text=True,
+                          capture_output=True, check=False)
+    assert "--config:" in done.stdout
+    assert "--output_dir:" in done.stdout
 
 
 def test_no_knob_is_read_with_a_default():

@@ -410,7 +410,7 @@ def test_the_originals_records_train(shared, tmp_path):
     (["--config.phases=((1.0, 24, 6),)"], "phases: train_batch_size 6 is not a positive multiple"),
     (["--config.phases=((1.0, 24, 4096),)"], "train_files make .* examples of length 24 and not "
                                              "one batch of 4096"),
-    (["--config.phases=((0.5, 24, 16),)"], "the shares adding up to 1, such as"),
+    (["--config.phases=((0.5, 24, 16),)"], "whose shares make 0.5"),
     (["--config.phases=(1.0, 24, 16)"], "phases must be .share of the steps, max_seq_l"),
     (["--config.phases=((1.0, 64, 16),)"], "max_seq_length 64 is over the model"),
     (["--config.phases=(('1.0', 24, 16),)"], "phases must be .share of the steps"),
