@@ -142,6 +142,8 @@ def main() -> None:
   training.keep_freed_memory()
   jax.config.update("jax_default_matmul_precision", "float32")
   transformers.set_seed(0)
+  transformers.logging.set_verbosity_error()  # it reports a head made afresh, as is meant
+  transformers.logging.disable_progress_bar()
   rows = [row for task in args.tasks.split(",") for row in measure(task, args)]
   compare.report(rows, args.output, share=args.share)
 
