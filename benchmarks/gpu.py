@@ -130,7 +130,7 @@ def measure(objective: str, size: str, length: int, rows: int,
          "sequences/s": rows / float(np.median(here)),
          "TFLOP/s": flops / float(np.median(here)) / 1e12,
          "of the datasheet": (flops / float(np.median(here)) / args.datasheet
-                              if args.datasheet else float("nan")),
+                              if args.datasheet else None),
          "of measured products": float(np.median(flops / here / peak)),
          "GB": ours.gigabytes, "compile s": ours.compile_seconds,
          "bf16 loss error": loss_error, "bf16 gradient error": gradient_error,
