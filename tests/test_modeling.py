@@ -190,7 +190,8 @@ def test_only_the_wanted_tokens_leave_the_last_layer(tiny_config, remat):
   full, of_full = jax.grad(outputs, has_aux=True)(params, False)
   assert of_few[0].shape == (5, config.hidden_size)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), of_few, of_full)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), few, full)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(  # gradients go up to 500
+      a, b, atol=max(2e-5, 1e-6 * np.abs(b).max())), few, full)
 
 
 def test_layer_norm_keeps_a_tiny_variance(tiny_config):
