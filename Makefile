@@ -1,5 +1,5 @@
 # make demo: from nothing to a fine-tuned classifier.   make test: the tests, likewise.
-# make bench GLUE_DATA=DIR WIKI='DIR/*': the tables of benchmarks/README.md, half an hour.
+# make bench GLUE_DATA=DIR WIKI='DIR/*': the tables of benchmarks/README.md, 22 minutes.
 
 PYTHON ?= python3
 VENV ?= .venv

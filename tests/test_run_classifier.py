@@ -386,11 +386,13 @@ def test_want_of_memory_is_told_in_one_line(monkeypatch, capsys):
 
 
 def test_help_shows_the_flags():
-  for name in ("run_classifier.py", "run_pretraining.py"):
-    done = subprocess.run((sys.executable, name, "--help"), cwd=ROOT, text=True,
+  """Also those that another module defines for the script."""
+  for name, flag in (("run_classifier", "--config:"), ("run_pretraining", "--output_dir:"),
+                     ("create_pretraining_data", "--input_file:"),
+                     ("train_tokenizer", "--errors:")):
+    done = subprocess.run((sys.executable, f"{name}.py", "--help"), cwd=ROOT, text=True,
                           capture_output=True, check=False)
-    assert "--config:" in done.stdout
-    assert "--output_dir:" in done.stdout
+    assert flag in done.stdout, name
 
 
 def test_no_knob_is_read_with_a_default():

@@ -343,17 +343,21 @@ def test_a_damaged_checkpoint_is_named(compiled, tiny_config, tmp_path):
   checkpointer.close()
 
 
-def test_a_gradient_without_end_stops_the_run_before_it_is_saved(compiled, tiny_config):
-  """The loss is still finite then, and the parameters are not."""
+def test_a_gradient_without_end_stops_the_run_before_it_is_saved(compiled, tiny_config, tmp_path):
+  """The loss is finite then, and the parameters are not; after step 1, which is waited for."""
   _, optimizer, schedule, params, _ = compiled
 
   def step(state, batch):
-    return state.replace(step=state.step + 1), {"loss": (1.0, 1.0), "gradient_norm": (np.inf, 1.0)}
+    norm = np.inf if int(state.step) == 4 else 1.0
+    return state.replace(step=state.step + 1), {"loss": (1.0, 1.0), "gradient_norm": (norm, 1.0)}
 
-  with pytest.raises(training.NotFiniteError, match="the gradient_norm is inf at step 1;"):
+  checkpointer = training.Checkpointer(tmp_path, {"config": {}})
+  with pytest.raises(training.NotFiniteError, match="the gradient_norm is inf at step 5;"):
     training.train(training.create_state(params, optimizer, seed=3), step,
-                   loop_batches(tiny_config, 0, 8), training.Loop(8, 3, 0, 0), schedule, Log(),
-                   lambda state: None, None)
+                   loop_batches(tiny_config, 0, 8), training.Loop(8, 3, 0, 1), schedule, Log(),
+                   lambda state: None, checkpointer)
+  checkpointer.close()
+  assert [folder.name for folder in tmp_path.iterdir()] == ["4"]
 
 
 def test_the_first_step_is_told_before_the_second(compiled, tiny_config):
