@@ -33,8 +33,17 @@ def progress_bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
 class Reporter:
   """Takes a run's numbers: a bar on a terminal and plain lines elsewhere, and the two files."""
 
-  def __init__(self, folder: pathlib.Path, num_train_steps: int, first_step: int = 0):
-    """Continues `metrics.jsonl` at `first_step`: what a lost stretch wrote after it goes."""
+  def __init__(self, folder: pathlib.Path, num_train_steps: int, first_step: int = 0,
+               steps_left: Callable[[int], float] | None = None):
+    """Continues `metrics.jsonl` at `first_step`: what a lost stretch wrote after it goes.
+
+    Args:
+      folder: the run's.
+      num_train_steps: where the run ends.
+      first_step: steps done before.
+      steps_left: step -> what is left to do after it, counted in steps like that one; None: all
+        steps are alike.
+    """
     import tensorboardX  # these two here: neither is needed to say what is loading
     import tqdm
 
@@ -42,8 +51,11 @@ class Reporter:
     self._rewind(first_step)
     self._events = tensorboardX.SummaryWriter(str(folder))
     self._last = num_train_steps
-    self._bar = tqdm.tqdm(total=num_train_steps, initial=first_step, unit="step",
-                          disable=not on_a_terminal(), dynamic_ncols=True, smoothing=0.05)
+    self._steps_left = steps_left or (lambda step: num_train_steps - step)
+    # Without tqdm's own forecast, which takes all steps to be alike.
+    bar = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+    self._bar = tqdm.tqdm(total=num_train_steps, initial=first_step, bar_format=bar,
+                          disable=not on_a_terminal(), dynamic_ncols=True)
 
   def _rewind(self, first_step: int) -> None:
     kept = [record for record in read_metrics(self._file) if record["step"] <= first_step]
@@ -58,22 +70,18 @@ class Reporter:
   def log(self, step: int, record: Mapping[str, float]) -> None:
     """The averages up to `step`, to the files and to the user."""
     self.metrics(step, record)
-    self._bar.set_postfix_str(f"loss {record['loss']:.4f}, lr {record['learning_rate']:.2e}, "
-                              f"{record.get('examples_per_second', 0):.1f} examples/s")
-    if self._bar.disable:
-      say(self._line(step, record))
-
-  def _line(self, step: int, record: Mapping[str, float]) -> str:
-    parts = [f"step {step}/{self._last}", f"loss {record['loss']:.4f}",
-             f"lr {record['learning_rate']:.2e}"]
+    parts = [f"loss {record['loss']:.4f}", f"lr {record['learning_rate']:.2e}"]
     if "examples_per_second" in record and step > 1:  # one step, just compiled, foretells nothing
       examples = record["examples_per_second"]
-      left = (self._last - step) * record["examples_per_step"] / examples
+      left = self._steps_left(step) * record["examples_per_step"] / examples
       parts += [f"{examples:.1f} examples/s", f"{record['tokens_per_second']:.0f} tokens/s",
                 f"padding {record['padding_share']:.1%}",
                 f"waiting for data {record['waiting_share']:.1%}",
                 f"{datetime.timedelta(seconds=round(left))} left"]
-    return "  ".join(parts)
+    if self._bar.disable:
+      say("  ".join((f"step {step}/{self._last}", *parts)))
+    else:  # what a bar has room for
+      self._bar.set_postfix_str(", ".join((*parts[:3], *parts[6:])))
 
   def metrics(self, step: int, record: Mapping[str, float]) -> None:
     """Appends to metrics.jsonl and the TensorBoard events."""

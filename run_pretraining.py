@@ -293,13 +293,14 @@ def train(run: experiment.Run, examples: Examples, pretrainer: Pretrainer
   first_step = int(state.step)
   experiment.say_plan(config, say_phases(examples.train), config.num_train_steps,
                       config.num_warmup_steps, pretrainer.params, first_step)
-  reporter = reporting.Reporter(run.folder, config.num_train_steps, first_step)
+  reporter = reporting.Reporter(run.folder, config.num_train_steps, first_step,
+                                functools.partial(steps_left, examples.train))
   eval_fn = make_eval_fn(pretrainer.model)
 
   def evaluate_state(state: training.TrainState) -> dict[str, float]:
     step = int(state.step)
-    phase = next(i for i, p in enumerate(examples.train) if step <= p.last_step)
-    results = evaluate(config, state.params, examples.held_out[phase], eval_fn)
+    results = evaluate(config, state.params, examples.held_out[phase_of(examples.train, step)],
+                       eval_fn)
     reporter.metrics(step, {f"eval_{name}": value for name, value in results.items()})
     reporter.say(f"step {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
     return results
@@ -323,6 +324,23 @@ def train(run: experiment.Run, examples: Examples, pretrainer: Pretrainer
   if summary["steps"]:
     reporting.write_json(run.folder / "summary.json", {"first_step": first_step, **summary})
   return dataclasses.replace(pretrainer, params=state.params), results
+
+
+def phase_of(phases: list[pretraining_batches.Phase], step: int) -> int:
+  """The index of the phase that the step with so many done belongs to."""
+  return next(i for i, phase in enumerate(phases) if step <= phase.last_step)
+
+
+def steps_left(phases: list[pretraining_batches.Phase], step: int) -> float:
+  """What is left after so many steps, in steps with as many tokens as the last one done."""
+
+  def tokens(phase: pretraining_batches.Phase) -> int:
+    return phase.batch_size * phase.examples.max_seq_length
+
+  now = phase_of(phases, step)
+  left = sum((phase.last_step - max(phase.first_step, step)) * tokens(phase)
+             for phase in phases[now:])
+  return left / tokens(phases[now])
 
 
 def say_phases(phases: list[pretraining_batches.Phase]) -> str:

@@ -5,6 +5,7 @@ import functools
 import json
 import subprocess
 import sys
+import types
 
 from conftest import GOLDEN, init_params, ROOT, run_script_in_process, WORDS
 import jax
@@ -223,6 +224,14 @@ def optimizer_leaves(folder, step):
 
 def norm(leaves):
   return np.sqrt(sum(np.sum(np.square(leaf)) for leaf in leaves))
+
+
+def test_the_time_left_counts_the_tokens_of_each_phase():
+  phases = [pretraining_batches.Phase(0, 10, 4, types.SimpleNamespace(max_seq_length=16)),
+            pretraining_batches.Phase(10, 30, 2, types.SimpleNamespace(max_seq_length=64))]
+  # A step of the second phase has twice the tokens of one of the first.
+  for step, left in ((1, 9 + 2 * 20), (10, 2 * 20), (11, 19), (30, 0)):
+    assert run_pretraining.steps_left(phases, step) == left
 
 
 def test_rounding_leaves_no_step_out(tmp_path):
