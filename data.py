@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from errors import first_line, UserError
-import hub
+from support import hub
+from support.errors import first_line, UserError
 
 Batch = dict[str, np.ndarray]
 T = TypeVar("T")

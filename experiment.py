@@ -1,23 +1,33 @@
-"""What every run begins with: its folder, its values checked, its devices, its architecture."""
+"""A run: its folder and config, its architecture and weights, its state, its checkpoints."""
 
+from collections.abc import Mapping
 import dataclasses
+import datetime
+import importlib.metadata
+import importlib.util
+import json
 import os
 import pathlib
+import platform
+import subprocess
 import sys
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 import jax
 import ml_collections
 from ml_collections import config_flags
 import numpy as np
 
 import checkpoint_utils
-from errors import UserError
+from configs import rules
 import modeling
-from reporting import say
-import run_directory
+import optimization
+from support.errors import UserError
+from support.reporting import say
 import training
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "transformers", "datasets", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,34 +52,6 @@ def define_flags(config_file: str) -> None:
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
-def prepare_devices(config: ml_collections.ConfigDict, script: str) -> None:
-  """Settings that JAX reads once, before it touches a device; then says what runs where."""
-  logging.set_verbosity(logging.WARNING)  # Orbax tells every file at INFO
-  if config.deterministic:  # a GPU otherwise adds up embeddings' gradients in any order
-    os.environ["XLA_FLAGS"] = "--xla_gpu_deterministic_ops=true " + os.environ.get("XLA_FLAGS", "")
-  jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-  keep_compiled_programs()
-  training.keep_freed_memory()
-  devices = jax.local_devices()
-  say(f"{script}: JAX {jax.__version__} on {len(devices)} {devices[0].device_kind} "
-      f"device{'s' if len(devices) > 1 else ''}")
-
-
-def keep_compiled_programs() -> None:
-  """Has JAX keep what it compiles for later runs, in ~/.cache/bert_in_flax/compiled, up to 4 GB.
-
-  JAX's own JAX_COMPILATION_CACHE_DIR names another folder, with no bound but the user's, and
-  JAX_ENABLE_COMPILATION_CACHE=false turns it off. Its key holds the program, the versions, the
-  flags and the kind of machine.
-  """
-  if jax.config.jax_compilation_cache_dir is None:
-    folder = pathlib.Path("~/.cache/bert_in_flax/compiled").expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    # With a bound JAX also locks the folder, so that runs side by side can share it.
-    jax.config.update("jax_compilation_cache_max_size", 4 << 30)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
 def open_run(config: ml_collections.ConfigDict, output_dir: str, script: str, name: str) -> Run:
   """Finds out whether the folder is new, to be continued, or finished.
 
@@ -83,8 +65,8 @@ def open_run(config: ml_collections.ConfigDict, output_dir: str, script: str, na
     UserError: the folder holds another run, or is to be used untrained.
   """
   folder = (pathlib.Path(os.path.expanduser(output_dir)) if output_dir
-            else run_directory.default_folder(script.removeprefix("run_"), name))
-  stored = run_directory.stored_config(folder, script)
+            else default_folder(script.removeprefix("run_"), name))
+  stored = stored_config(folder, script)
   finished = (folder / "model" / "config.json").exists()
   if stored is not None and not config.do_train:  # the run's own config, and what is free in it
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
@@ -95,41 +77,10 @@ def open_run(config: ml_collections.ConfigDict, output_dir: str, script: str, na
       raise UserError(f"output_dir {folder} holds a run that is not finished; continue it with "
                       "--config.do_train=True and its other flags first")
   if stored is not None:
-    run_directory.check_same_run(folder, stored, config.to_dict())
+    check_same_run(folder, stored, config.to_dict())
     if config.do_train and not stored["do_train"] and not finished:
       raise UserError(f"output_dir {folder} holds a run that only scored; choose another")
   return Run(folder, config, finished)
-
-
-CHOICES = {"dtype": ("float32", "bfloat16"),
-           "matmul_precision": ("float32", "tensorfloat32", "bfloat16"),
-           "learning_rate_schedule": ("joined", "original"),
-           "label_type": ("auto", "class", "float"),
-           "optimizer": ("adamw", "lamb"),
-           "errors": ("strict", "replace", "ignore"),
-           "objective": ("mlm_nsp", "mlm_sop", "mlm"),
-           "size": tuple(modeling.SIZES)}
-LIMITS = {"max_seq_length": (5, 1 << 20), "gradient_accumulation_steps": (1, 1 << 20),
-          "num_train_epochs": (0, 1e6), "eval_every_epochs": (0, 1e6), "learning_rate": (0, 1e3),
-          "warmup_proportion": (0, 1), "adam_b1": (0, 0.999999), "adam_b2": (0, 0.999999),
-          "adam_eps": (1e-30, 1), "weight_decay": (0, 1e3), "max_grad_norm": (0, 1e9),
-          "seed": (0, (1 << 32) - 1), "log_every_steps": (1, 1 << 30),
-          "save_checkpoints_steps": (0, 1 << 30), "keep_checkpoints": (1, 1 << 30),
-          "keep_checkpoint_every": (0, 1 << 30), "num_train_steps": (1, 1 << 30),
-          "num_warmup_steps": (0, 1 << 30), "eval_steps": (0, 1 << 30),
-          "max_eval_examples": (0, 1 << 40), "eval_fraction": (0, 0.9),
-          "masked_lm_prob": (1e-6, 1), "mask_token_prob": (0, 1), "random_token_prob": (0, 1),
-          "short_seq_prob": (0, 1)}
-
-
-def check_values(config: ml_collections.ConfigDict) -> None:
-  """Refuses values that would only fail, or mislead, later; says what would be right."""
-  for name, known in CHOICES.items():
-    if name in config and config[name] not in known:
-      raise UserError(f"{name} {config[name]!r} is not one of {', '.join(known)}")
-  for name, (low, high) in LIMITS.items():
-    if name in config and not low <= config[name] <= high:  # so put, it refuses NaN
-      raise UserError(f"{name} must lie in {low} ... {high}, not {config[name]}")
 
 
 def check_batch_size(name: str, size: int, micro_batches: int = 1) -> None:
@@ -190,8 +141,8 @@ def start_run(run: Run, script: str, bert_config: modeling.BertConfig, params: t
   say(f"model: {bert_config.num_hidden_layers} layers, hidden {bert_config.hidden_size}, "
       f"{bert_config.num_attention_heads} heads, {bert_config.hidden_act}, {size:,} parameters, "
       f"{run.config.dtype} compute")
-  if run_directory.stored_config(run.folder, script) is None:
-    run_directory.write_config(
+  if stored_config(run.folder, script) is None:
+    write_config(
         run.folder, run.config.to_dict(), script=script, model=dataclasses.asdict(bert_config),
         devices=[str(d) for d in jax.local_devices()], **more)
   if run.config.do_train and not (run.folder / "tokenizer").exists():
@@ -223,7 +174,7 @@ def say_plan(config: ml_collections.ConfigDict, batches: str, num_train_steps: i
              num_warmup_steps: int, params: training.Params, first_step: int) -> None:
   """Steps, batch and decay split, before the first step compiles."""
   sizes = jax.tree.map(np.size, params)
-  decayed = jax.tree.map(lambda size, decays: size * decays, sizes, training.decay_mask(params))
+  decayed = jax.tree.map(lambda size, decays: size * decays, sizes, optimization.decay_mask(params))
   total, decaying = sum(jax.tree.leaves(sizes)), sum(jax.tree.leaves(decayed))
   say(f"training: {num_train_steps} steps of {batches}, {num_warmup_steps} of them warm-up; "
       f"weight decay {config.weight_decay} on {decaying:,} parameters, none on "
@@ -234,8 +185,112 @@ def say_plan(config: ml_collections.ConfigDict, batches: str, num_train_steps: i
 
 
 def create_optimizer(config: ml_collections.ConfigDict, kind: str, schedule: Any) -> Any:
-  """`training.create_optimizer` with the config's settings."""
-  return training.create_optimizer(
+  """`optimization.create_optimizer` with the config's settings."""
+  return optimization.create_optimizer(
       kind, schedule, b1=config.adam_b1, b2=config.adam_b2, eps=config.adam_eps,
       weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
       bias_correction=config.adam_bias_correction)
+
+
+# --- A run's folder --------------------------------------------------------------------------
+
+
+def default_folder(script: str, name: str) -> pathlib.Path:
+  """runs/<script>-<name>-<time>."""
+  return pathlib.Path("runs", f"{script}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+
+
+def stored_config(folder: pathlib.Path, script: str) -> dict[str, Any] | None:
+  """The config of the script's run that a folder holds; None where there is no folder or content.
+
+  Raises:
+    UserError: the folder holds something else.
+  """
+  if not folder.exists():
+    return None
+  if not folder.is_dir():
+    raise UserError(f"output_dir {folder} is a file")
+  if not any(folder.iterdir()):
+    return None
+  try:
+    content = json.loads((folder / "config.json").read_text("utf-8"))
+    there, config = content.get("script", "run_classifier"), _tuples(content["config"])
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise UserError(f"output_dir {folder} is not empty and holds no run of this script; "
+                    "choose another --output_dir") from error
+  if there != script:
+    raise UserError(f"output_dir {folder} holds a run of {there}; choose another --output_dir")
+  return config
+
+
+def _tuples(value: Any) -> Any:
+  """JSON's lists as the tuples that they were."""
+  if isinstance(value, dict):
+    return {key: _tuples(item) for key, item in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def check_same_run(folder: pathlib.Path, stored: Mapping[str, Any],
+                   config: Mapping[str, Any]) -> None:
+  """Raises UserError where the two configs would train different weights.
+
+  A key that the stored one lacks came later, and its default is what was done before.
+  """
+  there, here = _flat(stored), _flat(config)
+  differences = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+                 for key in sorted(there.keys() | here.keys())
+                 if key not in rules.FREE_KEYS and there.get(key, here.get(key)) != here.get(key)]
+  if differences:
+    raise UserError(f"output_dir {folder} already holds another run ({'; '.join(differences)}); "
+                    "choose another --output_dir")
+
+
+def check_same_data(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
+  """Raises UserError where a run's files no longer hold what it began with.
+
+  Args:
+    folder: the run's.
+    digests: of the files of each knob (train_files, ...) that this command reads.
+  """
+  if not (folder / "config.json").exists():
+    return
+  stored = json.loads((folder / "config.json").read_text("utf-8")).get("data", {})
+  for knob, digest in digests.items():
+    if stored.get(knob, digest) != digest:
+      raise UserError(f"{knob} hold something else than when the run in {folder} began; bring "
+                      "back the files as they were, or choose another --output_dir")
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for key, value in config.items():
+    flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {
+        prefix + key: value}
+  return flat
+
+
+def write_config(folder: pathlib.Path, config: Mapping[str, Any], **more: Any) -> None:
+  """Makes the folder and writes config.json: all that is needed to run it again."""
+  folder.mkdir(parents=True, exist_ok=True)
+  packages = {name: importlib.metadata.version(name) for name in _PACKAGES
+              if importlib.util.find_spec(name)}
+  content = {"config": config, "command": sys.argv, **more, "git_commit": _git_commit(),
+             "versions": {"python": platform.python_version(), **packages}}
+  temporary = folder / "config.json.tmp"
+  temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+  temporary.replace(folder / "config.json")
+
+
+def _git_commit() -> str:
+  """This code's commit, with "+changes" where the work tree differs; "" outside git."""
+
+  def git(*arguments: str) -> str:
+    here = pathlib.Path(__file__).parent
+    done = subprocess.run(("git", *arguments), cwd=here, capture_output=True, text=True,
+                          check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+  try:
+    return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+  except OSError:  # no git on this machine
+    return ""

@@ -21,16 +21,17 @@ import numpy as np
 import optax
 
 import checkpoint_utils
+from classification import tables, tasks
+from classification.splits import names_in, read_splits, Split
+from configs import rules
 import data
-from errors import run_script, UserError
 import experiment
-import glue
+import losses
 import modeling
-import objectives
-import reporting
-from reporting import say
-from splits import names_in, read_splits, Split
-import tables
+import optimization
+from support import devices, reporting
+from support.errors import run_script, UserError
+from support.reporting import say
 import training
 
 SCRIPT = "run_classifier"
@@ -50,8 +51,8 @@ def main() -> None:
   asked = flags.FLAGS.config
   run = experiment.open_run(asked, flags.FLAGS.output_dir, SCRIPT, data_name(asked))
   config = run.config
-  experiment.check_values(config)
-  experiment.prepare_devices(config, SCRIPT)
+  rules.check_values(config)
+  devices.prepare_devices(config, SCRIPT)
   check_batch_sizes(run)
   checkpoint = experiment.find_weights(run)
   tokenizer = data.load_tokenizer(*tokenizer_source(run, checkpoint))
@@ -113,7 +114,7 @@ def tokenizer_source(run: experiment.Run, checkpoint: checkpoint_utils.Checkpoin
 
 
 def build_classifier(config: ml_collections.ConfigDict,
-                     checkpoint: checkpoint_utils.Checkpoint | None, task: glue.Task,
+                     checkpoint: checkpoint_utils.Checkpoint | None, task: tasks.Task,
                      label_names: tuple[str, ...], tokenizer: Any) -> Classifier:
   """Builds the model and fills it from the checkpoint; a head for other classes starts afresh."""
   tokenizer_size = data.vocabulary_size(tokenizer)
@@ -154,7 +155,7 @@ class Plan(NamedTuple):
 
 def make_plan(config: ml_collections.ConfigDict, num_examples: int) -> Plan:
   """How many steps, at which learning rates, with which optimizer."""
-  num_train_steps, num_warmup_steps = training.training_steps(
+  num_train_steps, num_warmup_steps = optimization.training_steps(
       num_examples, config.train_batch_size, config.num_train_epochs, config.warmup_proportion)
   if not num_train_steps:
     raise UserError(f"{num_examples} training examples x {config.num_train_epochs} epochs make "
@@ -163,13 +164,13 @@ def make_plan(config: ml_collections.ConfigDict, num_examples: int) -> Plan:
   loop = training.Loop(num_train_steps, config.log_every_steps,
                        max(round(eval_every), 1) if config.do_eval and eval_every else 0,
                        config.save_checkpoints_steps)
-  schedule = training.create_schedule(config.learning_rate_schedule, config.learning_rate,
+  schedule = optimization.create_schedule(config.learning_rate_schedule, config.learning_rate,
                                       num_train_steps, num_warmup_steps)
   return Plan(loop, num_warmup_steps, schedule,
               experiment.create_optimizer(config, "adamw", schedule))
 
 
-def train(run: experiment.Run, plan: Plan, classifier: Classifier, task: glue.Task,
+def train(run: experiment.Run, plan: Plan, classifier: Classifier, task: tasks.Task,
           splits: Mapping[str, Split]) -> tuple[Classifier, dict[str, float]]:
   """Fine-tunes, from the run's last checkpoint if it has one; writes logs and summary.json.
 
@@ -197,7 +198,7 @@ def train(run: experiment.Run, plan: Plan, classifier: Classifier, task: glue.Ta
 
   batches = data.prefetch(map(training.place, train_batches(
       config, splits["train"].examples, first_step, num_train_steps)))
-  step_fn = objectives.make_classifier_step(classifier.model, plan.optimizer)
+  step_fn = losses.make_classifier_step(classifier.model, plan.optimizer)
   try:
     state, summary = training.train(state, step_fn, batches, plan.loop, plan.schedule, reporter,
                                     score_dev, checkpointer)
@@ -247,7 +248,7 @@ def split_logits(config: ml_collections.ConfigDict, classifier: Classifier,
                           data.prefetch(batches))
 
 
-def score_splits(config: ml_collections.ConfigDict, classifier: Classifier, task: glue.Task,
+def score_splits(config: ml_collections.ConfigDict, classifier: Classifier, task: tasks.Task,
                  splits: Mapping[str, Split], predict_fn: PredictFn | None = None
                  ) -> dict[str, float]:
   """eval_<metric> of every dev split; MNLI's second one ends in _mismatched."""
@@ -256,15 +257,14 @@ def score_splits(config: ml_collections.ConfigDict, classifier: Classifier, task
   for split, suffix in task.eval_splits.items():
     examples = splits[split].examples
     logits = split_logits(config, classifier, examples, config.eval_batch_size, predict_fn)
-    scores = glue.score(task, glue.predictions_from(task, logits), examples.labels,
+    scores = tasks.score(task, tasks.predictions_from(task, logits), examples.labels,
                         classifier.label_names)
-    losses = objectives.example_losses(jnp.asarray(logits), examples.labels)
-    scores["loss"] = float(jnp.mean(losses))
+    scores["loss"] = float(jnp.mean(losses.example_losses(jnp.asarray(logits), examples.labels)))
     results |= {f"eval_{name}{suffix}": value for name, value in scores.items()}
   return results
 
 
-def predict(run: experiment.Run, classifier: Classifier, task: glue.Task,
+def predict(run: experiment.Run, classifier: Classifier, task: tasks.Task,
             splits: Mapping[str, Split]) -> None:
   """Writes predictions/<GLUE's name>.tsv for the test splits."""
   folder = run.folder / "predictions"
@@ -274,12 +274,12 @@ def predict(run: experiment.Run, classifier: Classifier, task: glue.Task,
     logits = split_logits(run.config, classifier, splits[split].examples,
                           run.config.predict_batch_size, predict_fn)
     file = folder / f"{name}.tsv"
-    glue.write_predictions(file, task, glue.predictions_from(task, logits),
+    tasks.write_predictions(file, task, tasks.predictions_from(task, logits),
                            classifier.label_names, splits[split].row_ids)
     say(f"predictions: {file}")
 
 
-def export(run: experiment.Run, classifier: Classifier, task: glue.Task, tokenizer: Any,
+def export(run: experiment.Run, classifier: Classifier, task: tasks.Task, tokenizer: Any,
            results: Mapping[str, float]) -> None:
   """Writes model/, a HuggingFace folder that `transformers` and this script load."""
   names = classifier.label_names or ("LABEL_0",)
@@ -292,7 +292,7 @@ def export(run: experiment.Run, classifier: Classifier, task: glue.Task, tokeniz
   say(f"model: {run.folder / 'model'}")
 
 
-def model_card(run: experiment.Run, task: glue.Task, label_names: tuple[str, ...],
+def model_card(run: experiment.Run, task: tasks.Task, label_names: tuple[str, ...],
                results: Mapping[str, float]) -> str:
   """README.md of the exported model: what it is, its recipe, its scores."""
   config = run.config

@@ -20,16 +20,16 @@ import jax.numpy as jnp
 import ml_collections
 
 import checkpoint_utils
+from configs import rules
 import data
-from errors import run_script, UserError
 import experiment
+import losses
 import modeling
-import objectives
-import pretraining_batches
-import pretraining_corpus
-import reporting
-from reporting import say
-import run_directory
+import optimization
+from pretraining import batches, corpus, masking
+from support import devices, reporting
+from support.errors import run_script, UserError
+from support.reporting import say
 import training
 
 SCRIPT = "run_pretraining"
@@ -55,8 +55,8 @@ class PhasePlan(NamedTuple):
 class Examples(NamedTuple):
   """What a run reads: each phase's training examples, and the ones to evaluate it with."""
 
-  train: list[pretraining_batches.Phase]  # empty where do_train is off
-  held_out: list[pretraining_batches.Examples]  # empty where nothing is to be evaluated
+  train: list[batches.Phase]  # empty where do_train is off
+  held_out: list[batches.Examples]  # empty where nothing is to be evaluated
   digests: dict[str, str]  # of what train_files and eval_files hold
 
 
@@ -65,13 +65,13 @@ def main() -> None:
   run = experiment.open_run(asked, flags.FLAGS.output_dir, SCRIPT, asked.size)
   config = run.config
   check_values(config)
-  experiment.prepare_devices(config, SCRIPT)
+  devices.prepare_devices(config, SCRIPT)
   phases = plan_phases(run)
   checkpoint = experiment.find_weights(run)
   tokenizer = load_tokenizer(run, checkpoint)
   pretrainer = build_pretrainer(config, checkpoint, phases, tokenizer)
   examples = read_examples(config, phases, tokenizer)
-  run_directory.check_same_data(run.folder, examples.digests)
+  experiment.check_same_data(run.folder, examples.digests)
   experiment.start_run(run, SCRIPT, pretrainer.model.config, pretrainer.params, tokenizer,
                        data=examples.digests)
   if run.trains:
@@ -89,8 +89,8 @@ def main() -> None:
 
 
 def check_values(config: ml_collections.ConfigDict) -> None:
-  """What `experiment.check_values` cannot know."""
-  experiment.check_values(config)
+  """What `rules.check_values` cannot know."""
+  rules.check_values(config)
   if config.do_train and not config.train_files:
     raise UserError("nothing to train on: give --config.train_files='/data/*.txt'")
   if config.num_warmup_steps > config.num_train_steps:
@@ -167,11 +167,11 @@ def read_examples(config: ml_collections.ConfigDict, phases: list[PhasePlan],
   Raises:
     UserError: anything wrong in the files, or fewer examples than a batch.
   """
-  reading = pretraining_corpus.Reading(
+  reading = corpus.Reading(
       input_format=config.input_format, text_field=config.text_field, language=config.language,
       errors=config.errors, cache_dir=config.cache_dir)
   wanted = {"train_files": config.do_train or not config.eval_files, "eval_files": True}
-  corpora = {what: pretraining_corpus.open_corpus(config[what], what, tokenizer, reading)
+  corpora = {what: corpus.open_corpus(config[what], what, tokenizer, reading)
              for what, is_wanted in wanted.items() if config[what] and is_wanted}
   train_corpus, eval_corpus = corpora.get("train_files"), corpora.get("eval_files")
   check_corpora(config, train_corpus, eval_corpus)
@@ -181,7 +181,7 @@ def read_examples(config: ml_collections.ConfigDict, phases: list[PhasePlan],
   if not (evaluates or config.do_train):
     raise UserError("nothing to evaluate on: give --config.eval_files=FILES, or "
                     "--config.train_files=FILES with --config.eval_fraction")
-  make = functools.partial(make_examples, config, pretraining_batches.vocabulary_of(tokenizer))
+  make = functools.partial(make_examples, config, masking.vocabulary_of(tokenizer))
   train, held_out = [], []
   for plan in phases:
     if config.do_train:
@@ -190,7 +190,7 @@ def read_examples(config: ml_collections.ConfigDict, phases: list[PhasePlan],
         raise UserError(f"train_files make {len(examples)} examples of length "
                         f"{plan.max_seq_length} and not one batch of {plan.batch_size}; give more "
                         "text, or a smaller batch in --config.phases")
-      train.append(pretraining_batches.Phase(plan.first_step, plan.last_step, plan.batch_size,
+      train.append(batches.Phase(plan.first_step, plan.last_step, plan.batch_size,
                                              examples))
     if evaluates:
       held_out.append(make(eval_corpus or train_corpus, not eval_corpus, fraction,
@@ -198,45 +198,45 @@ def read_examples(config: ml_collections.ConfigDict, phases: list[PhasePlan],
   return Examples(train, held_out, {what: c.digest for what, c in corpora.items()})
 
 
-def check_corpora(config: ml_collections.ConfigDict, train_corpus: pretraining_corpus.Corpus | None,
-                  eval_corpus: pretraining_corpus.Corpus | None) -> None:
+def check_corpora(config: ml_collections.ConfigDict, train_corpus: corpus.Corpus | None,
+                  eval_corpus: corpus.Corpus | None) -> None:
   """Training examples are never evaluated on, and records are taken for what they are."""
   if train_corpus and eval_corpus:
     both = sorted(set(train_corpus.sources) & set(eval_corpus.sources))
     if both:
       raise UserError(f"{both[0]} is among both train_files and eval_files")
-  for what, corpus in (("train_files", train_corpus), ("eval_files", eval_corpus)):
-    if isinstance(corpus, pretraining_corpus.Records) and config.objective == "mlm_sop":
+  for what, found in (("train_files", train_corpus), ("eval_files", eval_corpus)):
+    if isinstance(found, corpus.Records) and config.objective == "mlm_sop":
       raise UserError(f"{what} are TFRecords, whose pairs are next-sentence pairs; the objective "
                       "must be mlm_nsp or mlm, not mlm_sop")
-  if (isinstance(train_corpus, pretraining_corpus.Records) and not config.eval_files
+  if (isinstance(train_corpus, corpus.Records) and not config.eval_files
       and config.eval_fraction):
     raise UserError("train_files are TFRecords, which do not say what documents they are from: "
                     "nothing can be held out; give --config.eval_files=FILES, or "
                     "--config.eval_fraction=0 to train without evaluation")
 
 
-def make_examples(config: ml_collections.ConfigDict, vocabulary: pretraining_batches.Vocabulary,
-                  corpus: pretraining_corpus.Corpus, held_out: bool, eval_fraction: float,
-                  max_seq_length: int) -> pretraining_batches.Examples:
+def make_examples(config: ml_collections.ConfigDict, vocabulary: masking.Vocabulary,
+                  source: corpus.Corpus, held_out: bool, eval_fraction: float,
+                  max_seq_length: int) -> batches.Examples:
   """The examples of one length that a corpus, or its held-out or other part, gives."""
-  if isinstance(corpus, pretraining_corpus.Records):
-    check_records(corpus, vocabulary, max_seq_length)
-    return pretraining_batches.RecordExamples(corpus, config.objective)
+  if isinstance(source, corpus.Records):
+    check_records(source, vocabulary, max_seq_length)
+    return batches.RecordExamples(source, config.objective)
   if config.do_whole_word_mask and not vocabulary.continues.any():
     raise UserError("do_whole_word_mask needs a WordPiece vocabulary, where ## begins the later "
                     "pieces of a word")
   specials = 2 if config.objective == "mlm" else 3
-  part = pretraining_corpus.part_of(corpus, held_out, eval_fraction, max_seq_length - specials)
+  part = corpus.part_of(source, held_out, eval_fraction, max_seq_length - specials)
   most = config.max_predictions_per_seq or math.ceil(max_seq_length * config.masked_lm_prob)
-  masking = pretraining_batches.Masking(config.masked_lm_prob, most, config.mask_token_prob,
-                                        config.random_token_prob, config.do_whole_word_mask)
-  return pretraining_batches.TextExamples(part, vocabulary, masking, max_seq_length,
+  rates = masking.Masking(config.masked_lm_prob, most, config.mask_token_prob,
+                          config.random_token_prob, config.do_whole_word_mask)
+  return batches.TextExamples(part, vocabulary, rates, max_seq_length,
                                           config.objective, config.short_seq_prob)
 
 
-def check_records(records: pretraining_corpus.Records,
-                  vocabulary: pretraining_batches.Vocabulary, max_seq_length: int) -> None:
+def check_records(records: corpus.Records,
+                  vocabulary: masking.Vocabulary, max_seq_length: int) -> None:
   """Raises UserError for records of another length or another vocabulary."""
   if records.max_seq_length != max_seq_length:
     raise UserError(
@@ -283,11 +283,11 @@ def train(run: experiment.Run, examples: Examples, pretrainer: Pretrainer
     The trained model, and its scores on the held-out text where do_eval asks for them.
   """
   config = run.config
-  schedule = training.create_schedule(config.learning_rate_schedule, config.learning_rate,
+  schedule = optimization.create_schedule(config.learning_rate_schedule, config.learning_rate,
                                       config.num_train_steps, config.num_warmup_steps)
   optimizer = experiment.create_optimizer(config, config.optimizer, schedule)
   if config.objective == "mlm":  # no gradient reaches these; decay would wear them away
-    optimizer = training.freeze(optimizer, (("bert", "pooler"), ("next_sentence",)))
+    optimizer = optimization.freeze(optimizer, (("bert", "pooler"), ("next_sentence",)))
   checkpointer = experiment.make_checkpointer(run, pretrainer.model.config)
   state = experiment.starting_state(run, checkpointer, pretrainer.params, optimizer)
   first_step = int(state.step)
@@ -308,12 +308,12 @@ def train(run: experiment.Run, examples: Examples, pretrainer: Pretrainer
   loop = training.Loop(config.num_train_steps, config.log_every_steps,
                        config.eval_steps if examples.held_out else 0,
                        config.save_checkpoints_steps)
-  batches = data.prefetch(map(training.place, pretraining_batches.train_batches(
+  placed = data.prefetch(map(training.place, batches.train_batches(
       examples.train, seed=config.seed, first_step=first_step, devices=jax.local_device_count(),
       micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences)))
-  step_fn = objectives.make_pretraining_step(pretrainer.model, optimizer)
+  step_fn = losses.make_pretraining_step(pretrainer.model, optimizer)
   try:
-    state, summary = training.train(state, step_fn, batches, loop, schedule, reporter,
+    state, summary = training.train(state, step_fn, placed, loop, schedule, reporter,
                                     evaluate_state, checkpointer)
     results = evaluate_state(state) if examples.held_out else {}
   except training.NotFiniteError as error:
@@ -326,15 +326,15 @@ def train(run: experiment.Run, examples: Examples, pretrainer: Pretrainer
   return dataclasses.replace(pretrainer, params=state.params), results
 
 
-def phase_of(phases: list[pretraining_batches.Phase], step: int) -> int:
+def phase_of(phases: list[batches.Phase], step: int) -> int:
   """The index of the phase that the step with so many done belongs to."""
   return next(i for i, phase in enumerate(phases) if step <= phase.last_step)
 
 
-def steps_left(phases: list[pretraining_batches.Phase], step: int) -> float:
+def steps_left(phases: list[batches.Phase], step: int) -> float:
   """What is left after so many steps, in steps with as many tokens as the last one done."""
 
-  def tokens(phase: pretraining_batches.Phase) -> int:
+  def tokens(phase: batches.Phase) -> int:
     return phase.batch_size * phase.examples.max_seq_length
 
   now = phase_of(phases, step)
@@ -343,7 +343,7 @@ def steps_left(phases: list[pretraining_batches.Phase], step: int) -> float:
   return left / tokens(phases[now])
 
 
-def say_phases(phases: list[pretraining_batches.Phase]) -> str:
+def say_phases(phases: list[batches.Phase]) -> str:
   """Such as "256 x 128 tokens, from step 900000 on 256 x 512 tokens"."""
   return ", ".join(
       (f"from step {phase.first_step} on " if phase.first_step else "")
@@ -357,22 +357,22 @@ def make_eval_fn(model: modeling.BertForPreTraining) -> Callable[..., Any]:
   """(params, batch [devices, ...]) -> sums and counts [devices]."""
 
   def sums(params: training.Params, batch: training.Batch) -> training.Sums:
-    return objectives.metric_sums(*model.apply({"params": params}, batch), batch)
+    return losses.metric_sums(*model.apply({"params": params}, batch), batch)
 
   return training.pmap_eval_step(sums)
 
 
 def evaluate(config: ml_collections.ConfigDict, params: training.Params,
-             examples: pretraining_batches.Examples, eval_fn: Callable[..., Any]
+             examples: batches.Examples, eval_fn: Callable[..., Any]
              ) -> dict[str, float]:
   """The original's five figures, as far as the examples have masks and pairs to score."""
-  batches = pretraining_batches.eval_batches(
+  made = batches.eval_batches(
       examples, batch_size=config.eval_batch_size, max_examples=config.max_eval_examples,
       devices=jax.local_device_count(), pack=config.pack_sequences)
-  sums = training.sum_over(eval_fn, training.replicate(params), data.prefetch(batches))
+  sums = training.sum_over(eval_fn, training.replicate(params), data.prefetch(made))
   results = {name: total / count for name, (total, count) in sums.items() if count}
-  losses = [results[name] for name in ("masked_lm_loss", "next_sentence_loss") if name in results]
-  return {"loss": sum(losses), **results}
+  parts = [results[name] for name in ("masked_lm_loss", "next_sentence_loss") if name in results]
+  return {"loss": sum(parts), **results}
 
 
 def export(run: experiment.Run, pretrainer: Pretrainer, tokenizer: Any,

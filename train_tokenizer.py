@@ -19,10 +19,10 @@ from typing import Any
 from absl import flags
 import tokenizers
 
-import corpus
-from errors import run_script, UserError
-from reporting import progress_bar, say
-from tokenization import bert_backend, SPECIAL_TOKENS
+from pretraining import text
+from pretraining.wordpieces import bert_backend, SPECIAL_TOKENS
+from support.errors import run_script, UserError
+from support.reporting import progress_bar, say
 
 _LONGEST_DOCUMENT = 1 << 20  # characters
 
@@ -51,11 +51,11 @@ class Settings:
 def define_flags(values: flags.FlagValues) -> None:
   """Defines the flags."""
 
-  def define(kind: Any, name: str, default: Any, text: str) -> None:
-    kind(name, default, text, flag_values=values)
+  def define(kind: Any, name: str, default: Any, meaning: str) -> None:
+    kind(name, default, meaning, flag_values=values)
 
-  corpus.define_flags(values)
-  flags.adopt_module_key_flags(corpus, values)  # --help shows them
+  text.define_flags(values)
+  flags.adopt_module_key_flags(text, values)  # --help shows them
   define(flags.DEFINE_string, "output_dir", "", "The tokenizer's folder, which must not be there.")
   define(flags.DEFINE_integer, "vocab_size", 30522, "Most entries.")
   define(flags.DEFINE_bool, "do_lower_case", True, "Lower-case the text and strip accents.")
@@ -76,7 +76,7 @@ def train(settings: Settings) -> None:
     UserError: a flag without sense, no text, or text that cannot be read. No output is left.
   """
   check_values(settings)
-  sources = corpus.find_sources(settings.input_file, settings.input_format, "--input_file")
+  sources = text.find_sources(settings.input_file, settings.input_format, "--input_file")
   alphabet, later = find_alphabet(settings, sources)
   vocabulary = train_vocabulary(settings, sources, alphabet, later)
   save(settings, vocabulary)
@@ -101,17 +101,17 @@ def check_values(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def opened(settings: Settings, sources: Sequence[corpus.Source]) -> Iterator[
-    Iterator[corpus.Document]]:
+def opened(settings: Settings, sources: Sequence[text.Source]) -> Iterator[
+    Iterator[text.Document]]:
   """The documents of the input under a progress bar."""
-  with progress_bar(corpus.total_size(sources), "B") as progress:
-    yield corpus.documents(
+  with progress_bar(text.total_size(sources), "B") as progress:
+    yield text.documents(
         sources, text_field=settings.text_field, language=settings.language,
         errors=settings.errors, longest=_LONGEST_DOCUMENT, progress=progress)
 
 
 def find_alphabet(settings: Settings,
-                  sources: Sequence[corpus.Source]) -> tuple[list[str], list[str]]:
+                  sources: Sequence[text.Source]) -> tuple[list[str], list[str]]:
   """The characters that get an entry, and those of them that occur later than first in a word.
 
   The trainer would find them too, but in an order that differs from run to run, and with it
@@ -126,9 +126,9 @@ def find_alphabet(settings: Settings,
   neighbours: set[tuple[str, str]] = set()
   with opened(settings, sources) as documents:
     for document in documents:
-      text = splitter.normalizer.normalize_str("\n".join(document))
-      counts.update(text)
-      neighbours.update(itertools.pairwise(text))
+      characters = splitter.normalizer.normalize_str("\n".join(document))
+      counts.update(characters)
+      neighbours.update(itertools.pairwise(characters))
   ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
   if not ranked:
     raise UserError(f"no documents in {settings.input_file}")
@@ -143,12 +143,12 @@ def find_alphabet(settings: Settings,
   return alphabet, later
 
 
-def _is_one_word(splitter: tokenizers.Tokenizer, text: str) -> bool:
-  words = splitter.pre_tokenizer.pre_tokenize_str(text)
-  return len(words) == 1 and words[0][0] == text
+def _is_one_word(splitter: tokenizers.Tokenizer, characters: str) -> bool:
+  words = splitter.pre_tokenizer.pre_tokenize_str(characters)
+  return len(words) == 1 and words[0][0] == characters
 
 
-def train_vocabulary(settings: Settings, sources: Sequence[corpus.Source],
+def train_vocabulary(settings: Settings, sources: Sequence[text.Source],
                      alphabet: Sequence[str], later: Sequence[str]) -> list[str]:
   """The entries: special tokens, characters, ## characters, then pieces as they were merged."""
   say(f"training on {len(alphabet)} different characters ...")

@@ -15,32 +15,30 @@ from typing import Any
 
 from benchmarks import compare
 import data
-import pretraining_batches
-import pretraining_corpus
+from pretraining import batches, corpus, masking
 
 
-def seconds_a_batch(examples: pretraining_batches.Examples,
+def seconds_a_batch(examples: batches.Examples,
                     args: argparse.Namespace) -> list[float]:
   """Of every batch but the first."""
-  phases = [pretraining_batches.Phase(0, args.steps + 1, args.batch_size, examples)]
-  batches = pretraining_batches.train_batches(phases, seed=0, first_step=0, devices=1,
-                                              micro_batches=1, pack=True)
-  next(batches)
+  phases = [batches.Phase(0, args.steps + 1, args.batch_size, examples)]
+  made = batches.train_batches(phases, seed=0, first_step=0, devices=1, micro_batches=1, pack=True)
+  next(made)
   times = []
   for _ in range(args.steps):
     start = time.perf_counter()
-    next(batches)
+    next(made)
     times.append(time.perf_counter() - start)
   return times
 
 
-def open_examples(corpus: Any, tokenizer: Any, length: int,
-                  whole_words: bool) -> pretraining_batches.Examples:
+def open_examples(text: corpus.TokenizedText, tokenizer: Any, length: int,
+                  whole_words: bool) -> batches.Examples:
   """The original's objective and masking rates at one length."""
-  part = pretraining_corpus.part_of(corpus, False, 0.0, length - 3)
-  masking = pretraining_batches.Masking(0.15, math.ceil(0.15 * length), 0.8, 0.1, whole_words)
-  return pretraining_batches.TextExamples(
-      part, pretraining_batches.vocabulary_of(tokenizer), masking, length, "mlm_nsp", 0.1)
+  part = corpus.part_of(text, False, 0.0, length - 3)
+  rates = masking.Masking(0.15, math.ceil(0.15 * length), 0.8, 0.1, whole_words)
+  return batches.TextExamples(
+      part, masking.vocabulary_of(tokenizer), rates, length, "mlm_nsp", 0.1)
 
 
 def main() -> None:
@@ -55,13 +53,13 @@ def main() -> None:
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()
   tokenizer = data.load_tokenizer(args.tokenizer, None)
-  reading = pretraining_corpus.Reading(input_format="auto", text_field="text", language="en",
-                                       errors="strict", cache_dir=args.cache_dir)
-  corpus = pretraining_corpus.open_corpus(args.train_files, "train_files", tokenizer, reading)
+  reading = corpus.Reading(input_format="auto", text_field="text", language="en",
+                           errors="strict", cache_dir=args.cache_dir)
+  text = corpus.open_corpus(args.train_files, "train_files", tokenizer, reading)
   rows = []
   for length in map(int, args.lengths.split(",")):
     for whole_words in (False, True):
-      times = seconds_a_batch(open_examples(corpus, tokenizer, length, whole_words), args)
+      times = seconds_a_batch(open_examples(text, tokenizer, length, whole_words), args)
       rows.append({"masks": "whole words" if whole_words else "tokens", "length": length,
                    "batch": args.batch_size, "ms a batch": 1e3 * statistics.median(times),
                    "sequences/s": args.batch_size / statistics.median(times), "all": times})

@@ -29,8 +29,10 @@ from benchmarks.pytorch_glue import TASKS
 import checkpoint_utils
 import data
 import experiment
+import losses
 import modeling
-import objectives
+import optimization
+from support import devices
 import training
 
 BATCH_SIZE = 32
@@ -48,10 +50,10 @@ def our_step(model_dir: str, examples: data.Examples,
   model = modeling.BertForSequenceClassification(config, 2)
   params = jax.jit(model.init)(jax.random.key(0), experiment.one_token())["params"]
   params, _ = checkpoint_utils.load_params(checkpoint, params, reinitialize=("classifier/",))
-  schedule = training.create_schedule("joined", LEARNING_RATE, *training.training_steps(
+  schedule = optimization.create_schedule("joined", LEARNING_RATE, *optimization.training_steps(
       len(examples), BATCH_SIZE, EPOCHS, 0.1))
   optimizer = steps.bert_optimizer(schedule)
-  step_fn = objectives.make_classifier_step(model, optimizer)
+  step_fn = losses.make_classifier_step(model, optimizer)
   state = training.replicate(training.create_state(params, optimizer, seed=0), devices=1)
   length = data.row_length(int(examples.lengths.max()), LENGTH)
 
@@ -65,7 +67,7 @@ def our_step(model_dir: str, examples: data.Examples,
     state, sums = step_fn(state, batch(t))
     return float(sums["loss"][0])
 
-  total = training.training_steps(len(examples), BATCH_SIZE, EPOCHS, 0)[0]
+  total = optimization.training_steps(len(examples), BATCH_SIZE, EPOCHS, 0)[0]
   rows = {batch(t)["input_ids"].shape: t for t in range(total)}
   return step, list(rows.values())
 
@@ -105,7 +107,7 @@ def measure(task: str, args: argparse.Namespace) -> list[dict[str, Any]]:
   folder, read = TASKS[task]
   first, second, labels = read(pathlib.Path(args.glue_data, folder, "train.tsv"))
   examples = data.tokenize(tokenizer, first, second, np.asarray(labels, np.int32), LENGTH)
-  total, _ = training.training_steps(len(examples), BATCH_SIZE, EPOCHS, 0)
+  total, _ = optimization.training_steps(len(examples), BATCH_SIZE, EPOCHS, 0)
   ours, one_of_each_shape = our_step(args.model, examples, args.dropout)
   contestants = {"here": ours}
   for padding in args.peers.split(","):
@@ -139,7 +141,7 @@ def main() -> None:
   parser.add_argument("--share", type=float, default=1.0, help="of the run that is timed")
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()
-  training.keep_freed_memory()
+  devices.keep_freed_memory()
   jax.config.update("jax_default_matmul_precision", "float32")
   transformers.set_seed(0)
   transformers.logging.set_verbosity_error()  # it reports a head made afresh, as is meant

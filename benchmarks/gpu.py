@@ -13,6 +13,8 @@ run. On a CPU its small form shows that it works.
 
 import os
 
+from support import devices
+
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room beside it
 
 import argparse
@@ -25,8 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import compare, steps
+import losses
 import modeling
-import objectives
 import training
 
 # Dense bfloat16 FLOP/s on the datasheets; the first name that fits.
@@ -36,8 +38,8 @@ DATASHEETS = {"H200 NVL": 835e12, "H200": 989e12, "H100 NVL": 835e12, "H100 PCIe
 CASES = {("bert-base", 128): 256, ("bert-base", 512): 64,
          ("bert-large", 128): 128, ("bert-large", 512): 32}
 SMALL_CASES = {("bert-tiny", 32): 4}
-LOSSES = {"pretraining": (objectives.pretraining_loss, objectives.pretraining_weights),
-          "classifier": (objectives.classifier_loss, objectives.classifier_weights)}
+LOSSES = {"pretraining": (losses.pretraining_loss, losses.pretraining_weights),
+          "classifier": (losses.classifier_loss, losses.classifier_weights)}
 OBJECTIVES = tuple(LOSSES)
 
 
@@ -153,7 +155,7 @@ def main() -> None:
   parser.add_argument("--no_peer", dest="peer", action="store_false", help="leave PyTorch out")
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()
-  training.keep_freed_memory()
+  devices.keep_freed_memory()
   jax.config.update("jax_default_matmul_precision", "float32")
   device = jax.local_devices()[0]
   args.gpu = device.platform == "gpu"

@@ -18,6 +18,7 @@ import transformers
 
 from benchmarks import compare, pytorch_peer, steps
 import modeling
+from support import devices
 import training
 
 
@@ -42,7 +43,7 @@ def main() -> None:
   parser.add_argument("--no_compile", action="store_true", help="leave torch.compile out")
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()
-  training.keep_freed_memory()
+  devices.keep_freed_memory()
   jax.config.update("jax_default_matmul_precision", "float32")
   torch.manual_seed(0)
   table = []

@@ -20,8 +20,8 @@ import time
 from typing import Any
 
 from benchmarks import compare
-import corpus
 import data
+from pretraining import text
 
 ORIGINAL_MEGABYTES_PER_SECOND = 0.25
 ROOT = pathlib.Path(__file__).parent.parent
@@ -29,11 +29,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def write_lines(patterns: str, files: dict[pathlib.Path, int]) -> None:
   """Writes the documents, one sentence a line, so many times to each file."""
-  sources = corpus.find_sources(patterns)
-  text = "".join("".join(f"{' '.join(sentence.split())}\n" for sentence in document) + "\n"
-                 for document in corpus.documents(sources))
+  sources = text.find_sources(patterns)
+  lines = "".join("".join(f"{' '.join(sentence.split())}\n" for sentence in document) + "\n"
+                 for document in text.documents(sources))
   for file, copies in files.items():
-    file.write_text(text * copies, "utf-8")
+    file.write_text(lines * copies, "utf-8")
 
 
 def write_vocabulary(tokenizer_dir: str, file: pathlib.Path) -> None:
@@ -42,12 +42,12 @@ def write_vocabulary(tokenizer_dir: str, file: pathlib.Path) -> None:
   file.write_text("".join(f"{word}\n" for word in sorted(vocabulary, key=vocabulary.get)), "utf-8")
 
 
-def run(text: pathlib.Path, vocab_file: str, *arguments: str) -> dict[str, float]:
+def run(input_file: pathlib.Path, vocab_file: str, *arguments: str) -> dict[str, float]:
   """Runs the script once. -> wall_seconds, cpu_seconds (its workers' too)."""
-  with tempfile.TemporaryDirectory(dir=text.parent) as folder:
-    command = [sys.executable, str(ROOT / "create_pretraining_data.py"), f"--input_file={text}",
-               f"--vocab_file={vocab_file}", f"--output_file={folder}/out", "--dupe_factor=1",
-               *arguments]
+  with tempfile.TemporaryDirectory(dir=input_file.parent) as folder:
+    command = [sys.executable, str(ROOT / "create_pretraining_data.py"),
+               f"--input_file={input_file}", f"--vocab_file={vocab_file}",
+               f"--output_file={folder}/out", "--dupe_factor=1", *arguments]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -58,13 +58,13 @@ def run(text: pathlib.Path, vocab_file: str, *arguments: str) -> dict[str, float
   return {"wall_seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime}
 
 
-def measure(mode: str, text: pathlib.Path, cores: int, args: argparse.Namespace,
+def measure(mode: str, input_file: pathlib.Path, cores: int, args: argparse.Namespace,
             vocab_file: pathlib.Path, *arguments: str) -> dict[str, Any]:
   """The table's row of one mode: medians over several runs."""
-  results = [run(text, str(vocab_file), *arguments) for _ in range(args.runs)]
+  results = [run(input_file, str(vocab_file), *arguments) for _ in range(args.runs)]
   wall, cpu = (statistics.median(result[key] for result in results)
                for key in ("wall_seconds", "cpu_seconds"))
-  megabytes = text.stat().st_size / 1e6
+  megabytes = input_file.stat().st_size / 1e6
   original = megabytes / wall / ORIGINAL_MEGABYTES_PER_SECOND
   return {"mode": mode, "cores": cores, "MB": megabytes, "s": wall, "CPU s": cpu,
           "MB/s": megabytes / wall, "times the original": original,
@@ -75,7 +75,7 @@ def measure(mode: str, text: pathlib.Path, cores: int, args: argparse.Namespace,
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--input_file", required=True, help="text in any format of corpus.py")
+  parser.add_argument("--input_file", required=True, help="text in any format of text.py")
   parser.add_argument("--tokenizer", required=True)
   parser.add_argument("--copies", type=int, default=5, help="of the text, for the fast mode")
   parser.add_argument("--num_workers", type=int, default=2)

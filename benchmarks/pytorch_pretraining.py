@@ -24,26 +24,26 @@ from benchmarks.data import open_examples
 import checkpoint_utils
 import data
 import experiment
+import losses
 import modeling
-import objectives
-import pretraining_batches
-import pretraining_corpus
+import optimization
+from pretraining import batches, corpus
 import training
 
 
-def our_run(model, params, batches, schedule):
+def our_run(model, params, inputs, schedule):
   """-> losses of all steps."""
   optimizer = steps.bert_optimizer(schedule)
-  step = objectives.make_pretraining_step(model, optimizer)
+  step = losses.make_pretraining_step(model, optimizer)
   state = training.replicate(training.create_state(params, optimizer, seed=0))
-  losses = []
-  for batch in batches:
+  values = []
+  for batch in inputs:
     state, sums = step(state, batch)
-    losses.append(float(sums["loss"][0]))
-  return losses
+    values.append(float(sums["loss"][0]))
+  return values
 
 
-def their_run(config, params, batches, schedule):
+def their_run(config, params, inputs, schedule):
   """As `our_run`, from the same weights, on the same batches without leading axes."""
   twin = transformers.BertForPreTraining(pytorch_peer.bert_config(config))
   tensors = checkpoint_utils.to_huggingface(params, config.num_hidden_layers)
@@ -53,12 +53,12 @@ def their_run(config, params, batches, schedule):
   assert all("decoder" in name for name in missing), missing  # tied to what is there
   optimizer = pytorch_peer.make_optimizer(twin, 1.0)
   step = pytorch_peer.make_step(twin, optimizer)
-  losses = []
-  for i, batch in enumerate(batches):
+  values = []
+  for i, batch in enumerate(inputs):
     for group in optimizer.param_groups:
       group["lr"] = float(schedule(i))
-    losses.append(step(pytorch_peer.pretraining_inputs(batch)))
-  return losses
+    values.append(step(pytorch_peer.pretraining_inputs(batch)))
+  return values
 
 
 def main():
@@ -75,26 +75,27 @@ def main():
   args = parser.parse_args()
   jax.config.update("jax_default_matmul_precision", "float32")
   tokenizer = data.load_tokenizer(args.tokenizer, None)
-  reading = pretraining_corpus.Reading("auto", "text", "en", "strict", args.cache_dir)
-  text = pretraining_corpus.open_corpus(args.train_files, "train_files", tokenizer, reading)
+  reading = corpus.Reading("auto", "text", "en", "strict", args.cache_dir)
+  text = corpus.open_corpus(args.train_files, "train_files", tokenizer, reading)
   examples = open_examples(text, tokenizer, args.max_seq_length, whole_words=False)
-  phases = [pretraining_batches.Phase(0, args.steps, args.batch_size, examples)]
+  phases = [batches.Phase(0, args.steps, args.batch_size, examples)]
   config = dataclasses.replace(
       modeling.SIZES[args.size], vocab_size=data.vocabulary_size(tokenizer),
       hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
   model = modeling.BertForPreTraining(config)
   params = jax.device_get(
       jax.jit(model.init)(jax.random.key(0), experiment.one_token())["params"])
-  schedule = training.create_schedule("joined", args.learning_rate, args.steps, args.steps // 10)
+  schedule = optimization.create_schedule("joined", args.learning_rate, args.steps,
+                                          args.steps // 10)
 
-  def batches(*leading, pack):
+  def inputs(*leading, pack):
     for t in range(args.steps):
-      yield pretraining_batches.make_batch(pretraining_batches.train_rows(phases, 0, t), *leading,
+      yield batches.make_batch(batches.train_rows(phases, 0, t), *leading,
                                            pack=pack)
 
   ours = our_run(model, jax.tree.map(jnp.asarray, params),
-                 batches(jax.local_device_count(), 1, pack=True), schedule)
-  theirs = their_run(config, params, batches(pack=False), schedule)
+                 inputs(jax.local_device_count(), 1, pack=True), schedule)
+  theirs = their_run(config, params, inputs(pack=False), schedule)
   difference = np.abs(np.array(ours) / np.array(theirs) - 1)
   for t in sorted({0, 1, *range(9, args.steps, max(args.steps // 10, 1)), args.steps - 1}):
     print(f"step {t + 1:4d}  here {ours[t]:.6f}  PyTorch {theirs[t]:.6f}  "

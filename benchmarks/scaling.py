@@ -21,9 +21,8 @@ import numpy as np
 
 from benchmarks import compare, steps
 import modeling
-import pretraining_batches
-import pretraining_corpus
-import training
+from pretraining import batches, corpus, masking
+from support import devices
 
 CENTRE = {"rows": 8, "length": 128, "layers": 6}
 CURVES = {"rows": (1, 2, 4, 8, 16, 32), "length": (32, 64, 128, 256, 512),
@@ -54,32 +53,32 @@ def as_row(what: str, value: int, point: dict[str, Any], times: list[float]) -> 
           "ms a token": milliseconds / point["rows"] / point["length"], "all": times}
 
 
-def random_text(tokens: int, length: int) -> pretraining_corpus.Part:
+def random_text(tokens: int, length: int) -> corpus.Part:
   """Documents of 50 sentences of 20 word pieces, in memory."""
   ids = np.random.default_rng(0).integers(999, 2**15, tokens, np.uint16)
   sentences = np.arange(0, tokens + 1, 20)
   documents = np.arange(0, len(sentences), 50)
-  text = pretraining_corpus.Text(("random",), "", pathlib.Path(), ids, sentences, documents)
+  text = corpus.TokenizedText(("random",), "", pathlib.Path(), ids, sentences, documents)
   sentences_a_span = -(-length // 20)  # the fewest that fill a row, as far as the document goes
   starts = np.concatenate([np.arange(0, 50, sentences_a_span) + first
                            for first in documents[:-1]])
   ends = np.minimum(starts + sentences_a_span, (starts // 50 + 1) * 50)
-  return pretraining_corpus.Part(text, np.arange(len(documents) - 1),
-                                 np.stack([starts, ends], axis=1))
+  return corpus.Part(text, np.arange(len(documents) - 1),
+                     np.stack([starts, ends], axis=1))
 
 
 def measure_data(args: argparse.Namespace) -> list[dict[str, Any]]:
   """The table's rows of the host's work."""
   def batch_maker(tokens: int) -> Callable[[], Any]:
     length = CENTRE["length"]
-    vocabulary = pretraining_batches.Vocabulary(2**15, 101, 102, 103, np.zeros(2**15, bool))
-    examples = pretraining_batches.TextExamples(
-        random_text(tokens, length), vocabulary, pretraining_batches.Masking(
+    vocabulary = masking.Vocabulary(2**15, 101, 102, 103, np.zeros(2**15, bool))
+    examples = batches.TextExamples(
+        random_text(tokens, length), vocabulary, masking.Masking(
             0.15, 20, 0.8, 0.1, False), length, "mlm_nsp", 0.1)
-    phase = pretraining_batches.Phase(0, 10**6, BATCH_SIZE, examples)
-    batches = pretraining_batches.train_batches([phase], seed=0, first_step=0, devices=1,
-                                                micro_batches=1, pack=True)
-    return lambda: list(itertools.islice(batches, 10))
+    phase = batches.Phase(0, 10**6, BATCH_SIZE, examples)
+    made = batches.train_batches([phase], seed=0, first_step=0, devices=1, micro_batches=1,
+                                 pack=True)
+    return lambda: list(itertools.islice(made, 10))
 
   seconds = compare.alternate({str(n): batch_maker(n) for n in TOKENS}, args.rounds)
   point = {"rows": BATCH_SIZE, "length": CENTRE["length"], "layers": 0}
@@ -118,7 +117,7 @@ def main() -> None:
   parser.add_argument("--plot", default="", help="the picture")
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()
-  training.keep_freed_memory()
+  devices.keep_freed_memory()
   jax.config.update("jax_default_matmul_precision", "float32")
   table = [row for what, values in CURVES.items() for row in measure(what, values, args)]
   table += measure_data(args)

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import compare, steps
 import modeling
-import training
+from support import devices
 
 PRODUCTS = ((4096, 384, 1536), (4096, 768, 3072), (2048, 2048, 2048))
 
@@ -74,7 +74,7 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=9)
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()
-  training.keep_freed_memory()
+  devices.keep_freed_memory()
   jax.config.update("jax_default_matmul_precision", "float32")
   config = dataclasses.replace(steps.SIZES[args.size], hidden_dropout_prob=args.dropout,
                                attention_probs_dropout_prob=args.dropout)

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import losses
 import modeling
-import objectives
+import optimization
 import training
 
 SIZES = {"minilm": modeling.BertConfig(hidden_size=384, num_hidden_layers=6,
@@ -48,7 +49,7 @@ def random_batch(config: modeling.BertConfig, rows: int, length: int,
 
 def bert_optimizer(schedule: optax.Schedule) -> optax.GradientTransformation:
   """The scripts' AdamW."""
-  return training.create_optimizer(
+  return optimization.create_optimizer(
       "adamw", schedule, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=1.0,
       bias_correction=True)
 
@@ -64,8 +65,8 @@ class CompiledStep(NamedTuple):
 def compile_step(model: nn.Module, batch: training.Batch, updates: int = 1) -> CompiledStep:
   """The step of a classifier or pre-trainer on one device, so many updates a call."""
   optimizer = bert_optimizer(lambda step: jnp.float32(1e-5))
-  make = (objectives.make_pretraining_step if isinstance(model, modeling.BertForPreTraining)
-          else objectives.make_classifier_step)
+  make = (losses.make_pretraining_step if isinstance(model, modeling.BertForPreTraining)
+          else losses.make_classifier_step)
   params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
   state = training.replicate(training.create_state(params, optimizer, seed=0), devices=1)
   arrays = training.place({name: value[None, None] for name, value in batch.items()}).arrays

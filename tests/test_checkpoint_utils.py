@@ -12,8 +12,9 @@ import pytest
 import safetensors.numpy
 
 import checkpoint_utils
-from errors import UserError
 import modeling
+import optimization
+from support.errors import UserError
 import training
 
 
@@ -303,7 +304,7 @@ def test_google_errors(google, vocab_dir):
 def test_a_run_can_be_continued_from(tiny, tmp_path):
   """An unfinished run's latest checkpoint, and one of its steps."""
   model, params, batch = tiny
-  optimizer = training.create_optimizer(
+  optimizer = optimization.create_optimizer(
       "adamw", lambda _: 0.1, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, max_grad_norm=1.0,
       bias_correction=True)
   checkpointer = training.Checkpointer(

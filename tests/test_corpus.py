@@ -1,245 +1,230 @@
-"""Every input format, found and read; every message about a bad one."""
+"""The cache of a corpus: what is kept, when it is made again, what bad input gets."""
 
-import gzip
-import json
+import os
+import shutil
 
+import numpy as np
 import pytest
 
-import corpus
-from errors import UserError
-import hub
+from pretraining import corpus, tfrecords
+from pretraining.corpus import open_corpus, part_of, Reading, Records
+from support.errors import UserError
 
-TWO = "One a.\nOne b.\n\n\nTwo a.\n"
-WIKI = ('<doc id="1" url="u" title="Tom &amp; &quot;J&quot;">\nTom &amp; "J"\n\nFirst one. Second '
-        'one.\n\nTom &amp; "J"\n</doc>\n\n<doc id="2" url="u" title="Empty">\nEmpty\n\n</doc>\n'
-        '<doc id="3" url="u" title="Other">\nNo title here.\n</doc>\n')
+READING = Reading("auto", "text", "en", "strict", "")
+LINES = "The film is good .\nIt was great .\n\nA bad plot .\n\n\nThe actor is dull .\n"
 
 
-def write(path, content):
-  """Writes text or bytes, gzipped where the name says so."""
-  content = content.encode() if isinstance(content, str) else content
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+def features(n, length=8, predictions=2, largest=30):
+  rng = np.random.default_rng(0)
+  return {"input_ids": rng.integers(5, largest, (n, length)),
+          "input_mask": np.ones((n, length), int), "segment_ids": np.zeros((n, length), int),
+          "masked_lm_positions": np.tile([1, 3], (n, 1))[:, :predictions],
+          "masked_lm_ids": rng.integers(5, largest, (n, predictions)),
+          "masked_lm_weights": np.ones((n, predictions), np.float32),
+          "next_sentence_labels": rng.integers(0, 2, (n, 1))}
+
+
+def write_records(path, arrays):
+  tfrecords.write_records(path, (
+      tfrecords.encode_example({name: value[i].tolist() for name, value in arrays.items()})
+      for i in range(len(arrays["input_ids"]))))
   return path
 
 
-def read(patterns, input_format="auto", **options):
-  return list(corpus.documents(corpus.find_sources(str(patterns), input_format), **options))
+def test_text_is_tokenized_once(tmp_path, tokenizer, monkeypatch, capsys):
+  (tmp_path / "a.txt").write_text(LINES)
+  text = open_corpus(str(tmp_path / "*.txt"), "train_files", tokenizer, READING)
+  assert text.folder.parent == tmp_path / ".bert_cache"
+  assert text.tokens.dtype == np.uint16
+  ids = tokenizer("The film is good .", add_special_tokens=False)["input_ids"]
+  np.testing.assert_array_equal(text.tokens[text.sentences[0]:text.sentences[1]], ids)
+  assert len(text.sentences) == 5
+  np.testing.assert_array_equal(text.documents, [0, 2, 3, 4])
+  assert text.sentences[-1] == len(text.tokens)
+  assert "3 documents, 4 sentences" in capsys.readouterr().out
+  for array in (text.tokens, text.sentences, text.documents):
+    assert isinstance(array, np.memmap)  # nothing is read into memory
+
+  def never(*_):
+    raise AssertionError("tokenized again")
+
+  monkeypatch.setattr(corpus, "_tokenize", never)
+  again = open_corpus(str(tmp_path / "*.txt"), "train_files", tokenizer, READING)
+  np.testing.assert_array_equal(again.tokens, text.tokens)
+  (tmp_path / "a.txt").write_text(LINES + "More .\n")
+  with pytest.raises(AssertionError, match="tokenized again"):
+    open_corpus(str(tmp_path / "*.txt"), "train_files", tokenizer, READING)
 
 
-def complaint(patterns, input_format="auto", **options):
-  with pytest.raises(UserError) as raised:
-    read(patterns, input_format, **options)
-  assert "\n" not in str(raised.value)
-  return str(raised.value)
+def test_processes_change_nothing(tmp_path, tokenizer, monkeypatch):
+  (tmp_path / "a.txt").write_text(LINES * 50)
+  monkeypatch.setattr(corpus, "_BLOCK", 200)
+  monkeypatch.setattr(os, "cpu_count", lambda: 2)
+  one = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+  monkeypatch.setattr(corpus, "_BYTES_A_WORKER", 100)
+  elsewhere = Reading("auto", "text", "en", "strict", str(tmp_path / "elsewhere"))
+  two = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, elsewhere)
+  assert two.folder.parent == tmp_path / "elsewhere"
+  for name in ("tokens", "sentences", "documents"):
+    np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 
-# --- Formats --------------------------------------------------------------------------------
+def test_a_failure_leaves_no_cache(tmp_path, tokenizer):
+  (tmp_path / "a.txt").write_bytes(b"good film\nbad \xff film\n")
+  with pytest.raises(UserError, match=r"a.txt, line 2.*0xff.*errors=replace"):
+    open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+  assert not list((tmp_path / ".bert_cache").iterdir())
+  replaced = Reading("auto", "text", "en", "replace", "")
+  assert len(open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer,
+                         replaced).sentences) == 3
 
 
-def test_lines(tmp_path):
-  file = write(tmp_path / "a.txt", "\n \n One a. \r\nOne b.\n\n\nTwo\x0ba\u2028b.\n\t\nThree")
-  assert read(file) == [["One a.", "One b."], ["Two\x0ba\u2028b."], ["Three"]]
+def test_a_cache_that_cannot_be_written(tmp_path, tokenizer):
+  (tmp_path / "a.txt").write_text(LINES)
+  (tmp_path / ".bert_cache").write_text("in the way")
+  with pytest.raises(UserError, match="cannot be written .*; name another place.*cache_dir=DIR"):
+    open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
 
 
-def test_the_end_of_a_file_of_lines_ends_no_document(tmp_path):
-  write(tmp_path / "b.txt", "Two a.\n\nThree.\n")
-  write(tmp_path / "a.txt", "One.\n\nTwo.")
-  assert read(tmp_path / "*.txt") == [["One."], ["Two.", "Two a."], ["Three."]]
+def test_what_a_killed_process_left_is_no_obstacle(tmp_path, tokenizer):
+  (tmp_path / "a.txt").write_text(LINES)
+  first = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+  shutil.copytree(first.folder, first.folder.with_name(f"{first.folder.name}.{os.getpid()}.tmp"))
+  shutil.rmtree(first.folder)
+  again = open_corpus(str(tmp_path / "**"), "train_files", tokenizer, READING)
+  assert again.digest == first.digest
 
 
-def test_other_formats_end_a_document_with_the_file(tmp_path):
-  write(tmp_path / "a.txt", "One.")
-  write(tmp_path / "b.jsonl", '{"text": "Two."}')
-  write(tmp_path / "c.txt", "Three.")
-  assert read(tmp_path / "*") == [["One."], ["Two."], ["Three."]]
-  paragraphs = read(tmp_path / "?.txt", "paragraphs")
-  assert paragraphs == [["One."], ["Three."]]
+def test_the_cache_is_not_read_as_text(tmp_path, tokenizer):
+  (tmp_path / "a.txt").write_text(LINES)
+  for _ in range(2):
+    text = open_corpus(str(tmp_path / "**"), "train_files", tokenizer, READING)
+    assert text.sources == (str(tmp_path / "a.txt"),)
 
 
-def test_paragraphs_are_cut_into_sentences(tmp_path):
-  file = write(tmp_path / "a.txt", "See e.g. Rome.  He left.\nThen rain.\n\nSnow fell.\n")
-  assert read(file, "paragraphs") == [["See e.g. Rome.", "He left.", "Then rain."], ["Snow fell."]]
-  german = write(tmp_path / "b.txt", "Am 3. Mai kam er. Gut.")
-  assert read(german, "paragraphs", language="de") == [["Am 3. Mai kam er.", "Gut."]]
-  assert read(german, "paragraphs") == [["Am 3.", "Mai kam er.", "Gut."]]
+def test_another_process_may_be_faster(tmp_path, tokenizer, monkeypatch):
+  (tmp_path / "a.txt").write_text(LINES)
+  write = corpus._tokenize
+
+  def slowly(*arguments):
+    write(*arguments)
+    folder = arguments[-1]
+    shutil.copytree(folder, folder.parent / folder.name.split(".")[0])
+
+  monkeypatch.setattr(corpus, "_tokenize", slowly)
+  assert len(open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING).tokens)
+  assert len(list((tmp_path / ".bert_cache").iterdir())) == 1
 
 
-def test_jsonl_by_name_and_by_content(tmp_path):
-  lines = ('\n{"id": 1, "text": "It rained. It stopped\\nfor long\\n\\nSun."}\n\n{"text": " "}\n'
-           '{"text": "Two."}\n')
-  for name in ("a.jsonl", "b.json", "c.json.gz", "wiki_00"):
-    assert read(write(tmp_path / name, lines)) == [
-        ["It rained.", "It stopped", "for long", "Sun."], ["Two."]], name
-  assert read(write(tmp_path / "d", '{"body": "X."}'), text_field="body") == [["X."]]
+@pytest.mark.parametrize("name", ["tokens", "documents", "digest"])
+def test_a_damaged_cache(tmp_path, tokenizer, name):
+  (tmp_path / "a.txt").write_text(LINES)
+  folder = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING).folder
+  if name == "digest":
+    (folder / name).unlink()
+  else:
+    (folder / name).write_bytes((folder / name).read_bytes()[:-8])
+  with pytest.raises(UserError, match="the cache .* is damaged; delete it, and it is made anew"):
+    open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
 
 
-def test_wikiextractor(tmp_path):
-  expected = [["First one.", "Second one.", 'Tom & "J"'], ["No title here."]]
-  assert read(write(tmp_path / "wiki_00", WIKI)) == expected
-  assert read(write(tmp_path / "wiki_01.gz", "\n" + WIKI)) == expected
+def test_a_file_by_two_names_is_read_once(tmp_path, tokenizer):
+  (tmp_path / "a.txt").write_text(LINES)
+  (tmp_path / "b.txt").symlink_to(tmp_path / "a.txt")
+  text = open_corpus(str(tmp_path / "*.txt"), "train_files", tokenizer, READING)
+  assert len(text.documents) == 4
 
 
-def test_a_wikiextractor_document_without_its_end_tag(tmp_path):
-  cut = '<doc id="1" title="A">\nA\n\nOne.\n<doc id="2" title="B">\nTwo.\n'
-  assert read(write(tmp_path / "wiki", cut)) == [["One."], ["Two."]]
+@pytest.mark.parametrize("content", ["", "\n\n \n"])
+def test_no_text(tmp_path, tokenizer, content):
+  (tmp_path / "a.txt").write_text(content)
+  with pytest.raises(UserError, match="train_files: no text in .*a.txt"):
+    open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
-def test_a_byte_order_mark_goes(tmp_path, name):
-  file = write(tmp_path / name, b"\xef\xbb\xbfOne.\nTwo.\n")
-  assert read(file) == [["One.", "Two."]]
-  assert corpus.find_sources(str(write(tmp_path / "b", b'\xef\xbb\xbf{"text": "X."}')))[0].kind == (
-      "jsonl")
+def test_no_file(tmp_path, tokenizer):
+  with pytest.raises(UserError, match="eval_files.*no file matches"):
+    open_corpus(str(tmp_path / "*.txt"), "eval_files", tokenizer, READING)
 
 
-def test_gzip_is_told_by_its_bytes(tmp_path):
-  (tmp_path / "zipped.txt").write_bytes(gzip.compress(TWO.encode()))
-  (tmp_path / "plain.gz").write_text(TWO)
-  assert read(tmp_path / "zipped.txt") == read(tmp_path / "plain.gz") == [
-      ["One a.", "One b."], ["Two a."]]
+# --- Held-out documents -----------------------------------------------------------------------
 
 
-def test_nothing_in_a_file_is_no_document(tmp_path):
-  for name in ("a.txt", "b.jsonl", "c.gz"):
-    assert read(write(tmp_path / name, "")) == []
-  assert read(write(tmp_path / "d.txt", "\n \n\n")) == []
+def test_held_out_documents_are_never_trained_on(tmp_path, tokenizer):
+  (tmp_path / "a.txt").write_text("the film is good\nit was bad\n\n" * 200)
+  text = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+  train, held_out = (part_of(text, which, 0.1, 29) for which in (False, True))
+  assert len(held_out.documents) == 20
+  assert set(train.documents) | set(held_out.documents) == set(range(200))
+  assert not set(train.documents) & set(held_out.documents)
+  for part in (train, held_out):
+    owners = np.searchsorted(text.documents, part.spans[:, 0], side="right") - 1
+    assert set(owners) == set(part.documents)
+  again = part_of(text, True, 0.1, 61)  # another length, the same documents
+  np.testing.assert_array_equal(again.documents, held_out.documents)
+  everything = part_of(text, False, 0.0, 29)
+  assert len(everything.documents) == 200
 
 
-def test_saved_datasets_and_hub_names(tmp_path, monkeypatch):
-  import datasets
-
-  rows = datasets.Dataset.from_dict({"text": ["It rained. It stopped.", "", "Two."],
-                                     "id": [1, 2, 3]})
-  both = datasets.DatasetDict(train=rows, test=rows.select([0]))
-  rows.save_to_disk(str(tmp_path / "single"))
-  both.save_to_disk(str(tmp_path / "both"))
-  expected = [["It rained.", "It stopped."], ["Two."]]
-  asked, done = [], []
-  monkeypatch.setattr(hub, "load_dataset", lambda *names: asked.append(names) or both)
-  for patterns in (tmp_path / "single", tmp_path / "both", "owner/name", "owner/name:20231101.en"):
-    sources = corpus.find_sources(str(patterns))
-    assert [source.kind for source in sources] == ["dataset"]
-    assert list(corpus.documents(sources, progress=done.append)) == expected
-    assert sum(done) == corpus.total_size(sources)
-    assert (corpus.total_size(sources) > 0) == (patterns not in ("owner/name",
-                                                                 "owner/name:20231101.en"))
-    done.clear()
-  assert asked == [("owner/name",), ("owner/name", "20231101.en")]
-  assert "row 1: no field 'body'; it has 'text', 'id'" in complaint("owner/name", text_field="body")
-  assert "row 1: field 'id' is 1, not a string" in complaint("owner/name", text_field="id")
-  del both["train"]
-  assert "owner/name has no split 'train'; it has 'test'" in complaint("owner/name")
+def test_a_single_document_cannot_be_held_out(tmp_path, tokenizer):
+  (tmp_path / "a.txt").write_text("the film is good\nit was bad\n")
+  text = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+  with pytest.raises(UserError, match="a single document.*blank lines.*eval_fraction=0"):
+    part_of(text, False, 0.1, 29)
 
 
-# --- Finding --------------------------------------------------------------------------------
+# --- Records ----------------------------------------------------------------------------------
 
 
-def test_patterns(tmp_path, monkeypatch):
-  for name in ("b.txt", "a.txt", "deep/er/c.txt", "folder.txt/d", "[1].txt"):
-    write(tmp_path / name, TWO)
-  monkeypatch.setenv("HOME", str(tmp_path))
-
-  def names(patterns):
-    return [source.path.removeprefix(f"{tmp_path}/") for source in corpus.find_sources(patterns)]
-
-  assert names(f"{tmp_path}/b.txt, {tmp_path}/*.txt,") == ["b.txt", "[1].txt", "a.txt"]
-  assert names("~/a.txt") == ["a.txt"]
-  assert names(f"{tmp_path}/[1].txt") == ["[1].txt"]
-  assert names(f"{tmp_path}/**/*.txt") == ["[1].txt", "a.txt", "b.txt", "deep/er/c.txt"]
-
-
-def test_messages_about_patterns(tmp_path):
-  write(tmp_path / "a.txt", TWO)
-  with pytest.raises(UserError, match=r"^train_files: no file matches '/none/\*.txt'$"):
-    corpus.find_sources("/none/*.txt", what="train_files")
-  for missing in ("data/a.txt", "./data", "a/b/c", "none", "data/a.tfrecord", "data/wiki_*"):
-    with pytest.raises(UserError, match="input_file: no file matches"):
-      corpus.find_sources(missing)
-  with pytest.raises(UserError, match=f"{tmp_path} is a folder; give its files: '{tmp_path}/\\*'"):
-    corpus.find_sources(str(tmp_path))
-  with pytest.raises(UserError, match="input_file is blank; give text files"):
-    corpus.find_sources(" , ")
-  with pytest.raises(UserError, match="'text' is not one of auto, lines, paragraphs, jsonl, "):
-    corpus.find_sources(str(tmp_path / "a.txt"), "text")
-  with pytest.raises(UserError, match="a.txt is a file; input_format=dataset takes a folder"):
-    corpus.find_sources(str(tmp_path / "a.txt"), "dataset")
-  assert "errors 'strikt' is not one of strict, replace, ignore" in complaint(
-      tmp_path / "a.txt", errors="strikt")
+def test_records_are_decoded_once(tmp_path, tokenizer, monkeypatch):
+  expected = features(30)
+  for i, part in enumerate(np.split(np.arange(30), [11, 12])):
+    write_records(tmp_path / f"{i}.tfrecord", {k: v[part] for k, v in expected.items()})
+  records = open_corpus(str(tmp_path / "*.tfrecord"), "train_files", tokenizer, READING)
+  assert isinstance(records, Records)
+  assert (len(records), records.max_seq_length) == (30, 8)
+  assert records.largest_id == max(expected["input_ids"].max(), expected["masked_lm_ids"].max())
+  for name, value in expected.items():
+    np.testing.assert_array_equal(records.features[name].reshape(value.shape), value)
+    assert isinstance(records.features[name], np.memmap)
+  monkeypatch.setattr(corpus, "_decode", None)
+  assert len(open_corpus(str(tmp_path / "*.tfrecord"), "train_files", tokenizer, READING)) == 30
 
 
-# --- Damage ---------------------------------------------------------------------------------
+def test_a_damaged_record_is_named(tmp_path, tokenizer):
+  file = write_records(tmp_path / "a.tfrecord", features(5))
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1  # in the third of five equal records
+  file.write_bytes(content)
+  with pytest.raises(UserError, match="a.tfrecord: record 3 "):
+    open_corpus(str(file), "train_files", tokenizer, READING)
+  whole = write_records(file, features(5)).read_bytes()
+  file.write_bytes(whole[:-3])
+  with pytest.raises(UserError, match="a.tfrecord: record 5 "):
+    open_corpus(str(file), "train_files", tokenizer, READING)
+  file.write_bytes(whole[1:])  # nothing but its name says what it is
+  with pytest.raises(UserError, match="a.tfrecord: record 1 "):
+    open_corpus(str(file), "train_files", tokenizer, READING)
+  assert not list((tmp_path / ".bert_cache").iterdir())
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
-def test_bytes_that_are_not_utf8(tmp_path, name):
-  file = write(tmp_path / name, b"\xef\xbb\xbfOne.\nab\xffc\n")
-  assert complaint(file) == (f"{file}, line 2: byte 0xff is not UTF-8 (offset 10); errors=replace "
-                             "goes on with U+FFFD in its place")
-  assert read(file, errors="replace") == [["One.", "ab\ufffdc"]]
-  assert read(file, errors="ignore") == [["One.", "abc"]]
+def test_files_of_different_lengths(tmp_path, tokenizer):
+  write_records(tmp_path / "a.tfrecord", features(3))
+  write_records(tmp_path / "b.tfrecord", features(3, length=12))
+  with pytest.raises(UserError, match="b.tfrecord holds records of length 12 with 2 predictions, "
+                                      ".*a.tfrecord of length 8 with 2"):
+    open_corpus(str(tmp_path / "*.tfrecord"), "train_files", tokenizer, READING)
 
 
-def test_a_gzip_file_that_is_cut_off(tmp_path):
-  content = gzip.compress("".join(f"Line {i} {i * i}.\n" for i in range(30000)).encode())
-  file = tmp_path / "a.gz"
-  file.write_bytes(content[:len(content) // 2])
-  message = complaint(file)
-  assert message.startswith(f"{file}, line ") and "cut off or damaged" in message
-  assert 10000 < int(message.split("line ")[1].split(" ")[0]) < 20000
-  file.write_bytes(content[:-8] + b"12345678")
-  assert "or soon after: the gzip file is cut off or damaged (CRC check" in complaint(file)
+def test_an_empty_shard_is_no_obstacle(tmp_path, tokenizer):
+  write_records(tmp_path / "a.tfrecord", features(3))
+  (tmp_path / "b.tfrecord").write_bytes(b"")
+  records = open_corpus(str(tmp_path / "*.tfrecord"), "train_files", tokenizer, READING)
+  assert len(records) == 3
 
 
-def test_bad_json_lines(tmp_path):
-  def message(line):
-    return complaint(write(tmp_path / "a.jsonl", f'{{"text": "Good."}}\n{line}\n'))
-
-  assert "a.jsonl, line 2: not JSON (Expecting" in message("{text}")
-  assert "line 2: a line must be a JSON object, not [1, 2]" in message("[1, 2]")
-  assert message('{"body": "X.", "id": 1}').endswith(
-      "a.jsonl, line 2: no field 'text'; it has 'body', 'id'; name the one with the text: "
-      "text_field=NAME")
-  assert "line 2: field 'text' is None, not a string; the fields are 'text'" in message(
-      json.dumps({"text": None}))
-
-
-def test_text_outside_of_wikiextractor_documents(tmp_path):
-  file = write(tmp_path / "a", '<doc id="1" title="A">\nX.\n</doc>\nstray\n')
-  assert f"{file}, line 4: 'stray' stands outside of <doc ...> and </doc>" in complaint(file)
-
-
-# --- Sizes ----------------------------------------------------------------------------------
-
-
-def test_documents_are_cut_at_longest(tmp_path):
-  file = write(tmp_path / "a.txt", "aaa\nbbb\nccc\ndddddddddd\ne\n\nf\n")
-  assert read(file, longest=6) == [["aaa", "bbb"], ["ccc"], ["dddddddddd"], ["e"], ["f"]]
-  assert read(file, longest=100) == read(file)
-
-
-def test_progress_adds_up_to_the_size(tmp_path):
-  for name in ("a.txt", "b.txt.gz"):
-    write(tmp_path / name, "A line of text.\n" * 3000)
-  sources = corpus.find_sources(str(tmp_path / "*"))
-  steps = []
-  documents = corpus.documents(sources, longest=100, progress=steps.append)
-  next(documents)
-  assert sum(steps) == 0
-  list(documents)
-  assert sum(steps) == corpus.total_size(sources) == sum(
-      file.stat().st_size for file in tmp_path.iterdir())
-  assert len(steps) > 10
-
-
-def test_blocks():
-  documents = [["aa", "a"], ["b"], ["cccc"], ["d"]]
-  assert list(corpus.blocks(documents, 4)) == [[["aa", "a"], ["b"]], [["cccc"]], [["d"]]]
-  assert list(corpus.blocks(iter(documents), 1000)) == [documents]
-  assert list(corpus.blocks([], 4)) == []
-
-
-def test_a_stream_without_end_needs_no_memory(tmp_path):
-  file = write(tmp_path / "a.txt", "A line of text without any blank line.\n" * 50000)
-  documents = corpus.documents(corpus.find_sources(str(file)), longest=1000)
-  assert max(sum(map(len, document)) for document in documents) <= 1000
+def test_text_and_records_do_not_mix(tmp_path, tokenizer):
+  write_records(tmp_path / "a.tfrecord", features(3))
+  (tmp_path / "b.txt").write_text(LINES)
+  with pytest.raises(UserError, match="a.tfrecord holds TFRecords and .*b.txt does not"):
+    open_corpus(f"{tmp_path}/a.tfrecord,{tmp_path}/b.txt", "train_files", tokenizer, READING)

@@ -25,10 +25,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import corpus
 import create_pretraining_data
-from errors import UserError
-import tfrecords
+from pretraining import text, tfrecords
+from support.errors import UserError
 
 DOCUMENTS = 8
 SENTENCES = 12
@@ -391,8 +390,8 @@ def test_any_number_of_workers_gives_the_same_shards(folder, tmp_path, sharded, 
 
 def test_a_shard_is_made_of_its_own_documents(folder, sharded, tmp_path):
   """Shard k is what the same functions make of block k; all documents are in some shard."""
-  sources = corpus.find_sources(str(folder / "text.txt"))
-  blocks = list(corpus.blocks(corpus.documents(sources), 700))
+  sources = text.find_sources(str(folder / "text.txt"))
+  blocks = list(text.blocks(text.documents(sources), 700))
   assert len(blocks) == len(sharded)
   for block, (_, content) in zip(blocks, sorted(sharded.items()), strict=True):
     (tmp_path / "shard").write_bytes(content)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import data
-from errors import UserError
+import losses
 import modeling
-import objectives
+from support.errors import UserError
 import training
 
 # --- Tokens -----------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_packing_changes_no_loss_and_no_gradient(examples, tiny_config):
 
   def loss(params, batch):
     logits = model.apply({"params": params}, batch)
-    return objectives.example_losses(logits, batch["labels"]).mean()
+    return losses.example_losses(logits, batch["labels"]).mean()
 
   for a, b in zip(*(jax.tree.leaves(jax.value_and_grad(loss)(params, batch))
                     for batch in (packed, padded)), strict=True):

@@ -7,7 +7,7 @@ import sys
 import jax
 import pytest
 
-import experiment
+from support import devices
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -26,7 +26,7 @@ def cache_settings():
 def test_compiled_programs_are_kept_in_the_users_cache(cache_settings, monkeypatch, tmp_path):
   monkeypatch.setenv("HOME", str(tmp_path))
   jax.config.update("jax_compilation_cache_dir", None)
-  experiment.keep_compiled_programs()
+  devices.keep_compiled_programs()
   assert jax.config.jax_compilation_cache_dir == str(tmp_path / ".cache/bert_in_flax/compiled")
 
 
@@ -34,14 +34,15 @@ def test_jaxs_own_setting_of_the_cache_goes_first(cache_settings, tmp_path):
   """With its own bound: the user's other programs may lie there."""
   jax.config.update("jax_compilation_cache_dir", str(tmp_path))
   jax.config.update("jax_compilation_cache_max_size", -1)
-  experiment.keep_compiled_programs()
+  devices.keep_compiled_programs()
   assert jax.config.jax_compilation_cache_dir == str(tmp_path)
   assert jax.config.jax_compilation_cache_max_size == -1
 
 
 PROGRAM = """
-import jax, jax.numpy as jnp, experiment
-experiment.keep_compiled_programs()
+import jax, jax.numpy as jnp
+from support import devices
+devices.keep_compiled_programs()
 hits = []
 jax.monitoring.register_event_listener(
     lambda event, **_: hits.append(event) if event.endswith("/cache_hits") else None)

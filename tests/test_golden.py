@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import checkpoint_utils
+from losses import pretraining_loss, pretraining_weights
 import modeling
-from objectives import pretraining_loss, pretraining_weights
+import optimization
 import training
 
 RTOL = 1e-4
@@ -113,10 +114,10 @@ def test_twenty_steps_of_the_original_optimizer(bert, devices, micro_batches):
   """Losses, the norm before clipping, and every variable after 20 steps, however it is split."""
   model, params = bert
   trace = np.load(GOLDEN / "train_trace.npz")
-  schedule = training.create_schedule("original", float(trace["learning_rate"]),
+  schedule = optimization.create_schedule("original", float(trace["learning_rate"]),
                                       int(trace["num_train_steps"]),
                                       int(trace["num_warmup_steps"]))
-  optimizer = training.create_optimizer(
+  optimizer = optimization.create_optimizer(
       "adamw", lambda t: schedule(jnp.asarray(GLOBAL_STEPS)[t]), b1=0.9, b2=0.999, eps=1e-6,
       weight_decay=0.01, max_grad_norm=1.0, bias_correction=False)
   step = functools.partial(training.train_step, optimizer=optimizer, weigh=pretraining_weights,

@@ -2,7 +2,7 @@
 
 import pytest
 
-import reporting
+from support import reporting
 
 RECORD = {"loss": 1.25, "learning_rate": 2e-4, "examples_per_step": 8.0,
           "examples_per_second": 2.0, "tokens_per_second": 40.0, "padding_share": 0.1,

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import checkpoint_utils
-import errors
-from errors import UserError
 import experiment
 import run_classifier
+from support import errors
+from support.errors import UserError
 
 TINY = ("--config.model.hidden_size=16", "--config.model.num_hidden_layers=1",
         "--config.model.num_attention_heads=2", "--config.model.intermediate_size=32",

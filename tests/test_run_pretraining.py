@@ -16,14 +16,14 @@ import pytest
 import scipy.special
 
 import checkpoint_utils
-from errors import UserError
 import experiment
+import losses
 import modeling
-import objectives
-import pretraining_batches
+import optimization
+from pretraining import batches, tfrecords
 import run_classifier
 import run_pretraining
-import tfrecords
+from support.errors import UserError
 import training
 
 TINY = ("--config.model.hidden_size=32", "--config.model.num_hidden_layers=1",
@@ -112,7 +112,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatc
   folder, arguments, _ = finished
   arguments = (*arguments[:-1], f"--output_dir={tmp_path / 'out'}",
                "--config.save_checkpoints_steps=50")
-  step, calls = pretraining_batches.train_rows, []
+  step, calls = batches.train_rows, []
 
   def die(phases, seed, number):
     calls.append(number)
@@ -120,11 +120,11 @@ def test_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatc
       raise KeyboardInterrupt
     return step(phases, seed, number)
 
-  monkeypatch.setattr(pretraining_batches, "train_rows", die)
+  monkeypatch.setattr(batches, "train_rows", die)
   with pytest.raises(KeyboardInterrupt):
     run(*arguments)
   calls.clear()
-  monkeypatch.setattr(pretraining_batches, "train_rows",
+  monkeypatch.setattr(batches, "train_rows",
                       lambda *a: calls.append(a[2]) or step(*a))
   run(*arguments)
   assert calls == list(range(100, 200))  # nothing is skipped through
@@ -201,7 +201,7 @@ def test_phases_are_one_run_under_one_schedule(finished, tmp_path):
   records = [json.loads(line) for line in
              (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
   rates = [r["learning_rate"] for r in records if "learning_rate" in r]
-  schedule = training.create_schedule("joined", 0.01, 8, 2)
+  schedule = optimization.create_schedule("joined", 0.01, 8, 2)
   np.testing.assert_allclose(rates, [float(schedule(t)) for t in range(8)], rtol=1e-6)
   assert [r["examples_per_step"] for r in records if "examples_per_step" in r] == [16] * 4 + [8] * 4
   before, after = (optimizer_leaves(tmp_path / "out", step) for step in (4, 5))
@@ -227,8 +227,8 @@ def norm(leaves):
 
 
 def test_the_time_left_counts_the_tokens_of_each_phase():
-  phases = [pretraining_batches.Phase(0, 10, 4, types.SimpleNamespace(max_seq_length=16)),
-            pretraining_batches.Phase(10, 30, 2, types.SimpleNamespace(max_seq_length=64))]
+  phases = [batches.Phase(0, 10, 4, types.SimpleNamespace(max_seq_length=16)),
+            batches.Phase(10, 30, 2, types.SimpleNamespace(max_seq_length=64))]
   # A step of the second phase has twice the tokens of one of the first.
   for step, left in ((1, 9 + 2 * 20), (10, 2 * 20), (11, 19), (30, 0)):
     assert run_pretraining.steps_left(phases, step) == left
@@ -293,12 +293,12 @@ def test_metrics_are_sums_over_what_has_weight():
            "masked_lm_weights": (rng.random(50) < 0.7).astype(np.float32),
            "next_sentence_labels": rng.integers(0, 2, 20),
            "next_sentence_weights": (rng.random(20) < 0.7).astype(np.float32)}
-  sums = objectives.metric_sums(jnp.asarray(logits), jnp.asarray(pairs),
+  sums = losses.metric_sums(jnp.asarray(logits), jnp.asarray(pairs),
                                 {name: jnp.asarray(value) for name, value in batch.items()})
   for name, values, labels in (("masked_lm", logits, "ids"), ("next_sentence", pairs, "labels")):
     labels, weights = batch[f"{name}_{labels}"], batch[f"{name}_weights"]
-    losses = -scipy.special.log_softmax(values, axis=-1)[np.arange(len(labels)), labels]
-    np.testing.assert_allclose(sums[f"{name}_loss"], (losses @ weights, weights.sum()), rtol=1e-5)
+    nll = -scipy.special.log_softmax(values, axis=-1)[np.arange(len(labels)), labels]
+    np.testing.assert_allclose(sums[f"{name}_loss"], (nll @ weights, weights.sum()), rtol=1e-5)
     np.testing.assert_allclose(sums[f"{name}_accuracy"],
                                ((values.argmax(-1) == labels) @ weights, weights.sum()))
 
@@ -321,17 +321,17 @@ def test_the_loss_is_the_global_mean_with_unequal_masks_per_device():
           "next_sentence_labels": np.array([0, 1, 1, 0], np.int32),
           "next_sentence_weights": np.array([1, 1, 0, 1], np.float32)}
   params = init_params(model, jax.tree.map(lambda x: x[0, 0],
-                                           pretraining_batches.make_batch(rows, 1, 1,
+                                           batches.make_batch(rows, 1, 1,
                                                                           pack=False)))
   results = []
   for devices, micro_batches in ((1, 1), (4, 1), (2, 2)):
     step = jax.pmap(functools.partial(
-        training.train_step, optimizer=optax.sgd(1.0), weigh=objectives.pretraining_weights,
-        loss_fn=functools.partial(objectives.pretraining_loss, model=model)),
+        training.train_step, optimizer=optax.sgd(1.0), weigh=losses.pretraining_weights,
+        loss_fn=functools.partial(losses.pretraining_loss, model=model)),
         axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
         devices=jax.local_devices()[:devices])
     state = training.create_state(params, optax.sgd(1.0), seed=0)
-    state, sums = step(state, pretraining_batches.make_batch(rows, devices, micro_batches,
+    state, sums = step(state, batches.make_batch(rows, devices, micro_batches,
                                                             pack=False))
     results.append(jax.device_get((state.params, sums)))
   for result in results[1:]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-import stateless_random
+from support import stateless_random
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 63, 64, 65, 1000, 4097])

@@ -10,9 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from errors import UserError
-import glue
-import tables
+from classification import tables, tasks
+from support.errors import UserError
 
 BINARY = ("no", "yes")
 
@@ -80,7 +79,7 @@ def tsv(*rows):
 
 @pytest.mark.parametrize("name,folder,header,row,texts,label", LAYOUTS)
 def test_glue_layouts(tmp_path, name, folder, header, row, texts, label):
-  task = glue.glue_task(name)
+  task = tasks.glue_task(name)
   splits = ("train", *task.eval_splits)
   for split in splits:
     write(tmp_path, f"{folder}/{split.replace('validation', 'dev')}.tsv", tsv(header, row))
@@ -264,7 +263,7 @@ def test_hub_is_asked_for(monkeypatch, name, path, arguments):
   assert asked == [arguments]
   assert source.description == f"{' '.join(arguments)} (hub)"
   assert source.splits == ("train", "test")
-  assert source.glue_task is (glue.GLUE_TASKS[arguments[1]] if len(arguments) > 1 else None)
+  assert source.glue_task is (tasks.GLUE_TASKS[arguments[1]] if len(arguments) > 1 else None)
 
 
 def test_hub_out_of_reach():
@@ -306,7 +305,7 @@ def test_saved_scores_stay_floats(tmp_path, kind):
                                      "label": [5.0, 0.0]}, features=features)
   datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path)
   table = read(tmp_path, name="stsb")
-  encoded = encode(table, glue.glue_task("stsb"))
+  encoded = encode(table, tasks.glue_task("stsb"))
   assert encoded.dtype == np.float32
   assert encoded.tolist() == [5.0, 0.0]
   assert infer(table.column("label"), "auto") == ()
@@ -317,7 +316,7 @@ def test_saved_classes_of_one_s_own(tmp_path):
   table = read(tmp_path)
   names = infer(table.column("label"), "auto")
   assert names == ("ham", "spam")
-  task = glue.own_task(("sentence",), names)
+  task = tasks.own_task(("sentence",), names)
   assert encode(table, task).tolist() == [1, 0, 1]
   assert encode(table, task, ("spam", "ham")).tolist() == [0, 1, 0]
 
@@ -518,7 +517,7 @@ def test_missing_columns():
                "--config.text_columns=a,b"):
     layout_of(["sentence1", "target"])
   with refuses("f.csv has no column '#1 String'; it has 'text'"):
-    layout_of(["text"], task=glue.glue_task("mrpc"))
+    layout_of(["text"], task=tasks.glue_task("mrpc"))
   table = table_of(text=["a", "b", "c"], stars=["1", "", None])
   with refuses("f.csv: no label column recognized among 'text', 'stars'",
                "--config.label_column=name"):
@@ -578,7 +577,7 @@ def test_inferred_labels(values, label_type, names):
     (["01", "x", "x"], ("01", "x"), [0, 1, 1]),
     (["01", "1", "x"], ("01", "1", "x"), [0, 1, 2])])
 def test_own_labels_are_encoded(values, names, encoded):
-  labels = encode(table_of(text=values, label=values), glue.own_task(("text",), names))
+  labels = encode(table_of(text=values, label=values), tasks.own_task(("text",), names))
   assert labels.tolist() == encoded
   assert labels.dtype == np.int32
 
@@ -588,34 +587,34 @@ def test_labels_follow_the_model_s_order_by_name():
   order = ("contradiction", "entailment", "neutral")
   for values in (["entailment", "neutral", "contradiction"], ["0", "1", "2"], [0, 1, 2]):
     table = table_of(premise=values, hypothesis=values, label=values)
-    assert encode(table, glue.glue_task("mnli"), order).tolist() == [1, 2, 0]
+    assert encode(table, tasks.glue_task("mnli"), order).tolist() == [1, 2, 0]
 
 
 def test_own_numbers_are_names():
   """Label "1" of classes 1 and 2 is the first class, not number 1."""
   table = table_of(text=["a"] * 3, label=["1", "2", "1"])
-  assert encode(table, glue.own_task(("text",), ("1", "2"))).tolist() == [0, 1, 0]
+  assert encode(table, tasks.own_task(("text",), ("1", "2"))).tolist() == [0, 1, 0]
   with refuses("f.csv:2: label '1' is not one of no, yes"):
-    encode(table, glue.own_task(("text",), BINARY))
+    encode(table, tasks.own_task(("text",), BINARY))
 
 
 def test_label_outside_the_set(tmp_path):
   with refuses("RTE/train.tsv:3: label 'maybe' is not one of entailment, not_entailment"):
     rows = [["0", "a", "b", "entailment"], ["1", "a", "b", "maybe"]]
     folder = write(tmp_path, "RTE/train.tsv", tsv(RTE_HEADER, *rows))
-    encode(read(folder, name="rte"), glue.glue_task("rte"))
+    encode(read(folder, name="rte"), tasks.glue_task("rte"))
   with refuses("f.csv:4: label 3 is not one of 1, 2"):
-    encode(table_of(text=["a"] * 3, label=[1, 2, 3]), glue.own_task(("text",), ("1", "2")))
+    encode(table_of(text=["a"] * 3, label=[1, 2, 3]), tasks.own_task(("text",), ("1", "2")))
 
 
 @pytest.mark.parametrize("value", ["high", "nan", float("inf"), True])
 def test_score_that_is_no_number(value):
   with refuses(f"f.csv:3: label {value!r} is not a number"):
-    encode(table_of(text=["a"] * 3, label=["1", value, "2"]), glue.own_task(("text",), ()))
+    encode(table_of(text=["a"] * 3, label=["1", value, "2"]), tasks.own_task(("text",), ()))
 
 
 def test_scores_are_floats():
-  labels = encode(table_of(text=["a"] * 3, label=["1", 2, "-0.5e1"]), glue.own_task(("text",), ()))
+  labels = encode(table_of(text=["a"] * 3, label=["1", 2, "-0.5e1"]), tasks.own_task(("text",), ()))
   assert labels.tolist() == [1.0, 2.0, -5.0]
   assert labels.dtype == np.float32
 

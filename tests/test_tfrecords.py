@@ -7,8 +7,8 @@ from conftest import ROOT
 import numpy as np
 import pytest
 
-from errors import UserError
-import tfrecords
+from pretraining import tfrecords
+from support.errors import UserError
 
 
 def example(number, length=8, predictions=2):

@@ -10,8 +10,8 @@ from conftest import ROOT
 import pytest
 
 import data
-from errors import UserError
-import tokenization
+from pretraining import wordpieces
+from support.errors import UserError
 import train_tokenizer
 
 TEXT = ("The lowest lowered light.\nLights are lighter, lower lights; the lightest is lit.\n\n"
@@ -45,13 +45,13 @@ def test_the_folder_serves_everyone(tmp_path, capsys):
   shutil.copy(tmp_path / "tokenizer" / "vocab.txt", tmp_path / "bare")
   loaded = data.load_tokenizer(str(tmp_path / "tokenizer"), None)
   bare = data.load_tokenizer(str(tmp_path / "bare"), None)
-  own = tokenization.tokenizer_from_vocab(str(tmp_path / "bare" / "vocab.txt"), True)
+  own = wordpieces.tokenizer_from_vocab(str(tmp_path / "bare" / "vocab.txt"), True)
   expected = {entry: i for i, entry in enumerate(entries)}
   assert loaded.get_vocab() == bare.get_vocab() == own.get_vocab() == expected
   lines = TEXT.splitlines()
   ids = loaded(lines, add_special_tokens=False)["input_ids"]
   assert ids == bare(lines, add_special_tokens=False)["input_ids"]
-  assert ids == tokenization.WordPieces(own)(lines)
+  assert ids == wordpieces.WordPieces(own)(lines)
   assert not any(1 in sentence for sentence in ids)  # no [UNK] in what it was trained on
   assert loaded.tokenize("THE light") == ["the", "light"]
 

@@ -14,8 +14,9 @@ import numpy as np
 import optax
 import pytest
 
+import losses
 import modeling
-import objectives
+import optimization
 import training
 
 # --- Schedules and optimizer ------------------------------------------------------------------
@@ -24,25 +25,25 @@ import training
 @pytest.mark.parametrize("examples,batch,epochs,expected", [
     (8551, 32, 3, (801, 80)), (4076, 32, 3.0, (382, 38)), (31, 32, 1, (0, 0))])
 def test_training_steps(examples, batch, epochs, expected):
-  assert training.training_steps(examples, batch, epochs, 0.1) == expected
+  assert optimization.training_steps(examples, batch, epochs, 0.1) == expected
 
 
 def test_joined_schedule_peaks_and_ends_at_zero():
-  rates = [float(training.create_schedule("joined", 2.0, 10, 4)(t)) for t in range(11)]
+  rates = [float(optimization.create_schedule("joined", 2.0, 10, 4)(t)) for t in range(11)]
   np.testing.assert_allclose(rates, [0, .5, 1, 1.5, 2, 5 / 3, 4 / 3, 1, 2 / 3, 1 / 3, 0], rtol=1e-6)
 
 
 def test_original_schedule_drops_where_warm_up_ends():
-  rates = [float(training.create_schedule("original", 2.0, 10, 4)(t)) for t in range(11)]
+  rates = [float(optimization.create_schedule("original", 2.0, 10, 4)(t)) for t in range(11)]
   np.testing.assert_allclose(rates, [0, .5, 1, 1.5, 1.2, 1, .8, .6, .4, .2, 0], rtol=1e-6,
                              atol=1e-7)
 
 
 def test_a_schedule_without_warm_up_starts_at_its_peak():
   for kind in ("joined", "original"):
-    assert float(training.create_schedule(kind, 2.0, 10, 0)(0)) == 2.0
+    assert float(optimization.create_schedule(kind, 2.0, 10, 0)(0)) == 2.0
   with pytest.raises(ValueError, match="must be 'joined' or 'original', not 'cosine'"):
-    training.create_schedule("cosine", 2.0, 10, 0)
+    optimization.create_schedule("cosine", 2.0, 10, 0)
 
 
 def test_decay_mask_by_name(tiny_config):
@@ -50,7 +51,7 @@ def test_decay_mask_by_name(tiny_config):
   batch = random_batch(tiny_config)
   model = modeling.BertForSequenceClassification(tiny_config, 2)
   shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
-  mask = flax.traverse_util.flatten_dict(training.decay_mask(shapes), sep="/")
+  mask = flax.traverse_util.flatten_dict(optimization.decay_mask(shapes), sep="/")
   spared = {name for name, decays in mask.items() if not decays}
   assert len(spared) == 10 + 14
   assert all(name.endswith("/bias") or "layer_norm/" in name for name in spared)
@@ -64,7 +65,7 @@ def test_decay_mask_by_name(tiny_config):
 def make_optimizer(schedule, **changes):
   settings = {"b1": 0.9, "b2": 0.999, "eps": 1e-6, "weight_decay": 0.01, "max_grad_norm": 1.0,
               "bias_correction": True} | changes
-  return training.create_optimizer("adamw", schedule, **settings)
+  return optimization.create_optimizer("adamw", schedule, **settings)
 
 
 @pytest.mark.parametrize("bias_correction", [True, False])
@@ -98,7 +99,7 @@ def test_one_lamb_update_by_hand(bias_correction):
   params = {"kernel": jnp.asarray([3.0, -4.0]), "zero": jnp.zeros(2), "bias": jnp.asarray([2.0])}
   grads = {"kernel": jnp.asarray([0.3, 0.4]), "zero": jnp.asarray([0.1, 0.0]),
            "bias": jnp.asarray([0.5])}
-  optimizer = training.create_optimizer(
+  optimizer = optimization.create_optimizer(
       "lamb", lambda _: 0.1, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=0.0,
       bias_correction=bias_correction)
   updates, _ = optimizer.update(grads, optimizer.init(params), params)
@@ -116,8 +117,8 @@ def test_one_lamb_update_by_hand(bias_correction):
 
 def test_an_unknown_optimizer_is_refused():
   with pytest.raises(ValueError, match="optimizer must be 'adamw' or 'lamb', not 'sgd'"):
-    training.create_optimizer("sgd", lambda _: 0.1, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0,
-                              max_grad_norm=0.0, bias_correction=True)
+    optimization.create_optimizer("sgd", lambda _: 0.1, b1=0.9, b2=0.999, eps=1e-6,
+                                  weight_decay=0.0, max_grad_norm=0.0, bias_correction=True)
 
 
 # --- The step ---------------------------------------------------------------------------------
@@ -149,10 +150,10 @@ def make_step(model, optimizer, devices=1, counter=None):
   def loss_fn(params, batch, rng, totals):
     if counter is not None:
       counter.append(batch["input_ids"].shape)
-    return objectives.classifier_loss(params, batch, rng, totals, model=model)
+    return losses.classifier_loss(params, batch, rng, totals, model=model)
 
   step = functools.partial(training.train_step, loss_fn=loss_fn, optimizer=optimizer,
-                           weigh=objectives.classifier_weights)
+                           weigh=losses.classifier_weights)
   return jax.pmap(step, axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
                   devices=jax.local_devices()[:devices])
 
@@ -173,9 +174,9 @@ def test_devices_and_accumulation_equal_one_big_batch(tiny):
   for shape, result in results.items():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6,
                                    err_msg=str(shape)), result, results[1, 1])
-  losses = objectives.example_losses(model.apply({"params": params}, batch), batch["labels"])
+  errors = losses.example_losses(model.apply({"params": params}, batch), batch["labels"])
   np.testing.assert_allclose(  # the two fillers do not count
-      results[1, 1][1][0], np.mean(losses[batch["weights"] > 0]), rtol=1e-5)
+      results[1, 1][1][0], np.mean(errors[batch["weights"] > 0]), rtol=1e-5)
 
 
 def test_a_placed_batch_is_with_its_devices_before_the_step(tiny):
@@ -197,7 +198,7 @@ def test_a_placed_batch_is_with_its_devices_before_the_step(tiny):
 
 def test_the_first_step_of_a_warm_up_moves_nothing(tiny):
   model, params, batch = tiny
-  optimizer = make_optimizer(training.create_schedule("joined", 1e-2, 10, 4))
+  optimizer = make_optimizer(optimization.create_schedule("joined", 1e-2, 10, 4))
   step = make_step(model, optimizer)
   state, _ = step(training.create_state(params, optimizer, seed=0), split(batch, 1, 1))
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), params)
@@ -214,15 +215,15 @@ def test_dropout_differs_by_step_device_and_micro_batch(tiny, tiny_config):
   model = modeling.BertForSequenceClassification(tiny_config, 2)
   one = random_batch(tiny_config, rows=2)
   batch = jax.tree.map(lambda x: np.broadcast_to(x, (2, 2, *x.shape)), one)
-  losses = []
+  seen = []
 
   def record(params, batch, rng, totals):
-    loss, sums = objectives.classifier_loss(params, batch, rng, totals, model=model)
-    jax.debug.callback(lambda x: losses.append(float(x)), loss)
+    loss, sums = losses.classifier_loss(params, batch, rng, totals, model=model)
+    jax.debug.callback(lambda x: seen.append(float(x)), loss)
     return loss, sums
 
   step = jax.pmap(functools.partial(training.train_step, loss_fn=record, optimizer=optax.sgd(0.0),
-                                    weigh=objectives.classifier_weights),
+                                    weigh=losses.classifier_weights),
                   axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
                   devices=jax.local_devices()[:2])
   state = training.create_state(params, optax.sgd(0.0), seed=0)
@@ -230,8 +231,8 @@ def test_dropout_differs_by_step_device_and_micro_batch(tiny, tiny_config):
     state, _ = step(state, batch)
   jax.block_until_ready(state)
   jax.effects_barrier()
-  assert len(losses) == 8
-  assert len(set(losses)) == 8
+  assert len(seen) == 8
+  assert len(set(seen)) == 8
 
 
 # --- The loop ---------------------------------------------------------------------------------
@@ -260,7 +261,7 @@ def loop_batches(config, first_step, last_step, rows=(8, 8, 4)):
 def compiled(tiny_config):
   """One step function for all loop tests: (step, optimizer, schedule, params, trace counter)."""
   model = modeling.BertForSequenceClassification(tiny_config, 2)
-  schedule = training.create_schedule("joined", 1e-2, 8, 2)
+  schedule = optimization.create_schedule("joined", 1e-2, 8, 2)
   optimizer, counter = make_optimizer(schedule), []
   params = init_params(model, random_batch(tiny_config))
   return make_step(model, optimizer, counter=counter), optimizer, schedule, params, counter
@@ -395,8 +396,9 @@ def test_a_nan_stops_the_run_and_saves_nothing(compiled, tiny_config, tmp_path):
 
 def test_freed_memory_is_used_again():
   """The second time a large block is asked for, Linux has no page to bring."""
-  script = ("import resource, sys; sys.path.insert(0, sys.argv[1]); import training, ctypes\n"
-            "training.keep_freed_memory()\n"
+  script = ("import resource, sys; sys.path.insert(0, sys.argv[1]); import ctypes\n"
+            "from support import devices\n"
+            "devices.keep_freed_memory()\n"
             "libc = ctypes.CDLL(None)\n"
             "libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]\n"
             "libc.free.argtypes = [ctypes.c_void_p]\n"

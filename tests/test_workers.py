@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from errors import UserError
-import workers
+from support import workers
+from support.errors import UserError
 
 
 def slow_first(item):

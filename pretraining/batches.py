@@ -1,7 +1,7 @@
 """Batches of pre-training: which examples, which pairs of segments, which masks.
 
 Batch t is a pure function of (seed, t): it is computed from nothing but the seed, the step and
-the corpus on the disk (`pretraining_corpus.py`), so any step can be the first, shuffling is over
+the corpus on the disk (`corpus.py`), so any step can be the first, shuffling is over
 the whole corpus and needs no buffer. A batch has the keys of `data.py` with one example a row and
 
   masked_lm_positions, masked_lm_ids     [P] int32: flat positions, over the whole batch
@@ -13,35 +13,18 @@ the whole corpus and needs no buffer. A batch has the keys of `data.py` with one
 from collections.abc import Iterator, Sequence
 import dataclasses
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import scipy.stats
 
-from data import Batch, pair_lengths, place_sequences, vocabulary_size
-from pretraining_corpus import Part, Records
-import stateless_random
+from data import Batch, pair_lengths, place_sequences
+from pretraining.corpus import Part, Records
+from pretraining.masking import below, choose_masks, Masking, Rows, Vocabulary
+from support import stateless_random
 
 # What a random number is for: streams never share a draw.
 _ORDER, _TRAIN, _EVAL = range(3)
-
-
-class Rows(NamedTuple):
-  """Examples before and after masking, one a row.
-
-  Attributes:
-    input_ids: [n, length] int32.
-    token_type_ids: [n, length] int32.
-    lengths: [n] tokens with [CLS] and [SEP].
-    labels: [n] int32.
-    label_weights: [n] float32: 0 where a row has no second segment to speak of.
-  """
-
-  input_ids: np.ndarray
-  token_type_ids: np.ndarray
-  lengths: np.ndarray
-  labels: np.ndarray
-  label_weights: np.ndarray
 
 
 class Examples(Protocol):
@@ -60,54 +43,6 @@ class Examples(Protocol):
       masked_lm_ids, masked_lm_weights [n, predictions]; next_sentence_labels,
       next_sentence_weights [n].
     """
-
-
-@dataclasses.dataclass(frozen=True)
-class Masking:
-  """How tokens are chosen and hidden (Devlin et al., 2018, section 3.1).
-
-  Attributes:
-    probability: share of a row's tokens, [CLS] and [SEP] counted, that is predicted.
-    max_predictions: predictions a row at most.
-    mask_share: of those, how many become [MASK].
-    random_share: how many become a random token; the rest stay as they are.
-    whole_words: all pieces of a word are predicted together.
-  """
-
-  probability: float
-  max_predictions: int
-  mask_share: float
-  random_share: float
-  whole_words: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Vocabulary:
-  """What pairing and masking must know of a tokenizer.
-
-  Attributes:
-    size: entries; random tokens are drawn from all of them, as in the original.
-    cls: id of [CLS], as are the next two.
-    sep: of [SEP].
-    mask: of [MASK].
-    continues: [size] bool: pieces that continue a word (##).
-  """
-
-  size: int
-  cls: int
-  sep: int
-  mask: int
-  continues: np.ndarray
-
-
-def vocabulary_of(tokenizer: Any) -> Vocabulary:
-  """Reads a transformers tokenizer."""
-  size = vocabulary_size(tokenizer)
-  continues = np.zeros(size, bool)
-  for piece, i in tokenizer.get_vocab().items():
-    continues[i] = piece.startswith("##")
-  return Vocabulary(size, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id,
-                    continues)
 
 
 # --- Examples from text ---------------------------------------------------------------------
@@ -159,7 +94,7 @@ class TextExamples:
     first, last = self._part.spans[indices].T
     budget = self.max_seq_length - (2 if self._objective == "mlm" else 3)
     target = np.where(draws[:, self._IS_SHORT] < self._short_seq_prob,
-                      2 + _below(draws[:, self._SHORT_LENGTH], budget - 1), budget)
+                      2 + below(draws[:, self._SHORT_LENGTH], budget - 1), budget)
     begin = sentences[first]
     last = np.minimum(last, np.searchsorted(sentences, begin + target))
     end, count = sentences[last], last - first
@@ -168,10 +103,10 @@ class TextExamples:
       return (np.stack([begin, end], 1), np.stack([end, end], 1), nothing.astype(np.int32),
               nothing.astype(np.float32))
     lone = count == 1
-    cut = sentences[np.where(lone, last, first + 1 + _below(draws[:, self._CUT], count - 1))]
+    cut = sentences[np.where(lone, last, first + 1 + below(draws[:, self._CUT], count - 1))]
     other = draws[:, self._OTHER] < 0.5
     if self._objective == "mlm_sop":
-      cut = np.where(lone, begin + 1 + _below(draws[:, self._CUT], end - begin - 1), cut)
+      cut = np.where(lone, begin + 1 + below(draws[:, self._CUT], end - begin - 1), cut)
       a, b = np.stack([begin, cut], 1), np.stack([cut, end], 1)
       a, b = np.where(other[:, None], b, a), np.where(other[:, None], a, b)
       return a, b, other.astype(np.int32), (end - begin > 1).astype(np.float32)
@@ -187,9 +122,9 @@ class TextExamples:
     own = np.searchsorted(documents, first, side="right") - 1
     place, others = np.searchsorted(self._part.documents, own), len(self._part.documents) - 1
     document = self._part.documents[
-        (place + 1 + _below(draws[:, self._DOCUMENT], others)) % (others + 1)]
+        (place + 1 + below(draws[:, self._DOCUMENT], others)) % (others + 1)]
     begin, end = documents[document], documents[document + 1]
-    start = begin + _below(draws[:, self._SENTENCE], end - begin)
+    start = begin + below(draws[:, self._SENTENCE], end - begin)
     stop = np.minimum(end, np.searchsorted(sentences, sentences[start] + target))
     return np.stack([sentences[start], sentences[stop]], 1)
 
@@ -217,95 +152,9 @@ class TextExamples:
     return Rows(ids.astype(np.int32), types.astype(np.int32), lengths, labels, weights)
 
 
-def _below(draws: np.ndarray, bounds: np.ndarray | int) -> np.ndarray:
-  """Uniform draws in [0, 1) -> integers from 0 below `bounds`; 0 where a bound is 0."""
-  return (draws * bounds).astype(np.int64)
-
-
 def _front(removed: np.ndarray, draws: np.ndarray) -> np.ndarray:
   """How many of the removed tokens come off the front: each with probability 1/2."""
   return scipy.stats.binom.ppf(draws, removed, 0.5).clip(0).astype(np.int64)
-
-
-# --- Masks ----------------------------------------------------------------------------------
-
-
-def choose_masks(rows: Rows, vocabulary: Vocabulary, masking: Masking, choice_keys: np.ndarray,
-                 token_keys: np.ndarray) -> dict[str, np.ndarray]:
-  """Which tokens are predicted, and what stands in their place.
-
-  The rules of `create_masked_lm_predictions` of the original, for all rows at once; but a piece
-  that continues a word never joins a word before [SEP].
-
-  Args:
-    rows: the examples, n of them.
-    vocabulary: the tokenizer's.
-    masking: rates.
-    choice_keys: [n] uint64: which tokens.
-    token_keys: [n] uint64: what they become.
-
-  Returns:
-    input_ids [n, length] with the masks in, and masked_lm_positions (ascending in the row),
-    masked_lm_ids, masked_lm_weights [n, max_predictions].
-  """
-  ids = rows.input_ids
-  column = np.arange(ids.shape[1])[None]
-  real = column < rows.lengths[:, None]
-  maskable = real & (ids != vocabulary.cls) & (ids != vocabulary.sep)
-  wanted = np.clip(np.rint(rows.lengths * masking.probability), 1, masking.max_predictions)
-  draws = stateless_random.uniform(choice_keys, ids.shape[1])
-  chosen = (_choose_words(maskable, vocabulary.continues[ids], wanted, draws)
-            if masking.whole_words else _choose_tokens(maskable, wanted, draws))
-  count = chosen.sum(axis=1)
-  positions = np.argsort(~chosen, axis=1, kind="stable")[:, :masking.max_predictions]
-  filled = np.arange(positions.shape[1])[None] < count[:, None]
-  positions = np.where(filled, positions, 0)
-  labels = np.where(filled, np.take_along_axis(ids, positions, 1), 0)
-  return {"input_ids": _hide(ids, positions, labels, filled, vocabulary, masking, token_keys),
-          "masked_lm_positions": positions.astype(np.int32),
-          "masked_lm_ids": labels.astype(np.int32),
-          "masked_lm_weights": filled.astype(np.float32)}
-
-
-def _choose_tokens(maskable: np.ndarray, wanted: np.ndarray, draws: np.ndarray) -> np.ndarray:
-  """[n, length] bool: the `wanted` maskable tokens with the lowest draws."""
-  order = np.argsort(np.where(maskable, draws, 2.0), axis=1)
-  chosen = np.zeros_like(maskable)
-  np.put_along_axis(chosen, order, np.arange(order.shape[1])[None] < wanted[:, None], axis=1)
-  return chosen & maskable
-
-
-def _choose_words(maskable: np.ndarray, continues: np.ndarray, wanted: np.ndarray,
-                  draws: np.ndarray) -> np.ndarray:
-  """[n, length] bool: whole words in random order; one that would pass `wanted` is left out."""
-  follows = np.zeros_like(maskable)
-  follows[:, 1:] = maskable[:, :-1]
-  starts = maskable & ~(continues & follows)
-  word = np.cumsum(starts, axis=1) - 1  # of each maskable token, from 0
-  rows, columns = np.nonzero(maskable)
-  sizes = np.zeros(maskable.shape, np.int64)
-  np.add.at(sizes, (rows, word[rows, columns]), 1)
-  order = np.argsort(np.where(sizes > 0, draws, 2.0), axis=1)
-  sizes = np.take_along_axis(sizes, order, 1)
-  taken, count = np.zeros_like(maskable), np.zeros(len(maskable), np.int64)
-  for i in range(int(starts.sum(axis=1).max(initial=0))):
-    taken[:, i] = (sizes[:, i] > 0) & (count + sizes[:, i] <= wanted)
-    count += np.where(taken[:, i], sizes[:, i], 0)
-  by_word = np.zeros_like(taken)
-  np.put_along_axis(by_word, order, taken, axis=1)
-  return maskable & np.take_along_axis(by_word, word.clip(0), 1)
-
-
-def _hide(ids: np.ndarray, positions: np.ndarray, labels: np.ndarray, filled: np.ndarray,
-          vocabulary: Vocabulary, masking: Masking, token_keys: np.ndarray) -> np.ndarray:
-  """A copy of ids where the chosen are [MASK], a random token, or themselves."""
-  what, which = np.split(stateless_random.uniform(token_keys, 2 * positions.shape[1]), 2, axis=1)
-  hidden = np.where(what < masking.mask_share, vocabulary.mask,
-                    np.where(what < masking.mask_share + masking.random_share,
-                             _below(which, vocabulary.size), labels))
-  ids = ids.copy()
-  ids[np.nonzero(filled)[0], positions[filled]] = hidden[filled]
-  return ids
 
 
 # --- Examples from records ------------------------------------------------------------------

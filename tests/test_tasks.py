@@ -3,45 +3,45 @@
 import numpy as np
 import pytest
 
-from errors import UserError
-import glue
+from classification import tasks
+from support.errors import UserError
 
 # --- Tasks ------------------------------------------------------------------------------------
 
 
 def test_tasks():
   """Eight tasks; the hub's order of classes, which is that of the numbers in GLUE's files."""
-  assert {name: task.label_names for name, task in glue.GLUE_TASKS.items()} == {
+  assert {name: task.label_names for name, task in tasks.GLUE_TASKS.items()} == {
       "cola": ("unacceptable", "acceptable"), "sst2": ("negative", "positive"),
       "mrpc": ("not_equivalent", "equivalent"), "qqp": ("not_duplicate", "duplicate"),
       "stsb": (), "mnli": ("entailment", "neutral", "contradiction"),
       "qnli": ("entailment", "not_entailment"), "rte": ("entailment", "not_entailment")}
-  assert [name for name, task in glue.GLUE_TASKS.items() if task.regression] == ["stsb"]
+  assert [name for name, task in tasks.GLUE_TASKS.items() if task.regression] == ["stsb"]
 
 
 def test_leaderboard_file_names():
-  names = {name for task in glue.GLUE_TASKS.values() for name in task.test_splits.values()}
+  names = {name for task in tasks.GLUE_TASKS.values() for name in task.test_splits.values()}
   assert names == {"CoLA", "SST-2", "MRPC", "QQP", "STS-B", "MNLI-m", "MNLI-mm", "QNLI", "RTE"}
 
 
 def test_unknown_task():
   with pytest.raises(UserError, match="^dataset_name 'MRPC' is no GLUE task; known: cola, sst2, "
                                       "mrpc, qqp, stsb, mnli, qnli, rte .*blank for your own"):
-    glue.glue_task("MRPC")
+    tasks.glue_task("MRPC")
 
 
 @pytest.mark.parametrize("name", ["wnli", "WNLI"])
 def test_wnli_is_refused(name):
   with pytest.raises(UserError, match="^wnli is refused: its dev set contradicts"):
-    glue.glue_task(name)
+    tasks.glue_task(name)
 
 
 def test_own_task():
-  task = glue.own_task(("text",), ("a", "b", "c"))
+  task = tasks.own_task(("text",), ("a", "b", "c"))
   assert task.metrics == ("accuracy", "f1", "matthews_correlation")
   assert task.eval_splits == {"validation": ""}
   assert task.test_splits == {"test": "test"}
-  assert glue.own_task(("text",), ()).metrics == ("pearson", "spearman")
+  assert tasks.own_task(("text",), ()).metrics == ("pearson", "spearman")
 
 
 # --- Metrics ----------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ def test_own_task():
 
 def score(task, predictions, labels):
   """The scores of a model whose classes are in the task's order."""
-  return glue.score(task, predictions, labels, task.label_names)
+  return tasks.score(task, predictions, labels, task.label_names)
 
 
 @pytest.mark.parametrize("name,metrics", [
@@ -58,7 +58,7 @@ def score(task, predictions, labels):
     ("qnli", {"accuracy"}), ("rte", {"accuracy"})])
 def test_metrics_are_glue_s(name, metrics):
   values = np.arange(2)
-  scores = score(glue.glue_task(name), values, values)
+  scores = score(tasks.glue_task(name), values, values)
   assert scores.keys() == metrics
   assert scores == pytest.approx(dict.fromkeys(metrics, 1.0))
 
@@ -69,21 +69,21 @@ PREDICTIONS = np.array([1, 1, 1, 1, 0, 0, 0, 0])
 
 
 def test_binary_metrics():
-  scores = score(glue.own_task(("text",), ("no", "yes")), PREDICTIONS, LABELS)
+  scores = score(tasks.own_task(("text",), ("no", "yes")), PREDICTIONS, LABELS)
   assert scores == pytest.approx({
       "accuracy": 5 / 8, "f1": 2 * 3 / (2 * 3 + 1 + 2),
       "matthews_correlation": (3 * 2 - 1 * 2) / (4 * 5 * 3 * 4) ** 0.5})
 
 
 def test_scores_do_not_depend_on_the_model_s_order():
-  task = glue.glue_task("mrpc")
-  assert glue.score(task, 1 - PREDICTIONS, 1 - LABELS, task.label_names[::-1]) == score(
+  task = tasks.glue_task("mrpc")
+  assert tasks.score(task, 1 - PREDICTIONS, 1 - LABELS, task.label_names[::-1]) == score(
       task, PREDICTIONS, LABELS)
 
 
 def test_f1_beyond_two_classes_is_the_macro_mean():
   """Per class: 2/3 (tp 1, fp 1), 1 (tp 1), 0 (one missed)."""
-  scores = score(glue.own_task(("text",), ("a", "b", "c")), np.array([0, 1, 0]),
+  scores = score(tasks.own_task(("text",), ("a", "b", "c")), np.array([0, 1, 0]),
                       np.array([0, 1, 2]))
   assert scores["f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
   assert scores["accuracy"] == pytest.approx(2 / 3)
@@ -91,33 +91,33 @@ def test_f1_beyond_two_classes_is_the_macro_mean():
 
 def test_correlations():
   """Pearson of (1, 2, 3, 6): centred (-2, -1, 0, 3), with (-1.5, -0.5, 0.5, 1.5) of the labels."""
-  scores = score(glue.glue_task("stsb"), np.array([1, 2, 3, 6], np.float32),
+  scores = score(tasks.glue_task("stsb"), np.array([1, 2, 3, 6], np.float32),
                       np.array([1, 2, 3, 4], np.float32))
   assert scores == pytest.approx({"pearson": 8 / (14 * 5) ** 0.5, "spearman": 1.0})
-  scores = score(glue.glue_task("stsb"), np.array([3.0, 1.0, 2.0]), np.array([1.0, 2.0, 3.0]))
+  scores = score(tasks.glue_task("stsb"), np.array([3.0, 1.0, 2.0]), np.array([1.0, 2.0, 3.0]))
   assert scores == pytest.approx({"pearson": -0.5, "spearman": -0.5})
 
 
 def test_spearman_shares_the_ranks_of_ties():
   """Ranks (1.5, 1.5, 3) and (1, 2, 3)."""
-  scores = score(glue.glue_task("stsb"), np.array([1.0, 1.0, 5.0]), np.array([1.0, 2.0, 3.0]))
+  scores = score(tasks.glue_task("stsb"), np.array([1.0, 1.0, 5.0]), np.array([1.0, 2.0, 3.0]))
   assert scores["spearman"] == pytest.approx(1.5 / (1.5 * 2) ** 0.5)
 
 
 def test_constant_predictions_score_zero_without_a_warning():
   constant = np.ones(3, np.int32)
-  scores = score(glue.glue_task("stsb"), constant.astype(np.float32), np.arange(3.0))
+  scores = score(tasks.glue_task("stsb"), constant.astype(np.float32), np.arange(3.0))
   assert scores == {"pearson": 0.0, "spearman": 0.0}
-  assert score(glue.glue_task("stsb"), np.arange(3.0), np.ones(3))["pearson"] == 0.0
+  assert score(tasks.glue_task("stsb"), np.arange(3.0), np.ones(3))["pearson"] == 0.0
   labels = np.array([0, 1, 0])
-  assert score(glue.glue_task("cola"), constant, labels) == {"matthews_correlation": 0.0}
-  assert score(glue.glue_task("mrpc"), 0 * constant, labels)["f1"] == 0.0
+  assert score(tasks.glue_task("cola"), constant, labels) == {"matthews_correlation": 0.0}
+  assert score(tasks.glue_task("mrpc"), 0 * constant, labels)["f1"] == 0.0
 
 
 def test_predictions_from_logits():
   logits = np.array([[0.1, 0.9, 0.5], [2.0, -1.0, 0.0]], np.float32)
-  assert glue.predictions_from(glue.glue_task("mnli"), logits).tolist() == [1, 0]
-  values = glue.predictions_from(glue.glue_task("stsb"), logits[:, 1:2])
+  assert tasks.predictions_from(tasks.glue_task("mnli"), logits).tolist() == [1, 0]
+  values = tasks.predictions_from(tasks.glue_task("stsb"), logits[:, 1:2])
   np.testing.assert_array_equal(values, np.array([0.9, -1.0], np.float32))
 
 
@@ -127,7 +127,7 @@ def test_predictions_from_logits():
 def written(folder, task, predictions, label_names, index=("0", "1", "2")):
   """The bytes of the file, which lies alone in its folder."""
   file = folder / "predictions.tsv"
-  glue.write_predictions(file, task, np.asarray(predictions), label_names, index)
+  tasks.write_predictions(file, task, np.asarray(predictions), label_names, index)
   assert list(folder.iterdir()) == [file]
   return file.read_bytes()
 
@@ -135,7 +135,7 @@ def written(folder, task, predictions, label_names, index=("0", "1", "2")):
 @pytest.mark.parametrize("name", ["cola", "sst2", "mrpc", "qqp"])
 def test_numbers_in_glue_s_order(tmp_path, name):
   """The same classes with the model's outputs in GLUE's order and reversed."""
-  task = glue.glue_task(name)
+  task = tasks.glue_task(name)
   expected = b"index\tprediction\n0\t1\n1\t0\n2\t0\n"
   assert written(tmp_path, task, [1, 0, 0], task.label_names) == expected
   assert written(tmp_path, task, [0, 1, 1], task.label_names[::-1]) == expected
@@ -149,19 +149,19 @@ def test_numbers_in_glue_s_order(tmp_path, name):
     ("rte", [0, 1, 1], ("not_entailment", "entailment"),
      b"0\tnot_entailment\n1\tentailment\n2\tentailment\n")])
 def test_names(tmp_path, name, predictions, order, expected):
-  assert written(tmp_path, glue.glue_task(name), predictions, order) == (
+  assert written(tmp_path, tasks.glue_task(name), predictions, order) == (
       b"index\tprediction\n" + expected)
 
 
 def test_values(tmp_path):
   values = np.array([5.0, 2.34567, 0.0], np.float32)
-  assert written(tmp_path, glue.glue_task("stsb"), values, ()) == (
+  assert written(tmp_path, tasks.glue_task("stsb"), values, ()) == (
       b"index\tprediction\n0\t5.000\n1\t2.346\n2\t0.000\n")
 
 
 def test_own_names_and_ids(tmp_path):
   """UTF-8 names; an earlier file is replaced."""
-  task = glue.own_task(("text",), ("ja", "weiß nicht"))
+  task = tasks.own_task(("text",), ("ja", "weiß nicht"))
   (tmp_path / "predictions.tsv").write_text("earlier, and longer than the new one" * 9, "utf-8")
   assert written(tmp_path, task, [1, 0], task.label_names, ("x7", "x8")) == (
       "index\tprediction\nx7\tweiß nicht\nx8\tja\n".encode())
@@ -170,5 +170,5 @@ def test_own_names_and_ids(tmp_path):
 def test_an_id_for_every_prediction(tmp_path):
   """A mismatch is refused, and no file is left under the name."""
   with pytest.raises(ValueError, match="zip"):
-    written(tmp_path, glue.glue_task("stsb"), [1.0, 2.0], (), ("0",))
+    written(tmp_path, tasks.glue_task("stsb"), [1.0, 2.0], (), ("0",))
   assert not (tmp_path / "predictions.tsv").exists()

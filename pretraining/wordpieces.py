@@ -15,7 +15,7 @@ import unicodedata
 
 import tokenizers
 
-from errors import UserError
+from support.errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ORIGINAL_LONGEST_WORD = 200  # characters; a longer one is [UNK]. HuggingFace: 100

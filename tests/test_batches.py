@@ -13,12 +13,12 @@ import pytest
 import scipy.stats
 
 import data
+import losses
 import modeling
-import objectives
-import pretraining_batches
-from pretraining_batches import Masking, Phase, Rows, TextExamples, Vocabulary
-import pretraining_corpus
-import stateless_random
+from pretraining import batches, corpus
+from pretraining.batches import Phase, TextExamples
+from pretraining.masking import choose_masks, Masking, Rows, Vocabulary
+from support import stateless_random
 
 CLS, SEP, MASK = 1, 2, 3
 SIZE = 50_000
@@ -38,7 +38,7 @@ def make_text(folder, sentences_of):
       tokens += [100 * d + 10 * s + min(i, 9) for i in range(size)]
       sentences.append(len(tokens))
     documents.append(len(sentences) - 1)
-  return pretraining_corpus.Text(("text",), "", folder, np.array(tokens, np.uint16),
+  return corpus.TokenizedText(("text",), "", folder, np.array(tokens, np.uint16),
                                  np.array(sentences), np.array(documents))
 
 
@@ -53,7 +53,7 @@ def make(tmp_path):
 
   def make(objective="mlm_nsp", masking=NO_MASKS, length=32, short=0.0, documents=DOCUMENTS):
     text = make_text(tmp_path, documents)
-    part = pretraining_corpus.part_of(text, False, 0.0, length - (2 if objective == "mlm" else 3))
+    part = corpus.part_of(text, False, 0.0, length - (2 if objective == "mlm" else 3))
     return TextExamples(part, vocabulary(), masking, length, objective, short)
 
   return make
@@ -217,7 +217,7 @@ def masked(masking, n=4000, length=32, seed=0):
   ids[np.arange(length) >= lengths[:, None]] = 0
   rows = Rows(ids, np.zeros_like(ids), lengths, np.zeros(n), np.ones(n))
   keys = stateless_random.keys(seed, np.arange(n))
-  return rows, pretraining_batches.choose_masks(
+  return rows, choose_masks(
       rows, vocabulary(), masking, stateless_random.keys(keys, 1), stateless_random.keys(keys, 2))
 
 
@@ -273,7 +273,7 @@ def test_every_place_is_equally_likely():
   ids[:, 0], ids[:, -1] = CLS, SEP
   rows = Rows(ids, np.zeros_like(ids), np.full(n, length), np.zeros(n), np.ones(n))
   keys = stateless_random.keys(5, np.arange(n))
-  out = pretraining_batches.choose_masks(rows, vocabulary(), Masking(0.15, 5, 0.8, 0.1, False),
+  out = choose_masks(rows, vocabulary(), Masking(0.15, 5, 0.8, 0.1, False),
                                          keys, stateless_random.keys(keys))
   assert out["masked_lm_positions"].shape == (n, 5)
   assert (out["masked_lm_weights"].sum(axis=1) == 3).all()
@@ -304,20 +304,20 @@ def two_phases(make):
 
 
 def test_batch_t_is_the_same_from_any_start(make):
-  batches = functools.partial(pretraining_batches.train_batches, two_phases(make), seed=3,
+  made = functools.partial(batches.train_batches, two_phases(make), seed=3,
                               devices=2, micro_batches=2, pack=False)
-  whole = list(batches(first_step=0))
+  whole = list(made(first_step=0))
   assert [batch["input_ids"].shape for batch in whole] == [(2, 2, 2, 32)] * 6 + [(2, 2, 1, 40)] * 4
   for start in (1, 5, 6, 9):
-    for ours, theirs in zip(batches(first_step=start), whole[start:], strict=True):
+    for ours, theirs in zip(made(first_step=start), whole[start:], strict=True):
       for name, value in ours.items():
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)
 
 
 def test_the_layout_on_devices_changes_no_row(make):
-  one = next(pretraining_batches.train_batches(two_phases(make), seed=3, first_step=2, devices=1,
+  one = next(batches.train_batches(two_phases(make), seed=3, first_step=2, devices=1,
                                                micro_batches=1, pack=False))
-  many = next(pretraining_batches.train_batches(two_phases(make), seed=3, first_step=2, devices=2,
+  many = next(batches.train_batches(two_phases(make), seed=3, first_step=2, devices=2,
                                                 micro_batches=2, pack=False))
   np.testing.assert_array_equal(one["input_ids"].reshape(8, 32), many["input_ids"].reshape(8, 32))
   positions = many["masked_lm_positions"].reshape(4, -1)
@@ -346,7 +346,7 @@ def test_an_epoch_shows_every_example_once_and_the_next_another_order(make):
 
   phases = [Phase(0, 3 * n, 4, Recorder())]
   for step in range(3 * n // 4):
-    pretraining_batches.train_rows(phases, 0, step)
+    batches.train_rows(phases, 0, step)
   indices = np.concatenate([i for i, _ in seen])[:2 * n // 4 * 4]
   first, second = indices[:n], indices[n:2 * n]
   np.testing.assert_array_equal(np.sort(first), np.arange(n))
@@ -354,7 +354,7 @@ def test_an_epoch_shows_every_example_once_and_the_next_another_order(make):
   keys = np.concatenate([k for _, k in seen])
   assert len(np.unique(keys)) == len(keys)  # the same example gets other masks each time
   seen.clear()
-  pretraining_batches.train_rows(phases, 1, 0)
+  batches.train_rows(phases, 1, 0)
   assert (seen[0][0] != indices[:4]).any()  # another seed, another order
 
 
@@ -362,21 +362,21 @@ def test_masks_are_new_in_every_epoch_and_fixed_in_evaluation(make):
   examples = make(masking=MASKING)
   n = len(examples)
   phases = [Phase(0, 10, n, examples)]
-  one, two = (pretraining_batches.train_rows(phases, 0, step)["input_ids"] for step in (0, 1))
+  one, two = (batches.train_rows(phases, 0, step)["input_ids"] for step in (0, 1))
   assert {bytes(row) for row in one} != {bytes(row) for row in two}
 
   def flat(batch_size):
-    batches = list(pretraining_batches.eval_batches(examples, batch_size=batch_size, max_examples=0,
+    made = list(batches.eval_batches(examples, batch_size=batch_size, max_examples=0,
                                                     devices=1, pack=False))
-    ids = np.concatenate([b["input_ids"][0] for b in batches])
-    weights = np.concatenate([b["next_sentence_weights"][0] for b in batches])
-    masks = np.concatenate([b["masked_lm_weights"][0].reshape(-1, 5) for b in batches])
+    ids = np.concatenate([b["input_ids"][0] for b in made])
+    weights = np.concatenate([b["next_sentence_weights"][0] for b in made])
+    masks = np.concatenate([b["masked_lm_weights"][0].reshape(-1, 5) for b in made])
     assert not masks[weights == 0].any()
     return ids[weights > 0]
 
   np.testing.assert_array_equal(flat(8), flat(6))
   assert len(flat(8)) == n
-  limited = list(pretraining_batches.eval_batches(examples, batch_size=8, max_examples=13,
+  limited = list(batches.eval_batches(examples, batch_size=8, max_examples=13,
                                                   devices=2, pack=False))
   ids = np.concatenate([b["input_ids"].reshape(8, 32) for b in limited])
   weights = np.concatenate([b["next_sentence_weights"].reshape(8) for b in limited])
@@ -388,9 +388,9 @@ def test_a_late_step_costs_what_the_first_costs(make):
   """No draw before it is made: step 10**9 asks for just its own rows."""
   examples = make(masking=MASKING)
   phases = [Phase(0, 1 << 40, 8, examples)]
-  rows = pretraining_batches.train_rows(phases, 0, 10**9)
+  rows = batches.train_rows(phases, 0, 10**9)
   assert rows["input_ids"].shape == (8, 32)
-  assert (rows["input_ids"] != pretraining_batches.train_rows(phases, 0, 0)["input_ids"]).any()
+  assert (rows["input_ids"] != batches.train_rows(phases, 0, 0)["input_ids"]).any()
 
 
 def test_records_come_as_they_are():
@@ -400,15 +400,15 @@ def test_records_come_as_they_are():
               "masked_lm_ids": np.ones((3, 2), np.int32),
               "masked_lm_weights": np.ones((3, 2), np.float32),
               "next_sentence_labels": np.array([0, 1, 0], np.int32)}
-  records = pretraining_corpus.Records(("file",), "", features, 11)
-  examples = pretraining_batches.RecordExamples(records, "mlm_nsp")
+  records = corpus.Records(("file",), "", features, 11)
+  examples = batches.RecordExamples(records, "mlm_nsp")
   assert (len(examples), examples.max_seq_length) == (3, 4)
   rows = examples.rows(np.array([2, 0]), stateless_random.keys(0, np.arange(2)))
   np.testing.assert_array_equal(rows["input_ids"], [[8, 9, 10, 11], [0, 1, 2, 3]])
   np.testing.assert_array_equal(rows["next_sentence_weights"], [1, 1])
-  alone = pretraining_batches.RecordExamples(records, "mlm").rows(np.array([1]), None)
+  alone = batches.RecordExamples(records, "mlm").rows(np.array([1]), None)
   np.testing.assert_array_equal(alone["next_sentence_weights"], [0])
-  batch = pretraining_batches.make_batch(rows, 2, 1, pack=False)
+  batch = batches.make_batch(rows, 2, 1, pack=False)
   assert batch["input_ids"].shape == (2, 1, 1, 4)
   assert batch["masked_lm_ids"].shape == (2, 1, 2)
   assert batch["next_sentence_labels"].shape == (2, 1, 1)
@@ -416,9 +416,9 @@ def test_records_come_as_they_are():
 
 def packed_and_padded(make, *leading):
   examples = make(masking=MASKING, short=0.9, documents=[[1, 2, 1, 3, 2, 1, 2]] * 30)
-  rows = pretraining_batches.train_rows([Phase(0, 1, 48, examples)], 0, 0)
-  return (pretraining_batches.make_batch(rows, *leading, pack=True),
-          pretraining_batches.make_batch(rows, *leading, pack=False))
+  rows = batches.train_rows([Phase(0, 1, 48, examples)], 0, 0)
+  return (batches.make_batch(rows, *leading, pack=True),
+          batches.make_batch(rows, *leading, pack=False))
 
 
 def test_packing_moves_examples_and_changes_nothing_in_them(make):
@@ -451,13 +451,13 @@ def test_packing_changes_no_loss_and_no_gradient(make):
       intermediate_size=32, max_position_embeddings=32, hidden_dropout_prob=0.0,
       attention_probs_dropout_prob=0.0)
   model = modeling.BertForPreTraining(config)
-  batches = packed_and_padded(make)
-  assert len(batches[0]["input_ids"]) < len(batches[1]["input_ids"]) == 48
-  params = init_params(model, batches[1])
+  packed, padded = packed_and_padded(make)
+  assert len(packed["input_ids"]) < len(padded["input_ids"]) == 48
+  params = init_params(model, padded)
 
   def loss(params, batch):
-    return objectives.pretraining_loss(params, batch, jax.random.key(0),
-                                       objectives.pretraining_weights(batch), model=model)[0]
+    return losses.pretraining_loss(params, batch, jax.random.key(0),
+                                       losses.pretraining_weights(batch), model=model)[0]
 
-  packed, padded = (jax.value_and_grad(loss)(params, batch) for batch in batches)
+  packed, padded = (jax.value_and_grad(loss)(params, batch) for batch in (packed, padded))
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), packed, padded)

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from errors import first_line, UserError
-import glue
-import hub
+from classification import tasks
+from support import hub
+from support.errors import first_line, UserError
 
 HUB_GLUE = ("glue", "nyu-mll/glue")
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -86,7 +86,7 @@ class Source:
   """
 
   description: str
-  glue_task: glue.Task | None
+  glue_task: tasks.Task | None
   read: Callable[[str], Table]
   splits: tuple[str, ...]
 
@@ -114,8 +114,8 @@ def find_source(dataset_name: str, dataset_path: str, skip_bad_rows: bool) -> So
     UserError: an unknown task, nothing at the path, no hub in reach.
   """
   if dataset_path in HUB_GLUE:
-    return _hub_source(dataset_path, glue.glue_task(dataset_name or "cola"))
-  task = glue.glue_task(dataset_name) if dataset_name else None
+    return _hub_source(dataset_path, tasks.glue_task(dataset_name or "cola"))
+  task = tasks.glue_task(dataset_name) if dataset_name else None
   if not dataset_path:
     raise UserError("dataset_path is blank; give a folder, or nyu-mll/glue for GLUE from the hub")
   folder = pathlib.Path(os.path.expanduser(dataset_path))
@@ -136,7 +136,7 @@ def find_source(dataset_name: str, dataset_path: str, skip_bad_rows: bool) -> So
   return _own_files_source(folder, skip_bad_rows)
 
 
-def _hub_source(path: str, task: glue.Task | None) -> Source:
+def _hub_source(path: str, task: tasks.Task | None) -> Source:
   arguments = (path, task.name) if task else (path,)
   try:
     loaded = hub.load_dataset(*arguments)
@@ -146,7 +146,7 @@ def _hub_source(path: str, task: glue.Task | None) -> Source:
   return _datasets_source(f"{' '.join(arguments)} (hub)", loaded, task)
 
 
-def _saved_source(folder: pathlib.Path, task: glue.Task | None) -> Source:
+def _saved_source(folder: pathlib.Path, task: tasks.Task | None) -> Source:
   import datasets
 
   try:
@@ -157,7 +157,7 @@ def _saved_source(folder: pathlib.Path, task: glue.Task | None) -> Source:
   return _datasets_source(str(folder), loaded, task)
 
 
-def _datasets_source(name: str, loaded: Any, task: glue.Task | None) -> Source:
+def _datasets_source(name: str, loaded: Any, task: tasks.Task | None) -> Source:
   """A source backed by a `datasets.DatasetDict`; ClassLabel numbers become names."""
 
   def read(split: str) -> Table:
@@ -176,7 +176,7 @@ def _datasets_source(name: str, loaded: Any, task: glue.Task | None) -> Source:
   return Source(name, task, read, tuple(loaded))
 
 
-def _glue_folder_source(folder: pathlib.Path, task: glue.Task, skip_bad_rows: bool) -> Source:
+def _glue_folder_source(folder: pathlib.Path, task: tasks.Task, skip_bad_rows: bool) -> Source:
   """GLUE's own layout: CoLA/train.tsv, MNLI/dev_matched.tsv ..."""
   own_folder = folder.resolve().name == task.folder
   if not (folder / task.folder).is_dir() and not own_folder:
@@ -437,7 +437,7 @@ def _number(value: Any) -> float | None:
     return None
 
 
-def encode_labels(table: Table, values: Sequence[Any], task: glue.Task,
+def encode_labels(table: Table, values: Sequence[Any], task: tasks.Task,
                   model_labels: Sequence[str]) -> np.ndarray:
   """Labels as the model counts them: [examples] int32 classes, or float32 values.
 

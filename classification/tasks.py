@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from errors import UserError
+from support.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,14 +20,11 @@ from typing import Any
 
 import numpy as np
 
-import corpus
 from data import vocabulary_size
-from errors import UserError
-from reporting import progress_bar, say
-import stateless_random
-import tfrecords
-import tokenization
-import workers
+from pretraining import text, tfrecords, wordpieces
+from support import stateless_random, workers
+from support.errors import UserError
+from support.reporting import progress_bar, say
 
 _VERSION = 1
 _LONGEST_DOCUMENT = 1 << 24  # characters; longer ones are cut, for the memory of one worker
@@ -39,7 +36,7 @@ _HOLDOUT_KEY = 0x5EED  # not config.seed: all runs hold out the same documents
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
+class TokenizedText:
   """Tokenized documents; all arrays are memory-mapped.
 
   Attributes:
@@ -69,7 +66,7 @@ class Part:
     spans: [spans, 2] int64: first sentence and the one after the last; never across documents.
   """
 
-  text: Text
+  text: TokenizedText
   documents: np.ndarray
   spans: np.ndarray
 
@@ -98,12 +95,12 @@ class Records:
     return self.features["input_ids"].shape[1]
 
 
-Corpus = Text | Records
+Corpus = TokenizedText | Records
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """How text is read (see `corpus.find_sources` and `corpus.documents`)."""
+  """How text is read (see `text.find_sources` and `text.documents`)."""
 
   input_format: str
   text_field: str
@@ -127,25 +124,25 @@ def open_corpus(patterns: str, what: str, tokenizer: Any, reading: Reading) -> C
   Raises:
     UserError: no file, nothing in it, text and records mixed, or anything wrong in a file.
   """
-  sources = corpus.find_sources(patterns, reading.input_format, what)
-  records, text = [], []
+  sources = text.find_sources(patterns, reading.input_format, what)
+  records, texts = [], []
   for source in sources:
     if source.kind == "dataset" or source.size:  # an empty file is no obstacle to either
-      (records if _holds_records(source) else text).append(source.path)
-  if records and text:
-    raise UserError(f"{what}: {records[0]} holds TFRecords and {text[0]} does not; give one kind")
+      (records if _holds_records(source) else texts).append(source.path)
+  if records and texts:
+    raise UserError(f"{what}: {records[0]} holds TFRecords and {texts[0]} does not; give one kind")
   if records:
     return _open_records(sources, what, reading)
   return _open_text(sources, what, tokenizer, reading)
 
 
-def _holds_records(source: corpus.Source) -> bool:
+def _holds_records(source: text.Source) -> bool:
   """By the name too: then a damaged first record is found out, and not taken for text."""
   return source.kind != "dataset" and (
       ".tfrecord" in os.path.basename(source.path) or tfrecords.is_tfrecord(source.path))
 
 
-def _cache_folder(sources: Sequence[corpus.Source], cache_dir: str, *more: Any) -> pathlib.Path:
+def _cache_folder(sources: Sequence[text.Source], cache_dir: str, *more: Any) -> pathlib.Path:
   """Where the cache of these inputs, in this state, lies: beside the first, or in cache_dir."""
   state = json.dumps([_VERSION, [_state(source) for source in sources], *more])
   if cache_dir:
@@ -157,7 +154,7 @@ def _cache_folder(sources: Sequence[corpus.Source], cache_dir: str, *more: Any) 
   return parent / hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
-def _state(source: corpus.Source) -> list[Any]:
+def _state(source: text.Source) -> list[Any]:
   """What changes when the input does: of a saved dataset's folder, its newest file."""
   path = pathlib.Path(source.path)
   if not path.exists():
@@ -178,7 +175,7 @@ def _damaged(folder: pathlib.Path) -> UserError:
   return UserError(f"the cache {folder} is damaged; delete it, and it is made anew")
 
 
-def _paths(sources: Sequence[corpus.Source]) -> tuple[str, ...]:
+def _paths(sources: Sequence[text.Source]) -> tuple[str, ...]:
   return tuple(os.path.realpath(s.path) if os.path.exists(s.path) else s.path for s in sources)
 
 
@@ -224,27 +221,29 @@ def _map(file: pathlib.Path, dtype: Any, *row: int) -> np.ndarray:
 # --- Text -----------------------------------------------------------------------------------
 
 
-def _open_text(sources: Sequence[corpus.Source], what: str, tokenizer: Any,
-               reading: Reading) -> Text:
-  pieces = tokenization.WordPieces(tokenizer)
+def _open_text(sources: Sequence[text.Source], what: str, tokenizer: Any,
+               reading: Reading) -> TokenizedText:
+  pieces = wordpieces.WordPieces(tokenizer)
   folder = _cache_folder(sources, reading.cache_dir, pieces.fingerprint, reading.text_field,
                          reading.language, reading.errors)
   dtype = np.dtype(np.uint16 if vocabulary_size(tokenizer) <= 1 << 16 else np.int32)
   if not folder.exists():
     with _whole_or_nothing(folder) as temporary:
       _tokenize(sources, what, pieces, reading, dtype, temporary)
-  text = Text(_paths(sources), _digest(folder), folder, _map(folder / "tokens", dtype),
-              _map(folder / "sentences", np.int64), _map(folder / "documents", np.int64))
-  if (text.sentences[-1], text.documents[-1]) != (len(text.tokens), len(text.sentences) - 1):
+  tokenized = TokenizedText(
+      _paths(sources), _digest(folder), folder, _map(folder / "tokens", dtype),
+      _map(folder / "sentences", np.int64), _map(folder / "documents", np.int64))
+  if (tokenized.sentences[-1], tokenized.documents[-1]) != (
+      len(tokenized.tokens), len(tokenized.sentences) - 1):
     raise _damaged(folder)
-  say(f"{what}: {len(text.documents) - 1:,} documents, {len(text.sentences) - 1:,} sentences, "
-      f"{len(text.tokens):,} tokens in {folder}")
-  return text
+  say(f"{what}: {len(tokenized.documents) - 1:,} documents, "
+      f"{len(tokenized.sentences) - 1:,} sentences, {len(tokenized.tokens):,} tokens in {folder}")
+  return tokenized
 
 
-def _tokenize(sources: Sequence[corpus.Source], what: str, pieces: tokenization.WordPieces,
+def _tokenize(sources: Sequence[text.Source], what: str, pieces: wordpieces.WordPieces,
               reading: Reading, dtype: np.dtype, folder: pathlib.Path) -> None:
-  size = corpus.total_size(sources)
+  size = text.total_size(sources)
   say(f"{what}: tokenizing {len(sources)} input{'s' if len(sources) > 1 else ''}"
       f"{f', {size / 1e6:,.1f} MB' if size else ''}, once ...")
   num_tokens = num_sentences = 0
@@ -253,9 +252,10 @@ def _tokenize(sources: Sequence[corpus.Source], what: str, pieces: tokenization.
         _growing(folder / "sentences", np.int64) as add_sentences,
         _growing(folder / "documents", np.int64) as add_documents,
         progress_bar(size, "B") as progress):
-    text = corpus.documents(sources, text_field=reading.text_field, language=reading.language,
-                            errors=reading.errors, longest=_LONGEST_DOCUMENT, progress=progress)
-    for ids, sentence_lengths, document_lengths in _tokenized_blocks(text, size, pieces):
+    documents = text.documents(sources, text_field=reading.text_field, language=reading.language,
+                               errors=reading.errors, longest=_LONGEST_DOCUMENT,
+                               progress=progress)
+    for ids, sentence_lengths, document_lengths in _tokenized_blocks(documents, size, pieces):
       add_tokens(ids)
       for array in (ids, sentence_lengths, document_lengths):
         digest.update(array.tobytes())
@@ -274,17 +274,17 @@ def _tokenize(sources: Sequence[corpus.Source], what: str, pieces: tokenization.
 Block = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def _tokenized_blocks(documents: Iterator[corpus.Document], size: int,
-                      pieces: tokenization.WordPieces) -> Iterator[Block]:
+def _tokenized_blocks(documents: Iterator[text.Document], size: int,
+                      pieces: wordpieces.WordPieces) -> Iterator[Block]:
   """Tokenizes blocks of documents, in order, in as many processes as the size is worth."""
-  blocks = corpus.blocks(documents, _BLOCK)
+  blocks = text.blocks(documents, _BLOCK)
   worth = size // _BYTES_A_WORKER if size else _MOST_WORKERS  # a hub's dataset: likely large
   num_workers = max(min(os.cpu_count() or 1, _MOST_WORKERS, worth), 1)
   return workers.ordered_map(functools.partial(_tokenize_block, pieces), blocks, num_workers,
                              "free some")
 
 
-def _tokenize_block(pieces: tokenization.WordPieces, block: list[corpus.Document]) -> Block:
+def _tokenize_block(pieces: wordpieces.WordPieces, block: list[text.Document]) -> Block:
   """-> (ids, tokens of each sentence, sentences of each document), all of them at least 1."""
   ids, sentence_lengths, document_lengths = [], [], []
   for document in block:
@@ -300,14 +300,15 @@ def _tokenize_block(pieces: tokenization.WordPieces, block: list[corpus.Document
 # --- Splits and spans -----------------------------------------------------------------------
 
 
-def part_of(text: Text, held_out: bool, eval_fraction: float, target: int) -> Part:
+def part_of(tokenized: TokenizedText, held_out: bool, eval_fraction: float,
+            target: int) -> Part:
   """The training or the held-out documents, cut into runs of sentences that just reach `target`.
 
   So does `create_instances_from_document` of the original; a document's last run may fall
   short. The same documents are held out in every run. What is found is kept in the cache.
 
   Args:
-    text: the corpus.
+    tokenized: the corpus.
     held_out: which of the two parts.
     eval_fraction: share of the documents that is held out; 0 holds out none.
     target: tokens.
@@ -316,14 +317,14 @@ def part_of(text: Text, held_out: bool, eval_fraction: float, target: int) -> Pa
     UserError: a single document, of which none can be held out.
   """
   name = f"{'held-out' if held_out else 'training'}-{eval_fraction!r}"
-  documents = text.folder / f"documents-{name}"
+  documents = tokenized.folder / f"documents-{name}"
   if not documents.exists():
-    _write(documents, _document_numbers(text, held_out, eval_fraction))
+    _write(documents, _document_numbers(tokenized, held_out, eval_fraction))
   documents = _map(documents, np.int64)
-  spans = text.folder / f"spans-{name}-{target}"
+  spans = tokenized.folder / f"spans-{name}-{target}"
   if not spans.exists():
-    _write(spans, _all_spans(text, documents, target))
-  return Part(text, documents, _map(spans, np.int64, 2))
+    _write(spans, _all_spans(tokenized, documents, target))
+  return Part(tokenized, documents, _map(spans, np.int64, 2))
 
 
 def _write(file: pathlib.Path, chunks: Iterable[Any]) -> None:
@@ -335,8 +336,9 @@ def _write(file: pathlib.Path, chunks: Iterable[Any]) -> None:
     temporary.replace(file)
 
 
-def _document_numbers(text: Text, held_out: bool, eval_fraction: float) -> Iterator[np.ndarray]:
-  total = len(text.documents) - 1
+def _document_numbers(tokenized: TokenizedText, held_out: bool,
+                      eval_fraction: float) -> Iterator[np.ndarray]:
+  total = len(tokenized.documents) - 1
   if eval_fraction and total < 2:
     raise UserError("train_files hold a single document, of which none can be held out; separate "
                     "documents by blank lines, or give --config.eval_files=FILES or "
@@ -350,11 +352,11 @@ def _document_numbers(text: Text, held_out: bool, eval_fraction: float) -> Itera
     yield documents[(stateless_random.permute(documents, total, key) < count) == held_out]
 
 
-def _all_spans(text: Text, documents: np.ndarray, target: int
+def _all_spans(tokenized: TokenizedText, documents: np.ndarray, target: int
                ) -> Iterator[list[tuple[int, int]]]:
   """The spans of each document (`part_of`)."""
   say(f"cutting {len(documents):,} documents into spans of {target} tokens, once ...")
-  begins, sentences = np.asarray(text.documents), np.asarray(text.sentences)
+  begins, sentences = np.asarray(tokenized.documents), np.asarray(tokenized.sentences)
   with progress_bar(len(documents), "documents") as progress:
     for document in np.asarray(documents):
       first, end = int(begins[document]), int(begins[document + 1])
@@ -374,7 +376,7 @@ def _spans(offsets: list[int], target: int) -> Iterator[tuple[int, int]]:
 # --- Records --------------------------------------------------------------------------------
 
 
-def _open_records(sources: Sequence[corpus.Source], what: str, reading: Reading) -> Records:
+def _open_records(sources: Sequence[text.Source], what: str, reading: Reading) -> Records:
   folder = _cache_folder(sources, reading.cache_dir, "records")
   if not folder.exists():
     with _whole_or_nothing(folder) as temporary:
@@ -390,14 +392,14 @@ def _open_records(sources: Sequence[corpus.Source], what: str, reading: Reading)
   return records
 
 
-def _decode(sources: Sequence[corpus.Source], what: str, folder: pathlib.Path) -> None:
+def _decode(sources: Sequence[text.Source], what: str, folder: pathlib.Path) -> None:
   say(f"{what}: decoding {len(sources)} TFRecord file{'s' if len(sources) > 1 else ''}, once ...")
   shapes: dict[str, tuple[str, list[int]]] = {}
   add: dict[str, Callable[[Any], None]] = {}
   largest = 0
   digest = hashlib.sha256()
   with contextlib.ExitStack() as files:
-    progress = files.enter_context(progress_bar(corpus.total_size(sources), "B"))
+    progress = files.enter_context(progress_bar(text.total_size(sources), "B"))
     for source in sources:
       for records in tfrecords.read_records(source.path):
         found = {name: (value.dtype.str, list(value.shape[1:])) for name, value in records.items()}

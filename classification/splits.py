@@ -1,6 +1,6 @@
 """The labelled, tokenized splits of a classification run: which ones, and what labels mean.
 
-Between the readers (`tables.py`), the tasks (`glue.py`) and the tokens (`data.py`).
+Between the readers (`tables.py`), the tasks (`tasks.py`) and the tokens (`data.py`).
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,10 @@ import ml_collections
 import numpy as np
 
 import checkpoint_utils
+from classification import tables, tasks
 import data
-from errors import UserError
-import glue
-from reporting import say
-import tables
+from support.errors import UserError
+from support.reporting import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Split:
 
 def read_splits(config: ml_collections.ConfigDict, source: tables.Source,
                 checkpoint: checkpoint_utils.Checkpoint | None, tokenizer: Any
-                ) -> tuple[glue.Task, tuple[str, ...], dict[str, Split]]:
+                ) -> tuple[tasks.Task, tuple[str, ...], dict[str, Split]]:
   """Reads and tokenizes the splits that are asked for.
 
   Returns:
@@ -80,7 +79,7 @@ def wanted_splits(config: ml_collections.ConfigDict, source: tables.Source) -> l
   Raises:
     UserError: one of them is not there.
   """
-  task = source.glue_task or glue.own_task((), ())
+  task = source.glue_task or tasks.own_task((), ())
   wanted = [*(["train"] if config.do_train else []),
             *(task.eval_splits if config.do_eval else ()),
             *(task.test_splits if config.do_predict else ())]
@@ -105,7 +104,7 @@ def names_in(text: str) -> tuple[str, ...]:
 
 def own_task(config: ml_collections.ConfigDict, layout: tables.Layout,
              read: Mapping[str, tables.Table],
-             checkpoint: checkpoint_utils.Checkpoint | None) -> glue.Task:
+             checkpoint: checkpoint_utils.Checkpoint | None) -> tasks.Task:
   """The task of the user's own files: classes as configured, in training, or as trained."""
   if config.label_names:
     names = names_in(config.label_names)
@@ -121,10 +120,10 @@ def own_task(config: ml_collections.ConfigDict, layout: tables.Layout,
     raise UserError(f"the only class is {names[0]!r}; there is nothing to tell apart")
   say(f"  texts: {', '.join(layout.texts)}; label: {layout.label}; "
       + (f"classes: {', '.join(names)}" if names else "regression"))
-  return glue.own_task(layout.texts, names)
+  return tasks.own_task(layout.texts, names)
 
 
-def order_labels(config: ml_collections.ConfigDict, task: glue.Task,
+def order_labels(config: ml_collections.ConfigDict, task: tasks.Task,
                  checkpoint: checkpoint_utils.Checkpoint | None) -> tuple[str, ...]:
   """The task's classes in the order of the model's outputs: the checkpoint's, where it has them.
 

@@ -28,8 +28,8 @@ import zlib
 
 from absl import flags
 
-from errors import first_line, UserError
-import hub
+from support import hub
+from support.errors import first_line, UserError
 
 Document = list[str]
 

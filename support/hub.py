@@ -4,8 +4,8 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
-from errors import first_line, UserError
-from reporting import say
+from support.errors import first_line, UserError
+from support.reporting import say
 
 
 def snapshot(name: str, patterns: Sequence[str]) -> pathlib.Path:

@@ -1,0 +1,1 @@
+"""Fine-tuning's subjects: the tasks, the tables that they are read from, their splits."""

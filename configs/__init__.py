@@ -1,0 +1,1 @@
+"""Every knob of the two scripts, and the rules that their values keep."""

@@ -1,0 +1,142 @@
+"""Schedules and optimizers: AdamW as published and as the original has it, LAMB, clipping, decay.
+
+Called as in google-research/bert, whose `optimization.py` holds the same.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Params = Mapping[str, Any]
+
+
+def training_steps(num_examples: int, batch_size: int, epochs: float, warmup_proportion: float
+                   ) -> tuple[int, int]:
+  """-> (steps, warm-up steps), each rounded down (`run_classifier.py` of the original)."""
+  num_train_steps = int(num_examples / batch_size * epochs)
+  return num_train_steps, int(num_train_steps * warmup_proportion)
+
+
+def create_schedule(kind: str, learning_rate: float, num_train_steps: int,
+                    num_warmup_steps: int) -> optax.Schedule:
+  """Linear warm-up from 0 and linear decay to 0.
+
+  Args:
+    kind: "joined" peaks at `learning_rate` when warm-up ends and decays from there;
+      "original" (`create_optimizer` of google-research/bert) decays over *all* steps and
+      replaces the first `num_warmup_steps` by the warm-up, so it drops where they meet.
+    learning_rate: the peak.
+    num_train_steps: the step at which the rate reaches 0.
+    num_warmup_steps: length of the warm-up.
+
+  Returns:
+    step -> learning rate; 0 at step 0 where there is a warm-up.
+  """
+  if kind not in ("joined", "original"):
+    raise ValueError(f"learning_rate_schedule must be 'joined' or 'original', not {kind!r}")
+  warmup = max(num_warmup_steps, 1)
+  decay_start = num_warmup_steps if kind == "joined" else 0
+  decay_steps = max(num_train_steps - decay_start, 1)
+
+  def schedule(step: Any) -> Any:
+    xp = jnp if isinstance(step, jax.Array) else np  # the host's log waits for no device
+    rising = learning_rate * step / warmup
+    falling = learning_rate * xp.clip(1 - (step - decay_start) / decay_steps, 0.0, 1.0)
+    return xp.where(step < num_warmup_steps, rising, falling)
+
+  return schedule
+
+
+def decay_mask(params: Params) -> Params:
+  """True where weight decay applies: all but biases and LayerNorm, decided by path."""
+
+  def decays(path: tuple[Any, ...], _: Any) -> bool:
+    names = [entry.key for entry in path]
+    return names[-1] != "bias" and "layer_norm" not in names
+
+  return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+  """Multiplies all gradients by one number where their norm is above `max_norm` (TensorFlow's).
+
+  The multiplication fuses with what Adam does next; optax's divides every element in a pass of
+  its own over all gradients.
+  """
+
+  def update(grads: Any, state: optax.EmptyState, params: Params | None = None
+             ) -> tuple[Any, optax.EmptyState]:
+    del params
+    scale = max_norm / jnp.maximum(optax.tree.norm(grads), max_norm)
+    return jax.tree.map(lambda g: g * scale, grads), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+class _Moments(NamedTuple):
+  mu: Any
+  nu: Any
+
+
+def scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+  """Adam without bias correction: m / (sqrt(v) + eps) (`AdamWeightDecayOptimizer`)."""
+
+  def init(params: Params) -> _Moments:
+    return _Moments(jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
+
+  def update(grads: Any, state: _Moments, params: Params | None = None) -> tuple[Any, _Moments]:
+    del params
+    mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
+    nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.nu, grads)
+    updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+    return updates, _Moments(mu, nu)
+
+  return optax.GradientTransformation(init, update)
+
+
+def create_optimizer(kind: str, schedule: optax.Schedule, *, b1: float, b2: float, eps: float,
+                     weight_decay: float, max_grad_norm: float,
+                     bias_correction: bool) -> optax.GradientTransformation:
+  """Clip by the global norm, Adam's direction, decoupled decay, learning rate.
+
+  Args:
+    kind: "adamw" is BERT's; "lamb" is Algorithm 2 of You et al., 2019
+      (https://arxiv.org/abs/1904.00962, phi the identity): each tensor's step, decay included,
+      is scaled to the norm of the tensor, except biases and LayerNorm (as in the authors'
+      code). For batches of thousands.
+    schedule: step -> learning rate.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added outside the square root.
+    weight_decay: added to the update where `decay_mask` allows, before the learning rate.
+    max_grad_norm: bound on the root of the sum of all squared gradients; 0 turns it off.
+    bias_correction: True is Adam (and LAMB) as published; False is the original BERT's (and
+      the LAMB that ALBERT was trained with).
+  """
+  if kind not in ("adamw", "lamb"):
+    raise ValueError(f"optimizer must be 'adamw' or 'lamb', not {kind!r}")
+  scale = optax.scale_by_adam if bias_correction else scale_by_bert_adam
+  trust = (optax.masked(optax.scale_by_trust_ratio(), decay_mask),) if kind == "lamb" else ()
+  return optax.chain(
+      clip_by_global_norm(max_grad_norm) if max_grad_norm else optax.identity(),
+      scale(b1=b1, b2=b2, eps=eps),
+      optax.add_decayed_weights(weight_decay, decay_mask),
+      *trust,
+      optax.scale_by_learning_rate(schedule))
+
+
+def freeze(optimizer: optax.GradientTransformation,
+           modules: tuple[tuple[str, ...], ...]) -> optax.GradientTransformation:
+  """Leaves the parameters below some paths as they are, without decay too."""
+
+  def frozen(params: Params) -> Params:
+    def is_frozen(path: tuple[Any, ...], _: Any) -> bool:
+      names = tuple(entry.key for entry in path)
+      return any(names[:len(module)] == module for module in modules)
+    return jax.tree_util.tree_map_with_path(is_frozen, params)
+
+  return optax.chain(optimizer, optax.masked(optax.set_to_zero(), frozen))
