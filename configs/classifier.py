@@ -62,6 +62,10 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   config.max_seq_length = 128
   # Several examples a row: the same numbers, far less padding.
   config.pack_sequences = True
+  # Tokenized text is kept in this folder, up to cache_gigabytes; blank:
+  # ~/.cache/bert_in_flax/tokenized.
+  config.cache_dir = ""
+  config.cache_gigabytes = 10.0
 
   config.do_train = True
   config.do_eval = True
@@ -81,7 +85,9 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   # "joined" peaks at learning_rate; "original" is google-research/bert's, which drops where
   # warm-up ends.
   config.learning_rate_schedule = "joined"
-  # AdamW; False is the original's Adam without bias correction.
+  # "adamw", or "lamb" (You et al., 2019, Algorithm 2) for batches of thousands.
+  config.optimizer = "adamw"
+  # False is the original's Adam (and ALBERT's LAMB) without bias correction.
   config.adam_bias_correction = True
   config.adam_b1 = 0.9
   config.adam_b2 = 0.999

@@ -8,7 +8,8 @@ from support.errors import UserError
 # What may change between two commands on one run: it leaves the trained weights as they are.
 FREE_KEYS = ("do_train", "do_eval", "do_predict", "eval_batch_size", "predict_batch_size",
              "log_every_steps", "eval_every_epochs", "eval_steps", "max_eval_examples",
-             "save_checkpoints_steps", "keep_checkpoints", "keep_checkpoint_every", "cache_dir")
+             "save_checkpoints_steps", "keep_checkpoints", "keep_checkpoint_every", "cache_dir",
+             "cache_gigabytes")
 CHOICES = {"dtype": ("float32", "bfloat16"),
            "matmul_precision": ("float32", "tensorfloat32", "bfloat16"),
            "learning_rate_schedule": ("joined", "original"),
@@ -27,7 +28,7 @@ LIMITS = {"max_seq_length": (5, 1 << 20), "gradient_accumulation_steps": (1, 1 <
           "num_warmup_steps": (0, 1 << 30), "eval_steps": (0, 1 << 30),
           "max_eval_examples": (0, 1 << 40), "eval_fraction": (0, 0.9),
           "masked_lm_prob": (1e-6, 1), "mask_token_prob": (0, 1), "random_token_prob": (0, 1),
-          "short_seq_prob": (0, 1)}
+          "short_seq_prob": (0, 1), "cache_gigabytes": (0, 1e6)}
 
 
 def check_values(config: ml_collections.ConfigDict) -> None:
