@@ -23,7 +23,8 @@ from absl import flags
 
 from pretraining import text, tfrecords, wordpieces
 from support import workers
-from support.errors import run_script, UserError
+from support.command_line import run_script
+from support.errors import UserError
 from support.reporting import progress_bar, say
 
 TokenizedDocument = list[list[int]]  # the ids of its sentences, none empty

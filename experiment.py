@@ -23,6 +23,7 @@ import checkpoint_utils
 from configs import rules
 import modeling
 import optimization
+from support import command_line
 from support.errors import UserError
 from support.reporting import say
 import training
@@ -46,10 +47,9 @@ class Run:
 
 def define_flags(config_file: str) -> None:
   """The flags of a script; not defined on import, so that one program can use both scripts."""
-  config_flags.DEFINE_config_file("config", config_file, "Configuration file, with :MODEL.")
   flags.DEFINE_string("output_dir", "", "The run's folder; blank: a new one in runs/.")
-  for name in ("config", "output_dir"):  # so that the script's --help shows them
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+  flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["output_dir"])  # for --help
+  command_line.define_config(config_file)
 
 
 def open_run(config: ml_collections.ConfigDict, output_dir: str, script: str, name: str) -> Run:

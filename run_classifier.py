@@ -30,7 +30,8 @@ import losses
 import modeling
 import optimization
 from support import devices, reporting
-from support.errors import run_script, UserError
+from support.command_line import run_script
+from support.errors import UserError
 from support.reporting import say
 import training
 

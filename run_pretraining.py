@@ -28,7 +28,8 @@ import modeling
 import optimization
 from pretraining import batches, corpus, masking
 from support import devices, reporting
-from support.errors import run_script, UserError
+from support.command_line import run_script
+from support.errors import UserError
 from support.reporting import say
 import training
 

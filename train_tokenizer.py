@@ -21,7 +21,8 @@ import tokenizers
 
 from pretraining import text
 from pretraining.wordpieces import bert_backend, SPECIAL_TOKENS
-from support.errors import run_script, UserError
+from support.command_line import run_script
+from support.errors import UserError
 from support.reporting import progress_bar, say
 
 _LONGEST_DOCUMENT = 1 << 20  # characters

@@ -1,11 +1,12 @@
-"""Fine-tuning on GLUE or on your own labelled text: every knob, with its default.
+r"""Fine-tuning on GLUE or on your own labelled text: every knob, with its default.
 
     python3 run_classifier.py --config=configs/classifier.py:bert-base-uncased \
         --config.dataset_name=mrpc --output_dir=OUT
 
-The argument after the colon names a published BERT on the HuggingFace hub; without one, give
---config.init_checkpoint. The recipe is the paper's for GLUE: batch 32, learning rate 5e-5,
-3 epochs, length 128. Scores and wall times stand in README.md.
+The argument after the colon names a published BERT on the HuggingFace hub; without it, give
+--config.init_checkpoint. The defaults are the paper's for GLUE: batch 32, learning rate 5e-5, 3
+epochs, length 128. README.md lists the scores and wall times that they give. A comment explains
+the knobs below it, here and in --help.
 """
 
 import ml_collections
@@ -27,112 +28,128 @@ HUB_MODELS = {
 
 
 def get_config(model: str = "") -> ml_collections.ConfigDict:
-  """The configuration; `model` is a key of HUB_MODELS or empty."""
+  """Returns the configuration; `model` is a key of HUB_MODELS or blank."""
   if model and model not in HUB_MODELS:
     raise ValueError(f"configs/classifier.py:{model} names no published BERT; known: "
                      f"{', '.join(HUB_MODELS)}; for a local model use --config.init_checkpoint")
   config = ml_collections.ConfigDict()
 
-  # Where the weights come from: a hub name, a HuggingFace folder, a Google TF1 folder or .ckpt
-  # prefix, a run directory or checkpoint of this project; blank: random, sized by config.model.
+  # Initial weights: a hub name, a HuggingFace folder, a Google TF1 folder or .ckpt prefix, or a
+  # run folder or checkpoint of this project. Blank: random weights.
   config.init_checkpoint = HUB_MODELS.get(model, "")
-  # Folder or hub name of the tokenizer; blank: init_checkpoint's own.
+  # Folder with tokenizer.json or vocab.txt, or a hub name. Blank: init_checkpoint's tokenizer.
   config.tokenizer = ""
-  # Lower-case and strip accents; None: what the tokenizer's files say.
+  # Lower-case the text and strip accents. None: as the tokenizer's files say.
   config.do_lower_case = config_dict.placeholder(bool)
 
-  # A GLUE task: cola, mrpc, qqp, sst2, stsb, mnli, qnli, rte; blank: your own files at
-  # dataset_path (or cola, where dataset_path is the hub's GLUE).
+  # GLUE task: cola, mrpc, qqp, sst2, stsb, mnli, qnli or rte. Blank: your own data at
+  # dataset_path, or cola if dataset_path is the hub's GLUE.
   config.dataset_name = ""
-  # The hub's GLUE ("nyu-mll/glue" or "glue"), another hub dataset, a folder in GLUE's TSV
-  # layout, a save_to_disk folder, or a folder with your train/validation/test files in csv,
-  # tsv, jsonl or parquet.
+  # The hub's GLUE ("nyu-mll/glue" or "glue"), another hub dataset, a folder in GLUE's TSV layout,
+  # a folder of datasets.save_to_disk, or a folder with your train, validation and test files in
+  # csv, tsv, jsonl or parquet.
   config.dataset_path = "nyu-mll/glue"
-  # One or two comma-separated column names; blank: recognized by usual names.
+  # One or two columns of text, comma-separated. Blank: those with usual names.
   config.text_columns = ""
+  # Column of the labels. Blank: the one with a usual name.
   config.label_column = ""
-  # For your own files: "class", "float" (regression), or "auto": floats mean regression.
+  # Labels of your own data: "class", "float" (regression), or "auto" (regression if they are
+  # floats).
   config.label_type = "auto"
-  # Comma-separated classes in the order of the model's outputs; blank: the checkpoint's, or
-  # else the task's. Needed to evaluate a checkpoint that only numbers its classes.
+  # Class names in the order of the model's outputs, comma-separated. Blank: the checkpoint's or,
+  # without any, the task's. Needed to evaluate a checkpoint that only numbers its classes.
   config.label_names = ""
-  # Leave out csv and tsv rows with a wrong number of fields instead of stopping at the first.
+  # Skip csv and tsv rows with a wrong number of fields. False: stop at the first one.
   config.skip_bad_rows = False
-  # Tokens an example, with [CLS] and [SEP]; longer ones are truncated.
+  # Most tokens of an example, with [CLS] and [SEP]. Longer ones are truncated.
   config.max_seq_length = 128
-  # Several examples a row: the same numbers, far less padding.
+  # Put several examples into one row: the same numbers, less padding.
   config.pack_sequences = True
-  # Tokenized text is kept in this folder, up to cache_gigabytes; blank:
-  # ~/.cache/bert_in_flax/tokenized.
+  # Folder that keeps tokenized text for later runs. Blank: ~/.cache/bert_in_flax/tokenized.
   config.cache_dir = ""
+  # Size from which on the least recently used files of cache_dir are deleted.
   config.cache_gigabytes = 10.0
 
+  # Train, until the run is finished.
   config.do_train = True
+  # Evaluate, while training and at the end.
   config.do_eval = True
+  # Write predictions for the test split.
   config.do_predict = False
 
-  # Examples a step, over all devices and accumulation steps together.
+  # Examples per step, over all devices and micro-batches together.
   config.train_batch_size = 32
+  # Examples per batch of an evaluation, over all devices.
   config.eval_batch_size = 64
+  # Examples per batch of a prediction, over all devices.
   config.predict_batch_size = 64
-  # Micro-batches a step: less memory, the same update.
+  # Micro-batches per step: less memory, the same update.
   config.gradient_accumulation_steps = 1
+  # Passes over the training examples; a fraction is fine.
   config.num_train_epochs = 3.0
 
+  # Peak learning rate.
   config.learning_rate = 5e-5
-  # Share of the steps over which the rate rises from 0.
+  # Share of the steps that are warm-up.
   config.warmup_proportion = 0.1
-  # "joined" peaks at learning_rate; "original" is google-research/bert's, which drops where
-  # warm-up ends.
+  # Linear warm-up from 0, linear decay to 0. "joined" reaches learning_rate where warm-up ends;
+  # "original" is google-research/bert's, which decays from step 0 and drops where warm-up ends.
   config.learning_rate_schedule = "joined"
   # "adamw", or "lamb" (You et al., 2019, Algorithm 2) for batches of thousands.
   config.optimizer = "adamw"
-  # False is the original's Adam (and ALBERT's LAMB) without bias correction.
+  # Correct the bias of the moments. False: like the original's Adam and ALBERT's LAMB.
   config.adam_bias_correction = True
+  # Decay rates of the first and the second moment.
   config.adam_b1 = 0.9
   config.adam_b2 = 0.999
-  # Added outside the square root.
+  # Added to the denominator, outside the square root.
   config.adam_eps = 1e-6
-  # On everything but LayerNorm and biases.
+  # Applied to all parameters but LayerNorm and biases.
   config.weight_decay = 0.01
-  # Bound on the global norm of the gradients; 0: none.
+  # Larger gradients are scaled down to this global norm. 0: never.
   config.max_grad_norm = 1.0
 
-  # Compute in "float32" or "bfloat16"; parameters, LayerNorm, softmax and loss stay float32.
+  # Type of the matrix products: "float32" or "bfloat16". Parameters, LayerNorm, softmax and loss
+  # stay float32.
   config.dtype = "float32"
-  # How float32 products are computed where the hardware has shortcuts: "float32" is exact,
-  # "tensorfloat32" or "bfloat16" are faster on a GPU or TPU.
+  # Precision of float32 products: "float32" is exact; "tensorfloat32" and "bfloat16" are faster
+  # on a GPU or TPU.
   config.matmul_precision = "float32"
-  # Makes initialization, data order and dropout.
+  # Decides initialization, data order, dropout and, in pre-training, pairs and masks.
   config.seed = 42
-  # The same seed gives the same bits on a GPU too (a CPU's always are), at a few percent of
-  # its speed.
+  # Give the same bits for the same seed on a GPU too, a few percent slower. A CPU always does.
   config.deterministic = True
 
+  # Steps between two log lines.
   config.log_every_steps = 50
-  # Score the dev set every so many epochs while training; 0: only at the end.
+  # Epochs between two evaluations while training. 0: evaluate only at the end.
   config.eval_every_epochs = 1.0
-  # 0: only at the end.
+  # Steps between two checkpoints. 0: only one, at the end.
   config.save_checkpoints_steps = 1000
-  # Keep the last so many checkpoints, and every one at a multiple of keep_checkpoint_every
-  # steps (0: none of those).
+  # Keep this many of the latest checkpoints.
   config.keep_checkpoints = 1
+  # Also keep each checkpoint whose step is a multiple of this number. 0: none of them.
   config.keep_checkpoint_every = 0
 
-  # The architecture: None is init_checkpoint's value or, without one, bert-base-uncased's (and
-  # the tokenizer's vocabulary size). Dropout rates and hidden_act can be changed freely.
+  # The architecture. None, here and below: init_checkpoint's value or, without one, that of
+  # bert-base-uncased (and of the tokenizer for vocab_size).
   config.model = ml_collections.ConfigDict()
   config.model.vocab_size = config_dict.placeholder(int)
   config.model.hidden_size = config_dict.placeholder(int)
   config.model.num_hidden_layers = config_dict.placeholder(int)
   config.model.num_attention_heads = config_dict.placeholder(int)
   config.model.intermediate_size = config_dict.placeholder(int)
-  # gelu (erf), gelu_new (tanh), gelu_pytorch_tanh, relu, tanh, linear
+  # Activation: gelu (erf), gelu_new (tanh), gelu_pytorch_tanh, relu, tanh or linear. Pre-trained
+  # weights fit any of them, and any dropout rate.
   config.model.hidden_act = config_dict.placeholder(str)
+  # Dropout rates of the layers' outputs and of the attention probabilities.
   config.model.hidden_dropout_prob = config_dict.placeholder(float)
   config.model.attention_probs_dropout_prob = config_dict.placeholder(float)
+  # Number of position embeddings (the longest row) and of token type embeddings.
   config.model.max_position_embeddings = config_dict.placeholder(int)
   config.model.type_vocab_size = config_dict.placeholder(int)
+  # Standard deviation of random weights, which are cut at twice that.
   config.model.initializer_range = config_dict.placeholder(float)
+  # Added to the variance in LayerNorm.
   config.model.layer_norm_eps = config_dict.placeholder(float)
   return config

@@ -1,18 +1,19 @@
-"""Pre-training from text or from the original's TFRecords: every knob, with its default.
+r"""Pre-training from text or from the original's TFRecords: every knob, with its default.
 
     python3 run_pretraining.py --config=configs/pretraining.py:bert-base-uncased \
         --config.train_files='/data/*.txt' --output_dir=OUT
 
-The argument after the colon names a size and its published vocabulary; no weights are loaded
-unless init_checkpoint asks for them. The recipe is the paper's (appendix A.2): a million steps
-of 256 sequences, 90% of them at length 128 and the rest at 512, learning rate 1e-4. What one
-hour on two CPU cores gives stands in README.md.
+The argument after the colon names a size and its published vocabulary (train_tokenizer.py makes
+one from your own text); no weights are loaded without init_checkpoint. The defaults are the
+paper's (appendix A.2): a million steps of 256 sequences, 90% of them at length 128 and the rest
+at 512, learning rate 1e-4. README.md shows the result of one hour on two CPU cores. A comment
+explains the knobs below it, here and in --help.
 """
 
 import ml_collections
 from ml_collections import config_dict
 
-MODELS = {  # name: (key of modeling.SIZES, where its vocabulary is on the HuggingFace hub)
+MODELS = {  # name: (key of modeling.SIZES, hub name of its vocabulary)
     "bert-tiny": ("bert-tiny", "google-bert/bert-base-uncased"),
     "bert-mini": ("bert-mini", "google-bert/bert-base-uncased"),
     "bert-small": ("bert-small", "google-bert/bert-base-uncased"),
@@ -25,132 +26,148 @@ MODELS = {  # name: (key of modeling.SIZES, where its vocabulary is on the Huggi
 
 
 def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
-  """The configuration; `model` is a key of MODELS."""
+  """Returns the configuration; `model` is a key of MODELS."""
   if model not in MODELS:
     raise ValueError(f"configs/pretraining.py:{model} names no size of BERT; known: "
                      f"{', '.join(MODELS)}")
   config = ml_collections.ConfigDict()
 
-  # Blank: random weights. A HuggingFace folder or hub name, a Google TF1 folder or .ckpt
-  # prefix, or a run of this project: go on from these weights (and their architecture).
+  # Initial weights: a hub name, a HuggingFace folder, a Google TF1 folder or .ckpt prefix, or a
+  # run folder or checkpoint of this project. Blank: random weights.
   config.init_checkpoint = ""
-  # The architecture without init_checkpoint: bert-tiny, bert-mini, bert-small, bert-medium,
-  # bert-base or bert-large; single values can be changed in config.model below.
+  # Architecture without init_checkpoint: bert-tiny, bert-mini, bert-small, bert-medium, bert-base
+  # or bert-large. config.model changes single values of it.
   config.size = MODELS[model][0]
-  # Folder (tokenizer.json or vocab.txt; train_tokenizer.py makes one from your text) or hub
-  # name; blank: init_checkpoint's own, or else hub_tokenizer.
+  # Folder with tokenizer.json or vocab.txt, or a hub name. Blank: init_checkpoint's tokenizer.
   config.tokenizer = ""
+  # Hub name of the tokenizer if neither tokenizer nor init_checkpoint is given.
   config.hub_tokenizer = MODELS[model][1]
-  # Lower-case and strip accents; None: what the tokenizer's files say.
+  # Lower-case the text and strip accents. None: as the tokenizer's files say.
   config.do_lower_case = config_dict.placeholder(bool)
 
-  # Comma-separated files or globs: text (.gz too), jsonl, WikiExtractor's output, a saved
-  # dataset's folder or a hub dataset (wikimedia/wikipedia:20231101.en); or TFRecords of
+  # Comma-separated files or globs: text (.gz too), jsonl, WikiExtractor's output, the folder of a
+  # saved dataset or a hub dataset (wikimedia/wikipedia:20231101.en); or TFRecords of
   # create_pretraining_data.py or of the original, whose pairs and masks are used as they are.
   config.train_files = ""
-  # The same for evaluation; blank: a share of train_files' documents is held out, the same ones
-  # in every run on these files. TFRecords do not say what documents they are from: give
-  # eval_files, or 0.
+  # The same for evaluation. Blank: hold out a share of the documents of train_files, the same
+  # ones in every run on these files.
   config.eval_files = ""
+  # Share of the documents to hold out if eval_files is blank. TFRecords do not tell documents
+  # apart: give eval_files, or 0 here.
   config.eval_fraction = 0.01
-  # "auto", "lines" (a sentence a line), "paragraphs" (running text), "jsonl", "wikiextractor",
-  # "dataset".
+  # "auto", "lines" (one sentence a line), "paragraphs" (running text), "jsonl", "wikiextractor"
+  # or "dataset".
   config.input_format = "auto"
-  # The field or column that holds the text, in jsonl and datasets.
+  # Field of jsonl, or column of a dataset, that holds the text.
   config.text_field = "text"
-  # Of the rules by which running text is split into sentences.
+  # Language whose rules split running text into sentences.
   config.language = "en"
-  # Invalid UTF-8: "strict" stops with its line, "replace" goes on with U+FFFD, "ignore" without.
+  # Invalid UTF-8: "strict" stops and names the line, "replace" reads U+FFFD, "ignore" skips it.
   config.errors = "strict"
-  # Text is tokenized and TFRecords are decoded once, into this folder; blank: .bert_cache/ beside
-  # the first input, or for a hub dataset ~/.cache/bert_in_flax.
+  # Folder that keeps tokenized text and decoded TFRecords for later runs. Blank: .bert_cache/
+  # beside the first input, or ~/.cache/bert_in_flax for a hub dataset.
   config.cache_dir = ""
 
-  # "mlm_nsp" (the original), "mlm_sop" (sentence order, ALBERT's) or "mlm" alone.
+  # "mlm_nsp" (the original's), "mlm_sop" (ALBERT's sentence order) or "mlm" alone. TFRecords
+  # bring their own pairs and masks: the knobs from here to short_seq_prob do not change them.
   config.objective = "mlm_nsp"
-  # Share of the tokens that are predicted, and at most how many a row; None: the share of a full
-  # row (20 of 128, 77 of 512). From TFRecords pairs and masks come as they are: these five and
-  # short_seq_prob then change nothing.
+  # Share of the tokens to predict.
   config.masked_lm_prob = 0.15
+  # Most predicted tokens of an example. None: masked_lm_prob of a full row, rounded up (20 of
+  # 128, 77 of 512).
   config.max_predictions_per_seq = config_dict.placeholder(int)
-  # Of those, how many become [MASK] and how many a random token; the rest stay.
+  # Shares of the predicted tokens that become [MASK] and a random token. The others stay.
   config.mask_token_prob = 0.8
   config.random_token_prob = 0.1
+  # Mask all pieces of a word together.
   config.do_whole_word_mask = False
   # Share of the examples that are cut to a random shorter length.
   config.short_seq_prob = 0.1
-  # Several short examples a row: the same numbers, less padding.
+  # Put several examples into one row: the same numbers, less padding.
   config.pack_sequences = True
 
+  # Train, until the run is finished.
   config.do_train = True
+  # Evaluate, while training and at the end.
   config.do_eval = True
 
+  # Training steps of all phases together.
   config.num_train_steps = 1_000_000
+  # Steps that are warm-up.
   config.num_warmup_steps = 10_000
-  # Stretches of the run, one after the other under one schedule: (share of the steps, tokens
-  # a row, rows a step over all devices and accumulation steps together).
+  # Phases of the run under one schedule, each (share of the steps, tokens per row, rows per step
+  # over all devices and micro-batches together).
   config.phases = ((0.9, 128, 256), (0.1, 512, 256))
+  # Examples per batch of an evaluation, over all devices.
   config.eval_batch_size = 256
-  # Micro-batches a step: less memory, the same update.
+  # Micro-batches per step: less memory, the same update.
   config.gradient_accumulation_steps = 1
 
+  # Peak learning rate.
   config.learning_rate = 1e-4
-  # "joined" peaks at learning_rate; "original" is google-research/bert's, which drops where
-  # warm-up ends.
+  # Linear warm-up from 0, linear decay to 0. "joined" reaches learning_rate where warm-up ends;
+  # "original" is google-research/bert's, which decays from step 0 and drops where warm-up ends.
   config.learning_rate_schedule = "joined"
   # "adamw", or "lamb" (You et al., 2019, Algorithm 2) for batches of thousands.
   config.optimizer = "adamw"
-  # False is the original's Adam (and ALBERT's LAMB) without bias correction.
+  # Correct the bias of the moments. False: like the original's Adam and ALBERT's LAMB.
   config.adam_bias_correction = True
+  # Decay rates of the first and the second moment.
   config.adam_b1 = 0.9
   config.adam_b2 = 0.999
-  # Added outside the square root.
+  # Added to the denominator, outside the square root.
   config.adam_eps = 1e-6
-  # On everything but LayerNorm and biases.
+  # Applied to all parameters but LayerNorm and biases.
   config.weight_decay = 0.01
-  # Bound on the global norm of the gradients; 0: none.
+  # Larger gradients are scaled down to this global norm. 0: never.
   config.max_grad_norm = 1.0
 
-  # Compute in "float32" or "bfloat16"; parameters, LayerNorm, softmax and loss stay float32.
+  # Type of the matrix products: "float32" or "bfloat16". Parameters, LayerNorm, softmax and loss
+  # stay float32.
   config.dtype = "float32"
-  # How float32 products are computed where the hardware has shortcuts: "float32" is exact,
-  # "tensorfloat32" or "bfloat16" are faster on a GPU or TPU.
+  # Precision of float32 products: "float32" is exact; "tensorfloat32" and "bfloat16" are faster
+  # on a GPU or TPU.
   config.matmul_precision = "float32"
   # Compute activations again in the backward pass: less memory, a third more arithmetic.
   config.remat = False
-  # Makes initialization, data order, pairs, masks and dropout.
+  # Decides initialization, data order, dropout and, in pre-training, pairs and masks.
   config.seed = 42
-  # The same seed gives the same bits on a GPU too (a CPU's always are), at a few percent of
-  # its speed.
+  # Give the same bits for the same seed on a GPU too, a few percent slower. A CPU always does.
   config.deterministic = True
 
+  # Steps between two log lines.
   config.log_every_steps = 100
-  # Evaluate every so many steps (but not shortly before the end), at the current phase's length;
-  # 0: only at the end.
+  # Steps between two evaluations while training, at the current phase's length; none shortly
+  # before the end. 0: evaluate only at the end.
   config.eval_steps = 10_000
-  # Examples an evaluation, the same ones each time; 0: all.
+  # Examples of an evaluation, always the same ones. 0: all.
   config.max_eval_examples = 25_600
-  # 0: only at the end.
+  # Steps between two checkpoints. 0: only one, at the end.
   config.save_checkpoints_steps = 1000
-  # Keep the last so many checkpoints, and every one at a multiple of keep_checkpoint_every
-  # steps (0: none of those).
+  # Keep this many of the latest checkpoints.
   config.keep_checkpoints = 1
+  # Also keep each checkpoint whose step is a multiple of this number. 0: none of them.
   config.keep_checkpoint_every = 0
 
-  # The architecture: None is init_checkpoint's value or, without one, size's (and the
-  # tokenizer's vocabulary size). Dropout rates and hidden_act can be changed freely.
+  # The architecture. None, here and below: init_checkpoint's value or, without one, that of
+  # size (and of the tokenizer for vocab_size).
   config.model = ml_collections.ConfigDict()
   config.model.vocab_size = config_dict.placeholder(int)
   config.model.hidden_size = config_dict.placeholder(int)
   config.model.num_hidden_layers = config_dict.placeholder(int)
   config.model.num_attention_heads = config_dict.placeholder(int)
   config.model.intermediate_size = config_dict.placeholder(int)
-  # gelu (erf), gelu_new (tanh), gelu_pytorch_tanh, relu, tanh, linear
+  # Activation: gelu (erf), gelu_new (tanh), gelu_pytorch_tanh, relu, tanh or linear. Pre-trained
+  # weights fit any of them, and any dropout rate.
   config.model.hidden_act = config_dict.placeholder(str)
+  # Dropout rates of the layers' outputs and of the attention probabilities.
   config.model.hidden_dropout_prob = config_dict.placeholder(float)
   config.model.attention_probs_dropout_prob = config_dict.placeholder(float)
+  # Number of position embeddings (the longest row) and of token type embeddings.
   config.model.max_position_embeddings = config_dict.placeholder(int)
   config.model.type_vocab_size = config_dict.placeholder(int)
+  # Standard deviation of random weights, which are cut at twice that.
   config.model.initializer_range = config_dict.placeholder(float)
+  # Added to the variance in LayerNorm.
   config.model.layer_norm_eps = config_dict.placeholder(float)
   return config

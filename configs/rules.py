@@ -1,41 +1,107 @@
-"""What the knobs of both configs may be: choices, ranges, and which a finished run may change."""
+"""The rules of the knobs: their ranges, their choices, and which ones a finished run may change."""
+
+from collections.abc import Callable
+import math
+from typing import NamedTuple
 
 import ml_collections
 
-import modeling
 from support.errors import UserError
 
-# What may change between two commands on one run: it leaves the trained weights as they are.
-FREE_KEYS = ("do_train", "do_eval", "do_predict", "eval_batch_size", "predict_batch_size",
-             "log_every_steps", "eval_every_epochs", "eval_steps", "max_eval_examples",
-             "save_checkpoints_steps", "keep_checkpoints", "keep_checkpoint_every", "cache_dir",
-             "cache_gigabytes")
-CHOICES = {"dtype": ("float32", "bfloat16"),
-           "matmul_precision": ("float32", "tensorfloat32", "bfloat16"),
-           "learning_rate_schedule": ("joined", "original"),
-           "label_type": ("auto", "class", "float"),
-           "optimizer": ("adamw", "lamb"),
-           "errors": ("strict", "replace", "ignore"),
-           "objective": ("mlm_nsp", "mlm_sop", "mlm"),
-           "size": tuple(modeling.SIZES)}
-LIMITS = {"max_seq_length": (5, 1 << 20), "gradient_accumulation_steps": (1, 1 << 20),
-          "num_train_epochs": (0, 1e6), "eval_every_epochs": (0, 1e6), "learning_rate": (0, 1e3),
-          "warmup_proportion": (0, 1), "adam_b1": (0, 0.999999), "adam_b2": (0, 0.999999),
-          "adam_eps": (1e-30, 1), "weight_decay": (0, 1e3), "max_grad_norm": (0, 1e9),
-          "seed": (0, (1 << 32) - 1), "log_every_steps": (1, 1 << 30),
-          "save_checkpoints_steps": (0, 1 << 30), "keep_checkpoints": (1, 1 << 30),
-          "keep_checkpoint_every": (0, 1 << 30), "num_train_steps": (1, 1 << 30),
-          "num_warmup_steps": (0, 1 << 30), "eval_steps": (0, 1 << 30),
-          "max_eval_examples": (0, 1 << 40), "eval_fraction": (0, 0.9),
-          "masked_lm_prob": (1e-6, 1), "mask_token_prob": (0, 1), "random_token_prob": (0, 1),
-          "short_seq_prob": (0, 1), "cache_gigabytes": (0, 1e6)}
+
+class Rule(NamedTuple):
+  """The values that a knob may have, and whether it may differ in a finished run.
+
+  Attributes:
+    meaning: completes "must be ..." for a number.
+    accepts: whether a number (never None) is allowed; False for NaN and infinities.
+    choices: the allowed strings; empty for other types.
+    free: the trained weights do not depend on the knob, so two commands on one run may differ
+      in it.
+  """
+
+  meaning: str = ""
+  accepts: Callable[[float], bool] = lambda value: True
+  choices: tuple[str, ...] = ()
+  free: bool = False
+
+
+def _one_of(*choices: str) -> Rule:
+  return Rule(choices=choices)
+
+
+def _at_least(least: float) -> Rule:
+  return Rule(f"at least {least}", lambda value: least <= value < math.inf)
+
+
+def _free(rule: Rule) -> Rule:
+  return rule._replace(free=True)
+
+
+_ANY = Rule()
+_FROM_0 = Rule("a finite number from 0", lambda value: 0 <= value < math.inf)
+_ABOVE_0 = Rule("a finite number above 0 in float32", lambda value: 2**-126 <= value < math.inf)
+_SHARE = Rule("a share from 0 to 1", lambda value: 0 <= value <= 1)
+_SHARE_ABOVE_0 = Rule("a share above 0, up to 1", lambda value: 0 < value <= 1)
+_SHARE_BELOW_1 = Rule("a share from 0, below 1",  # in float32 too
+                      lambda value: 0 <= value <= 1 - 2**-24)
+_SEED = Rule("from 0 to 4294967295", lambda value: 0 <= value < 1 << 32)
+
+# Knobs without a line here are checked elsewhere or have no wrong value. The last checks of batch
+# sizes (the number of devices) and of lengths (the model's positions) need more than the config.
+RULES = {
+    "label_type": _one_of("auto", "class", "float"),
+    "max_seq_length": _at_least(5),  # three special tokens and one of each text
+    "cache_dir": _free(_ANY),
+    "cache_gigabytes": _free(_FROM_0),
+    "size": _one_of("bert-tiny", "bert-mini", "bert-small", "bert-medium", "bert-base",
+                    "bert-large"),
+    "eval_fraction": _SHARE_BELOW_1,
+    "errors": _one_of("strict", "replace", "ignore"),
+    "objective": _one_of("mlm_nsp", "mlm_sop", "mlm"),
+    "masked_lm_prob": _SHARE_ABOVE_0,
+    "max_predictions_per_seq": _at_least(1),
+    "mask_token_prob": _SHARE,
+    "random_token_prob": _SHARE,
+    "short_seq_prob": _SHARE,
+    "do_train": _free(_ANY),
+    "do_eval": _free(_ANY),
+    "do_predict": _free(_ANY),
+    "train_batch_size": _at_least(1),
+    "eval_batch_size": _free(_at_least(1)),
+    "predict_batch_size": _free(_at_least(1)),
+    "gradient_accumulation_steps": _at_least(1),
+    "num_train_epochs": _FROM_0,
+    "num_train_steps": _at_least(1),
+    "num_warmup_steps": _at_least(0),
+    "warmup_proportion": _SHARE,
+    "learning_rate": _FROM_0,
+    "learning_rate_schedule": _one_of("joined", "original"),
+    "optimizer": _one_of("adamw", "lamb"),
+    "adam_b1": _SHARE_BELOW_1,
+    "adam_b2": _SHARE_BELOW_1,
+    "adam_eps": _ABOVE_0,
+    "weight_decay": _FROM_0,
+    "max_grad_norm": _FROM_0,
+    "dtype": _one_of("float32", "bfloat16"),
+    "matmul_precision": _one_of("float32", "tensorfloat32", "bfloat16"),
+    "seed": _SEED,
+    "log_every_steps": _free(_at_least(1)),
+    "eval_every_epochs": _free(_FROM_0),
+    "eval_steps": _free(_at_least(0)),
+    "max_eval_examples": _free(_at_least(0)),
+    "save_checkpoints_steps": _free(_at_least(0)),
+    "keep_checkpoints": _free(_at_least(1)),
+    "keep_checkpoint_every": _free(_at_least(0)),
+}
+FREE_KEYS = tuple(name for name, rule in RULES.items() if rule.free)
 
 
 def check_values(config: ml_collections.ConfigDict) -> None:
-  """Refuses values that would only fail, or mislead, later; says what would be right."""
-  for name, known in CHOICES.items():
-    if name in config and config[name] not in known:
-      raise UserError(f"{name} {config[name]!r} is not one of {', '.join(known)}")
-  for name, (low, high) in LIMITS.items():
-    if name in config and not low <= config[name] <= high:  # so put, it refuses NaN
-      raise UserError(f"{name} must lie in {low} ... {high}, not {config[name]}")
+  """Raises a UserError for the first knob whose value is against its rule."""
+  for name, value in config.items():
+    rule = RULES.get(name, _ANY)
+    if rule.choices and value not in rule.choices:
+      raise UserError(f"{name} {value!r} is not one of {', '.join(rule.choices)}")
+    if value is not None and not rule.accepts(value):
+      raise UserError(f"{name} must be {rule.meaning}, not {value}")

@@ -531,7 +531,7 @@ def test_the_command_line(folder, tmp_path):
   made(folder, tmp_path / "out")
   assert (tmp_path / "out").read_bytes() == command_line
   for bad, message in (("--dupe_factor=0", "--dupe_factor=0 must be 1 or more"),
-                       ("--dupe=2", "Unknown command line flag 'dupe'"),
+                       ("--dupe=2", "unknown flag --dupe; did you mean --dupe_factor?"),
                        ("more", "unexpected argument 'more'; flags start with --")):
     process = start(*common, bad)
     _, problem = process.communicate()

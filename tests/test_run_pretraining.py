@@ -429,7 +429,7 @@ def test_the_originals_records_train(shared, tmp_path):
     (["--config.size=huge"], "size 'huge' is not one of bert-tiny,"),
     (["--config.num_warmup_steps=270"], "num_warmup_steps 270 is over num_train_steps 200"),
     (["--config.random_token_prob=0.3"], "mask_token_prob 0.8 . random_token_prob 0.3 is over 1"),
-    (["--config.masked_lm_prob=0.0"], "masked_lm_prob must lie in 1e-06 ... 1, not 0.0"),
+    (["--config.masked_lm_prob=0.0"], "masked_lm_prob must be a share above 0, up to 1, not 0.0"),
     (["--config.max_predictions_per_seq=0"], "max_predictions_per_seq must be at least 1, not 0"),
     (["--config.eval_batch_size=6"], "eval_batch_size 6 is not a positive multiple of 4 devices"),
     (["--config.input_format=pdf"], "input_format 'pdf' is not one of auto"),

@@ -1,0 +1,197 @@
+"""Flags in, one line of error out: runs a script's main(), shows --help, names mistyped flags."""
+
+from collections.abc import Callable, Iterator, Sequence
+import difflib
+import os
+import pathlib
+import re
+import runpy
+import shutil
+import sys
+import textwrap
+from typing import NoReturn
+
+from absl import app, flags
+import ml_collections
+from ml_collections import config_flags
+
+from support.errors import first_line, UserError
+
+_HELP = ("--help", "-help", "-?", "--helpshort", "-helpshort")
+
+
+def run_script(main: Callable[[], None], interrupted: str = "the same command continues from the "
+               "last checkpoint, if there is one") -> NoReturn:
+  """Parses the flags and runs a script; ends it with one line on stderr after a user's error.
+
+  Args:
+    main: the script.
+    interrupted: the advice that follows "interrupted; " after Ctrl-C.
+  """
+
+  def checked_main(argv: list[str]) -> None:
+    try:
+      if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
+      main()
+    except UserError as error:
+      _fail(str(error))
+    except OSError as error:  # such as a file without permission, or a full disk
+      if error.filename is None:
+        raise
+      _fail(f"{error.filename}: {error.strerror}")
+    except RuntimeError as error:  # XLA raises several subclasses
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      _fail(f"the device has not enough memory ({first_line(error)}); a smaller batch, "
+            "--config.gradient_accumulation_steps or a shorter length needs less")
+    except KeyboardInterrupt:
+      print(f"interrupted; {interrupted}", file=sys.stderr)
+      sys.exit(130)
+
+  app.run(checked_main, flags_parser=_parse_flags)
+  raise AssertionError("app.run does not return")
+
+
+def define_config(default: str) -> None:
+  """Defines --config, after it has checked that every --config.NAME of sys.argv is a knob.
+
+  ml_collections reads sys.argv too, as early as here, and its own errors are tracebacks.
+
+  Args:
+    default: a config file, with an optional :ARGUMENT for its get_config().
+  """
+  try:
+    argv = flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)
+    file = _config_file(argv, default)
+    knobs = _knobs(load_config(file))
+  except (UserError, flags.Error) as error:
+    _fail(str(error))
+  for argument in argv:
+    override = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+    if override and override[1] not in knobs:
+      _fail(f"unknown knob --config.{override[1]}{_suggest(override[1], knobs)} All knobs: {file}, "
+            "or --help")
+  config_flags.DEFINE_config_file("config", default, "Configuration file, with :MODEL.")
+  flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["config"])  # for --help
+
+
+def load_config(file: str) -> ml_collections.ConfigDict:
+  """Returns get_config(ARGUMENT) of "FILE:ARGUMENT", or get_config() of "FILE".
+
+  Raises:
+    UserError: the file cannot be run, or its get_config() refuses the argument.
+  """
+  path, *argument = file.split(":", 1)
+  try:
+    get_config = runpy.run_path(path).get("get_config")
+  except (OSError, ImportError) as error:
+    raise UserError(f"the config file cannot be loaded: {error}") from error
+  if get_config is None:
+    raise UserError(f"the config file cannot be loaded: {path} defines no get_config()")
+  try:
+    return get_config(*argument)
+  except (TypeError, ValueError) as error:
+    raise UserError(first_line(error)) from error
+
+
+def describe_knobs(file: str, width: int) -> str:
+  """Returns every knob of a config file with its default, above the comment that explains it.
+
+  Args:
+    file: "FILE" or "FILE:ARGUMENT".
+    width: of the lines, in characters.
+  """
+  config = load_config(file)
+  indent = " " * 6
+  lines: list[str] = []
+  for names, comment in explained_knobs(file.split(":", 1)[0]):
+    lines += [f"  --config.{name}={config[name]}" for name in names
+              if not isinstance(config[name], ml_collections.ConfigDict)]
+    lines += textwrap.wrap(comment, width, initial_indent=indent, subsequent_indent=indent,
+                           break_on_hyphens=False)
+  return "\n".join(lines)
+
+
+def explained_knobs(path: str | os.PathLike) -> Iterator[tuple[list[str], str]]:
+  """Yields the dotted names of some knobs and the comment above them, through a config file.
+
+  A comment belongs to all knobs that follow it without a blank line or another comment between.
+  """
+  names: list[str] = []
+  comment: list[str] = []
+  text = pathlib.Path(path).read_text("utf-8")
+  for line in (*map(str.strip, text.splitlines()), ""):
+    if names and (not line or line.startswith("#")):
+      yield names, " ".join(comment)
+      names, comment = [], []
+    if line.startswith("#"):
+      comment.append(line.removeprefix("#").strip())
+    elif knob := re.match(r"config\.([\w.]+) = ", line):
+      names.append(knob[1])
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Parses the flags, or ends the program with help or with one line of error."""
+  try:
+    rest = flags.FLAGS([argument for argument in argv if argument not in _HELP])
+  except flags.UnrecognizedFlagError as error:
+    knobs = _knobs(flags.FLAGS["config"].value) if "config" in flags.FLAGS else []
+    _fail(f"unknown flag --{error.flagname}{_suggest(error.flagname, knobs)} All flags: --help")
+  except (flags.Error, TypeError, ValueError) as error:
+    _fail(str(error))
+  if any(argument in _HELP for argument in argv):
+    _print_help()
+    sys.exit(1)  # as absl's own --help
+  return rest
+
+
+def _print_help() -> None:
+  """Prints the script's docstring, its flags and every knob of the config file."""
+  app.usage(shorthelp=True, writeto_stdout=True)
+  if "config" in flags.FLAGS:
+    file = flags.FLAGS["config"].config_filename
+    width = min(shutil.get_terminal_size().columns, 100)
+    print(f"\nknobs of {file}, with their defaults:\n\n{describe_knobs(file, width)}")
+  print("\nTry --helpfull to get a list of all flags.")
+
+
+def _config_file(argv: Sequence[str], default: str) -> str:
+  """Returns the value of the last --config of argv."""
+  file = default
+  for argument, following in zip(argv, (*argv[1:], default), strict=True):
+    if argument in ("--config", "-config"):
+      file = following
+    elif argument.startswith(("--config=", "-config=")):
+      file = argument.split("=", 1)[1]
+  return file
+
+
+def _knobs(config: ml_collections.ConfigDict) -> list[str]:
+  """Returns the dotted names of a config's values, nested ones included."""
+
+  def walk(node: ml_collections.ConfigDict, prefix: str) -> Iterator[str]:
+    for name, value in node.items():
+      yield prefix + name
+      if isinstance(value, ml_collections.ConfigDict):
+        yield from walk(value, f"{prefix}{name}.")
+
+  return list(walk(config, ""))
+
+
+def _suggest(name: str, knobs: Sequence[str]) -> str:
+  """Returns "; did you mean --FLAG?", or "." if no flag or knob is near to `name`."""
+  known = {flag.name: flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
+  for knob in reversed(knobs):  # a nested one is also found by its last part alone
+    known |= {knob: f"config.{knob}", knob.split(".")[-1]: f"config.{knob}"}
+  for part in (name.split(".", 1)[-1], name):  # confg.seed is near to seed
+    near = difflib.get_close_matches(part, known, n=1) or [
+        flag for flag in known if len(part) > 3 and part in flag]
+    if near:
+      return f"; did you mean --{known[near[0]]}?"
+  return "."
+
+
+def _fail(message: str) -> NoReturn:
+  print(f"error: {' '.join(message.split())}", file=sys.stderr)
+  sys.exit(1)

@@ -1,0 +1,141 @@
+"""The command line of the four scripts: --help, mistyped flags and wrong values."""
+
+import os
+import re
+import subprocess
+import sys
+
+from conftest import ROOT
+import pytest
+
+from support import command_line
+
+SCRIPTS = {  # script: its config file, and a flag that --help shows
+    "run_classifier": ("configs/classifier.py", "--config:"),
+    "run_pretraining": ("configs/pretraining.py", "--output_dir:"),
+    "create_pretraining_data": ("", "--input_file:"),
+    "train_tokenizer": ("", "--errors:")}
+
+
+def script(name, *arguments):
+  return subprocess.run((sys.executable, f"{name}.py", *arguments), cwd=ROOT, text=True,
+                        capture_output=True, check=False, env=os.environ | {"COLUMNS": "80"})
+
+
+def all_knobs(file):
+  """Dotted names of the config's values; not of the ConfigDicts that hold them."""
+  return set(command_line.load_config(f"{ROOT}/{file}").to_dict()) - {"model"} | {
+      f"model.{name}" for name in command_line.load_config(f"{ROOT}/{file}").model}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help(name):
+  """Shows the docstring, the flags (also those of another module) and every knob, explained."""
+  file, flag = SCRIPTS[name]
+  done = script(name, "--help")
+  assert (done.returncode, done.stderr) == (1, "")  # absl's own --help ends with 1
+  docstring, _, flags = done.stdout.partition("\nflags:\n")
+  assert f"python3 {name}.py" in docstring
+  assert flag in flags
+  shown = re.findall(r"^  --config\.([\w.]+)=", done.stdout, re.MULTILINE)
+  assert sorted(shown) == sorted(all_knobs(file) if file else ())
+  knobs = done.stdout.partition("\nknobs of ")[2]
+  assert all(len(line) <= 80 for line in knobs.splitlines())
+  # Nothing but an explanation or another knob of the same explanation follows a knob.
+  assert not re.search(r"^  --config.*\n(?!  --config|      \S)", knobs, re.MULTILINE)
+
+
+def test_help_of_a_named_model():
+  done = script("run_classifier", "--help", "--config=configs/classifier.py:bert-base-uncased")
+  assert done.returncode == 1
+  assert ("\n  --config.init_checkpoint=google-bert/bert-base-uncased\n      Initial weights: "
+          in done.stdout)
+  assert "\n  --config.learning_rate=5e-05\n      Peak learning rate" in done.stdout
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_helpfull_lists_all_flags(name):
+  done = script(name, "--helpfull")
+  assert (done.returncode, done.stderr) == (1, "")
+  assert SCRIPTS[name][1] in done.stdout
+  assert "absl.logging" in done.stdout
+
+
+def test_a_comment_belongs_to_the_knobs_below_it(tmp_path):
+  """A sub-config's own comment goes to its values; long comments are wrapped."""
+  (tmp_path / "config.py").write_text('''
+import ml_collections
+def get_config(size: str = "7"):
+  config = ml_collections.ConfigDict()
+  # Neither is
+  # alone.
+  config.size = int(size)
+  config.name = ""
+
+  config.bare = None
+  # Inner.
+  config.model = ml_collections.ConfigDict()
+  config.model.rate = 1e-3
+  # A second one.
+  config.model.act = "relu"
+  return config
+''')
+  assert command_line.describe_knobs(f"{tmp_path}/config.py:9", 20).split("\n") == [
+      "  --config.size=9", "  --config.name=", "      Neither is", "      alone.",
+      "  --config.bare=None",
+      "  --config.model.rate=0.001", "      Inner.",
+      "  --config.model.act=relu", "      A second one."]
+
+
+KNOBS = " All knobs: configs/classifier.py, or --help"
+MISTAKES = [  # script, arguments, the error
+    ("run_classifier", ["--config.learning_rat=1"],
+     "unknown knob --config.learning_rat; did you mean --config.learning_rate?" + KNOBS),
+    ("run_classifier", ["--config=configs/classifier.py", "--noconfig.do_trai"],
+     "unknown knob --config.do_trai; did you mean --config.do_train?" + KNOBS),
+    ("run_classifier", ["--config.model.hidden_siz", "3"],
+     "unknown knob --config.model.hidden_siz; did you mean --config.model.hidden_size?" + KNOBS),
+    ("run_classifier", ["--config.hidden_size=3"],
+     "unknown knob --config.hidden_size; did you mean --config.model.hidden_size?" + KNOBS),
+    ("run_classifier", ["--config.modl.x=1"],
+     "unknown knob --config.modl.x; did you mean --config.model?" + KNOBS),
+    ("run_classifier", ["--config.seed.x=1"],
+     "unknown knob --config.seed.x; did you mean --config.seed?" + KNOBS),
+    ("run_classifier", ["--config.output_dir=out"],
+     "unknown knob --config.output_dir; did you mean --output_dir?" + KNOBS),
+    ("run_classifier", ["--config.zzz=1"], "unknown knob --config.zzz." + KNOBS),
+    ("run_classifier", ["--learning_rate=1e-4"],
+     "unknown flag --learning_rate; did you mean --config.learning_rate? All flags: --help"),
+    ("run_classifier", ["--confg.seed=1"],
+     "unknown flag --confg.seed; did you mean --config.seed? All flags: --help"),
+    ("run_pretraining", ["--config=configs/pretraining.py", "--outputdir=out"],
+     "unknown flag --outputdir; did you mean --output_dir? All flags: --help"),
+    ("run_pretraining", ["--zzz"], "unknown flag --zzz. All flags: --help"),
+    ("train_tokenizer", ["--vocabsize=9"],
+     "unknown flag --vocabsize; did you mean --vocab_size? All flags: --help"),
+    ("create_pretraining_data", ["--seed=9"],
+     "unknown flag --seed; did you mean --random_seed? All flags: --help"),
+    ("run_classifier", ["--config.seed=abc"],
+     "flag --config.seed=abc: invalid literal for int() with base 10: 'abc'"),
+    ("run_classifier", ["--config.model=3"],
+     "flag --config.model=3: Failed to parse '3' as a ConfigDict: `3` is not a dict."),
+    ("run_classifier", ["--config.seed"], "Missing value for flag --config.seed"),
+]
+
+
+@pytest.mark.parametrize("name,arguments,message", MISTAKES)
+def test_a_mistake_is_one_line(name, arguments, message):
+  done = script(name, *arguments)
+  assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {message}\n")
+
+
+def test_a_config_file_that_is_none(tmp_path):
+  file = tmp_path / "config.py"
+  for content, message in ((None, "cannot be loaded: .*No such file"),
+                           ("import nothing_of_this_name", "cannot be loaded: No module named"),
+                           ("x = 1", "cannot be loaded: .* defines no get_config"),
+                           ("def get_config(): return {}[1:]", "unhashable")):
+    if content:
+      file.write_text(content)
+    with pytest.raises(command_line.UserError, match=message):
+      command_line.load_config(str(file))
