@@ -1,4 +1,4 @@
-"""The HuggingFace hub: what a name stands for, from the hub or its local cache, or a quick no."""
+"""Fetches models and data sets from the HuggingFace hub or its cache; fails fast when offline."""
 
 from collections.abc import Sequence
 import pathlib
@@ -9,44 +9,63 @@ from support.reporting import say
 
 
 def snapshot(name: str, patterns: Sequence[str]) -> pathlib.Path:
-  """The local folder of a model's top-level files that match, fetched where not cached.
+  """Returns a local folder with the top-level files of a model, fetched if they are not cached.
+
+  Args:
+    name: of the model's repository.
+    patterns: globs of the files to fetch.
 
   Raises:
-    UserError: no hub in reach and nothing cached, or no such model; one line without advice.
+    UserError: the hub has no such model, or is out of reach and the cache has none; one line.
   """
   import huggingface_hub.utils  # here: a local run needs no hub client
 
-  huggingface_hub.utils.logging.set_verbosity_error()  # its retries are not the user's
+  huggingface_hub.utils.logging.set_verbosity_error()  # hides its messages about retries
   say(f"fetching {name} from the HuggingFace hub or its local cache ...")
   try:
     return pathlib.Path(huggingface_hub.snapshot_download(
         name, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
   except Exception as error:  # the client raises many unrelated types; all mean "not fetched"
-    raise _unfetched(name, error) from error
+    raise _not_fetched(name, error) from error
 
 
-def load_dataset(name: str, *arguments: str) -> Any:
-  """A `datasets.DatasetDict` by name.
+def load_dataset(name: str, *configuration: str) -> Any:
+  """Returns a data set as a `datasets.DatasetDict`.
+
+  Args:
+    name: of the data set's repository.
+    configuration: the name of one of its configurations; omitted: its only one.
 
   Raises:
-    UserError: as `snapshot`.
+    UserError: like `snapshot`.
   """
-  import datasets  # here: a second to import, and a local TSV needs it not
+  import datasets  # here: it takes a second, and local files do not need it
   import huggingface_hub.utils
 
   datasets.disable_progress_bars()
   huggingface_hub.utils.logging.set_verbosity_error()
-  say(f"fetching {' '.join((name, *arguments))} from the HuggingFace hub or its local cache ...")
+  full_name = " ".join((name, *configuration))
+  say(f"fetching {full_name} from the HuggingFace hub or its local cache ...")
   try:
+    # Asks first, because datasets.load_dataset retries for half a minute before it looks into
+    # its cache.
     huggingface_hub.HfApi().dataset_info(name, timeout=10)
-  except Exception:  # out of reach: the cache may have it, and half a minute of retries will not
-    datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
-  try:
-    return datasets.load_dataset(name, *arguments)
-  except Exception as error:  # as above
-    raise _unfetched(" ".join((name, *arguments)), error) from error
+    return datasets.load_dataset(name, *configuration)
+  except Exception as error:  # like in `snapshot`
+    try:
+      return _load_cached_dataset(name, *configuration)
+    except Exception:
+      raise _not_fetched(full_name, error) from error
 
 
-def _unfetched(name: str, error: Exception) -> UserError:
+def _load_cached_dataset(name: str, *configuration: str) -> Any:
+  """Returns the copy that `datasets` keeps of a data set once loaded from the hub."""
+  from datasets.packaged_modules.cache import cache
+
+  return cache.Cache(repo_id=name, dataset_name=name.split("/")[-1], version="auto", hash="auto",
+                     config_name=next(iter(configuration), None)).as_dataset()
+
+
+def _not_fetched(name: str, error: Exception) -> UserError:
   return UserError(f"{name!r} is no local path and could not be fetched from the HuggingFace hub "
                    f"({type(error).__name__}: {first_line(error)})")
