@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -19,8 +18,9 @@ import jax
 import numpy as np
 
 import modeling
-from support import hub
+from support import files, hub
 from support.errors import first_line, UserError
+from tokenization import Tokenizer
 
 Tensors = dict[str, np.ndarray]
 Params = Mapping[str, Any]
@@ -417,10 +417,13 @@ def load_params(checkpoint: Checkpoint, fresh: Params,
     UserError: a tensor that is unknown, missing (and no head's), or of another shape.
   """
   flat = flax.traverse_util.flatten_dict(fresh, sep="/")
-  by_ours = _by_our_name(checkpoint, "masked_lm/bias" in flat)
+  tensors = checkpoint.read()
+  if "masked_lm/bias" in flat:
+    _check_tied_decoder(checkpoint.path, tensors)
+  by_ours = _by_our_name(checkpoint, tensors)
   params, loaded, initialized = {}, [], []
   for name, initial in flat.items():
-    if name in by_ours and not name.startswith(reinitialize or ("\0",)):
+    if name in by_ours and not name.startswith(reinitialize):
       value = by_ours.pop(name)
       if value.shape != initial.shape:
         raise UserError(f"{checkpoint.path}: {name} has shape {list(value.shape)} in the "
@@ -441,9 +444,17 @@ def load_params(checkpoint: Checkpoint, fresh: Params,
   return flax.traverse_util.unflatten_dict(params, sep="/"), report
 
 
-def _by_our_name(checkpoint: Checkpoint, wants_masked_lm: bool) -> Tensors:
-  """Reads the tensors and gives them this project's names and orientations."""
-  tensors = checkpoint.read()
+def _check_tied_decoder(path: str, tensors: Tensors) -> None:
+  """Raises UserError for a HuggingFace masked-LM head with an output matrix of its own."""
+  decoder = tensors.get("cls.predictions.decoder.weight")
+  words = tensors.get("bert.embeddings.word_embeddings.weight")
+  if decoder is not None and not np.array_equal(decoder, words):
+    raise UserError(f"{path}: cls.predictions.decoder.weight differs from the word embeddings; "
+                    "BERT's masked-LM head is tied to them")
+
+
+def _by_our_name(checkpoint: Checkpoint, tensors: Tensors) -> Tensors:
+  """Gives tensors this project's names and orientations."""
   table = {getattr(weight, checkpoint.format): weight
            for weight in _expand(WEIGHTS, checkpoint.config.num_hidden_layers)}
   ours = {}
@@ -455,11 +466,6 @@ def _by_our_name(checkpoint: Checkpoint, wants_masked_lm: bool) -> Tensors:
       raise UserError(f"{checkpoint.path} holds a tensor that no BERT has: {name} "
                       f"{list(value.shape)}; the configuration promises "
                       f"{checkpoint.config.num_hidden_layers} layers")
-  decoder = tensors.get("cls.predictions.decoder.weight")
-  words = tensors.get("bert.embeddings.word_embeddings.weight")
-  if wants_masked_lm and decoder is not None and not np.array_equal(decoder, words):
-    raise UserError(f"{checkpoint.path}: cls.predictions.decoder.weight differs from the word "
-                    "embeddings; BERT's masked-LM head is tied to them")
   return ours
 
 
@@ -477,27 +483,23 @@ def to_huggingface(params: Params, num_hidden_layers: int) -> Tensors:
 
 
 def export_huggingface(folder: pathlib.Path, config: modeling.BertConfig, params: Params,
-                       tokenizer: Any, model_card: str, **extra: Any) -> None:
+                       tokenizer: Tokenizer, model_card: str, **extra: Any) -> None:
   """Writes a folder that `transformers` loads as it is, and that `find_checkpoint` finds.
 
   Args:
-    folder: written whole or not at all: a temporary neighbour is renamed to it.
+    folder: written whole or not at all.
     config: the architecture.
     params: float32 parameters of BertForSequenceClassification or BertForPreTraining.
-    tokenizer: a transformers tokenizer, saved beside the weights.
+    tokenizer: saved beside the weights.
     model_card: text of README.md.
     **extra: more fields of transformers' BertConfig: architectures, id2label, problem_type ...
   """
   import safetensors.numpy  # these two here: only the end of a run needs them
   import transformers
 
-  temporary = folder.with_name(folder.name + ".tmp")
-  shutil.rmtree(temporary, ignore_errors=True)
-  temporary.mkdir(parents=True)
-  transformers.BertConfig(**dataclasses.asdict(config), **extra).save_pretrained(temporary)
-  tokenizer.save_pretrained(temporary)
-  tensors = to_huggingface(params, config.num_hidden_layers)
-  safetensors.numpy.save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
-  (temporary / "README.md").write_text(model_card, "utf-8")
-  shutil.rmtree(folder, ignore_errors=True)
-  temporary.rename(folder)
+  with files.written_whole(folder) as temporary:
+    tokenizer.save_pretrained(temporary)
+    transformers.BertConfig(**dataclasses.asdict(config), **extra).save_pretrained(temporary)
+    tensors = to_huggingface(params, config.num_hidden_layers)
+    safetensors.numpy.save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
+    (temporary / "README.md").write_text(model_card, "utf-8")

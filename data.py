@@ -1,4 +1,4 @@
-"""Text in, batches out: tokenize, order, pack, prefetch.
+"""The pipeline: a `datasets.Dataset` of text in, packed batches out.
 
 A batch is a dict of fixed-shape numpy arrays, with R rows of S tokens and B examples a device:
 
@@ -13,103 +13,49 @@ function of (seed, t).
 """
 
 import collections
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 import concurrent.futures
 import dataclasses
 import functools
-import json
+import hashlib
+import math
 import os
 import pathlib
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from support import hub
-from support.errors import first_line, UserError
+from support import stateless_random
+from support.reporting import on_a_terminal
+from tokenization import Tokenizer
+
+if TYPE_CHECKING:
+  import datasets
+  import pyarrow
 
 Batch = dict[str, np.ndarray]
 T = TypeVar("T")
 IntOrArray = TypeVar("IntOrArray", int, np.ndarray)
 
-ROW_MULTIPLE = 64  # rows are cut to a multiple of this where no example is longer
+ROW_MULTIPLE = 64  # rows are cut to a multiple of this if no example is longer
+_MAP_ROWS = 4096  # rows that are tokenized at a time
+_CACHE_VERSION = 1
 _END = object()
 
 
 # --- Tokens ---------------------------------------------------------------------------------
 
 
-def load_tokenizer(source: str, do_lower_case: bool | None) -> Any:
-  """A BERT tokenizer from a folder or hub name.
-
-  Args:
-    source: a HuggingFace folder, a folder with a bare `vocab.txt`, or a hub name.
-    do_lower_case: None: what the folder says; for a bare vocab.txt: True unless a word of the
-      vocabulary has an upper-case letter.
-
-  Raises:
-    UserError: nothing usable there, or special tokens missing.
-  """
-  os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torch, we do not
-  import transformers  # here: seconds to import, and a bare accelerator machine may lack it
-
-  advice = ("give a folder with tokenizer.json or vocab.txt: "
-            "--config.tokenizer=/path/to/dir")
-  folder = pathlib.Path(os.path.expanduser(source))
-  if not folder.is_dir():
-    try:
-      folder = hub.snapshot(source, ("*.json", "*.txt"))
-    except UserError as error:
-      raise UserError(f"tokenizer {error}; {advice}") from error
-  try:
-    if (folder / "vocab.txt").exists() and not (folder / "tokenizer.json").exists():
-      tokenizer = _tokenizer_from_vocab(folder, do_lower_case)
-    else:
-      lower = {} if do_lower_case is None else {"do_lower_case": do_lower_case}
-      tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, **lower)
-  except UserError:
-    raise
-  except Exception as error:  # missing files, no network, malformed JSON: many types
-    raise UserError(f"no tokenizer at {source!r}: {first_line(error)}; {advice}") from error
-  missing = [name for name in ("cls_token", "sep_token", "pad_token", "unk_token")
-             if getattr(tokenizer, f"{name}_id") is None]
-  if missing:
-    raise UserError(f"the tokenizer at {source!r} lacks {', '.join(missing)}")
-  return tokenizer
-
-
-def _tokenizer_from_vocab(folder: pathlib.Path, do_lower_case: bool | None) -> Any:
-  """A tokenizer for a bare vocab.txt, with the settings of a tokenizer_config.json beside it."""
-  import transformers
-
-  settings = {}
-  if (folder / "tokenizer_config.json").exists():
-    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-  words = (folder / "vocab.txt").read_text("utf-8").split("\n")
-  missing = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}.difference(words)
-  if missing:
-    raise UserError(f"{folder / 'vocab.txt'} lacks {', '.join(sorted(missing))}")
-  cased = any(w != w.lower() for w in words if not w.startswith("["))
-  lower = settings.get("do_lower_case", not cased) if do_lower_case is None else do_lower_case
-  known = {name: settings[name] for name in ("strip_accents", "tokenize_chinese_chars")
-           if name in settings}
-  return transformers.BertTokenizer(str(folder / "vocab.txt"), do_lower_case=lower, **known)
-
-
-def vocabulary_size(tokenizer: Any) -> int:
-  """Rows that an embedding table needs: the largest id, which there may be gaps below, and 1."""
-  return max(tokenizer.get_vocab().values()) + 1
-
-
 @dataclasses.dataclass(frozen=True)
-class Examples:
+class TokenizedSplit:
   """Tokenized examples, ragged: example i is tokens[offsets[i]:offsets[i + 1]].
 
   Attributes:
     tokens: [all tokens] int32, with [CLS] and [SEP].
     offsets: [examples + 1] int64.
     first_lengths: [examples] int32: tokens of the first segment with [CLS] and its [SEP].
-    labels: [examples] int32 classes or float32 values; zeros where there are none.
-    truncated: how many were longer than allowed.
+    labels: [examples] int32 classes or float32 values; zeros in a test split.
+    truncated: number of examples that were longer than allowed.
   """
 
   tokens: np.ndarray
@@ -127,61 +73,109 @@ class Examples:
     return np.diff(self.offsets)
 
 
-def tokenize(tokenizer: Any, first: Sequence[str], second: Sequence[str] | None,
-             labels: np.ndarray, max_seq_length: int) -> Examples:
-  """[CLS] first [SEP] (second [SEP]), truncated to `max_seq_length` tokens.
+def tokenize(texts: "datasets.Dataset", labels: np.ndarray, tokenizer: Tokenizer,
+             max_seq_length: int, cache_dir: pathlib.Path) -> TokenizedSplit:
+  """Tokenizes a split by `Dataset.map`, or reads the tokens from the cache.
+
+  The cached file is named by a hash of the texts, the tokenizer and the length.
+
+  Args:
+    texts: one or two text columns and no other; a pair's first segment is the first column.
+    labels: [examples], kept as they are.
+    tokenizer: see `tokenization.py`.
+    max_seq_length: tokens of an example at most, with [CLS] and [SEP].
+    cache_dir: an existing folder.
+  """
+  import datasets  # here: a second to import, and pre-training does without it
+
+  if not on_a_terminal():
+    datasets.disable_progress_bars()
+  fingerprint = _fingerprint(texts, tokenizer, max_seq_length)
+  file = cache_dir / f"{fingerprint}.arrow"
+  tokenized = texts.with_format("arrow").map(
+      functools.partial(_encode, tokenizer=tokenizer, max_seq_length=max_seq_length),
+      batched=True, batch_size=_MAP_ROWS, remove_columns=texts.column_names,
+      cache_file_name=str(file), new_fingerprint=fingerprint, desc="tokenizing")
+  os.utime(file)  # `support.files.keep_within` deletes the least recently used
+  # A list column is the tokens and the offsets; a chunk is some thousand examples.
+  chunks = tokenized.data.column("input_ids").chunks
+  lengths = np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in chunks])
+  return TokenizedSplit(
+      np.concatenate([chunk.flatten().to_numpy() for chunk in chunks]),
+      np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+      tokenized.data.column("first_length").to_numpy(), labels,
+      int(tokenized.data.column("truncated").to_numpy().sum()))
+
+
+def _fingerprint(texts: "datasets.Dataset", tokenizer: Tokenizer, max_seq_length: int) -> str:
+  """Hashes everything that determines the tokens."""
+  content = hashlib.sha256(f"{_CACHE_VERSION} {tokenizer.fingerprint} {max_seq_length}".encode())
+  for table in texts.with_format("arrow").iter(_MAP_ROWS):
+    for batch in table.combine_chunks().to_batches():
+      content.update(batch.serialize())
+  return content.hexdigest()[:32]
+
+
+def _encode(texts: "pyarrow.Table", tokenizer: Tokenizer, max_seq_length: int) -> "pyarrow.Table":
+  """Makes [CLS] first [SEP] (second [SEP]) of each row, cut to `max_seq_length` tokens.
 
   The longer segment loses tokens from its back, the second one on a tie
   (`_truncate_seq_pair` of the original's run_classifier.py).
   """
-  ids = functools.partial(tokenizer, add_special_tokens=False, return_attention_mask=False,
-                          return_token_type_ids=False, verbose=False)
-  first_ids = ids(list(first))["input_ids"]
-  second_ids = ids(list(second))["input_ids"] if second is not None else [None] * len(first_ids)
+  import pyarrow
+
+  first, *second = (tokenizer.encode([str(text) for text in column.to_pylist()])
+                    for column in texts.columns)
   cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-  tokens, lengths, first_lengths, truncated = [], [], [], 0
-  for a, b in zip(first_ids, second_ids, strict=True):
-    truncated += len(a) + 2 + (0 if b is None else len(b) + 1) > max_seq_length
+  examples, first_lengths, truncated = [], [], []
+  for a, b in zip(first, *second or ([None] * len(first),), strict=True):
     if b is None:
-      a = a[:max_seq_length - 2]
-      example = [cls, *a, sep]
+      kept = a[:max_seq_length - 2]
+      examples.append([cls, *kept, sep])
+      truncated.append(len(kept) < len(a))
     else:
       keep_a, keep_b = pair_lengths(len(a), len(b), max_seq_length - 3)
-      a = a[:keep_a]
-      example = [cls, *a, sep, *b[:keep_b], sep]
-    tokens.append(np.asarray(example, np.int32))
-    lengths.append(len(example))
-    first_lengths.append(len(a) + 2)
-  return Examples(np.concatenate(tokens), np.concatenate([[0], np.cumsum(lengths)]),
-                  np.asarray(first_lengths, np.int32), labels, truncated)
+      kept = a[:keep_a]
+      examples.append([cls, *kept, sep, *b[:keep_b], sep])
+      truncated.append(keep_a + keep_b < len(a) + len(b))
+    first_lengths.append(len(kept) + 2)
+  return pyarrow.table({"input_ids": pyarrow.array(examples, pyarrow.list_(pyarrow.int32())),
+                        "first_length": pyarrow.array(first_lengths, pyarrow.int32()),
+                        "truncated": pyarrow.array(truncated, pyarrow.bool_())})
 
 
 def pair_lengths(a: IntOrArray, b: IntOrArray, budget: int) -> tuple[IntOrArray, IntOrArray]:
-  """What is left of two segments when the longer one (b on a tie) is popped until both fit."""
-  return (np.minimum(a, np.maximum(budget - budget // 2, budget - b)),
-          np.minimum(b, np.maximum(budget // 2, budget - a)))
+  """Lengths of two segments after the longer one (b on a tie) is popped until both fit."""
+  lower, upper = np.minimum, np.maximum
+  if isinstance(a, int):
+    lower, upper = min, max  # ten times as fast on two numbers
+  return (lower(a, upper(budget - budget // 2, budget - b)),
+          lower(b, upper(budget // 2, budget - a)))
 
 
 # --- Order ----------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-  return np.random.default_rng([seed, epoch]).permutation(size)
+def shuffled(places: np.ndarray, size: int, *key: int) -> np.ndarray:
+  """Returns the examples at some places of an endless stream of epochs.
+
+  Each epoch is a fresh permutation of all `size` examples; no epoch is held in memory.
+
+  Args:
+    places: [n] int64, from 0.
+    size: number of examples.
+    *key: names the stream: the seed, and more where there are several streams.
+
+  Returns:
+    [n] int64 in range(size).
+  """
+  epochs, within = np.divmod(places, size)
+  return stateless_random.permute(within, size, stateless_random.keys(*key, epochs))
 
 
 def batch_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarray:
-  """Which of `size` examples make up batch `step`: [batch_size] int64.
-
-  The batches cut up an endless stream of epochs, each a fresh permutation of all examples.
-  """
-  stream = np.arange(step * batch_size, (step + 1) * batch_size)
-  epochs, places = np.divmod(stream, size)
-  indices = np.empty(batch_size, np.int64)
-  for epoch in np.unique(epochs):
-    here = epochs == epoch
-    indices[here] = _permutation(seed, int(epoch), size)[places[here]]
-  return indices
+  """Returns the examples, of `size`, that make up fine-tuning's batch `step`: [batch_size]."""
+  return shuffled(np.arange(step * batch_size, (step + 1) * batch_size), size, seed)
 
 
 # --- Packing --------------------------------------------------------------------------------
@@ -257,73 +251,81 @@ def place_sequences(lengths: np.ndarray, length: int, pack: bool, steps_an_octav
   return rows * length + columns, ranks, num_rows
 
 
-def make_batch(examples: Examples, indices: np.ndarray, length: int, pack: bool) -> Batch:
-  """Builds one batch.
+def pack_batch(features: Mapping[str, np.ndarray], lengths: np.ndarray, length: int,
+               pack: bool, steps_an_octave: int = 4) -> Batch:
+  """Packs sequences into the rows of a batch.
 
   Args:
-    examples: the tokenized split.
-    indices: [..., B] which examples; -1 fills up. Every last-axis group is packed by itself
-      (a device, or a device's micro-batch), all into the same number of rows.
-    length: tokens a row, at least that of the longest example.
-    pack: False gives every example its own row.
+    features: name -> [all tokens] int, sequence after sequence.
+    lengths: [..., B] tokens of each sequence; 0 only fills up. Every group along the last axis
+      (a device's, or a device's micro-batch) is packed by itself, all into equally many rows.
+    length: tokens a row, at least those of the longest sequence.
+    pack: False gives every sequence its own row.
+    steps_an_octave: of the ladder that the number of rows is rounded up on.
 
   Returns:
-    The batch described at the top of this file, with `indices`' leading axes.
+    The features, position_ids and sequence_ids as [..., R, length], and cls_positions
+    [..., B], each sequence's first token in its group's flattened rows; all int32.
   """
-  *leading, group_size = indices.shape
-  groups = indices.reshape(-1, group_size)
-  fills = groups < 0
-  sizes = np.where(fills, 0, examples.lengths[groups])
-  starts, ranks, num_rows = place_sequences(sizes, length, pack)
-  starts = np.where(fills, 0, starts)
-  tokens = _scatter(examples, groups, sizes, starts, ranks, num_rows * length)
-  return {
-      **{name: value.reshape(*leading, num_rows, length) for name, value in tokens.items()},
-      "cls_positions": starts.astype(np.int32).reshape(indices.shape),
-      "labels": np.where(fills, 0, examples.labels[groups]).astype(
-          examples.labels.dtype).reshape(indices.shape),
-      "weights": (~fills).astype(np.float32).reshape(indices.shape)}
-
-
-def _scatter(examples: Examples, groups: np.ndarray, sizes: np.ndarray, starts: np.ndarray,
-             ranks: np.ndarray, group_tokens: int) -> Batch:
-  """Copies the tokens of `groups` [G, B] to `starts` [G, B] of arrays [G, group_tokens]."""
-  total = len(groups) * group_tokens
-  starts = starts + np.arange(len(groups))[:, None] * group_tokens
-  groups, sizes, starts, ranks = (x.reshape(-1) for x in (groups, sizes, starts, ranks))
-  within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-  values = {
-      "input_ids": examples.tokens[np.repeat(examples.offsets[groups], sizes) + within],
-      "token_type_ids": within >= np.repeat(examples.first_lengths[groups], sizes),
-      "position_ids": within,
-      "sequence_ids": np.repeat(ranks, sizes)}
-  to = np.repeat(starts, sizes) + within
+  *leading, group_size = lengths.shape
+  sizes = lengths.reshape(-1, group_size)
+  starts, ranks, num_rows = place_sequences(sizes, length, pack, steps_an_octave)
+  starts = np.where(sizes > 0, starts, 0)
+  group_starts = np.arange(len(sizes))[:, None] * num_rows * length
+  sizes, firsts, ranks = (x.reshape(-1) for x in (sizes, starts + group_starts, ranks))
+  position_ids = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+  to = np.repeat(firsts, sizes) + position_ids
   batch = {}
-  for name, value in values.items():
-    batch[name] = np.zeros(total, np.int32)
-    batch[name][to] = value
-  return batch
+  for name, value in {**features, "position_ids": position_ids,
+                      "sequence_ids": np.repeat(ranks, sizes)}.items():
+    rows = np.zeros(math.prod(leading) * num_rows * length, np.int32)
+    rows[to] = value
+    batch[name] = rows.reshape(*leading, num_rows, length)
+  return batch | {"cls_positions": starts.astype(np.int32).reshape(lengths.shape)}
 
 
 # --- Batches --------------------------------------------------------------------------------
 
 
-def train_batches(examples: Examples, *, seed: int, first_step: int, num_steps: int,
-                  batch_size: int, devices: int, micro_batches: int, length: int,
-                  pack: bool) -> Iterator[Batch]:
-  """Batches first_step .. num_steps - 1, as [devices, micro_batches, ...]."""
+def make_batch(split: TokenizedSplit, indices: np.ndarray, length: int, pack: bool) -> Batch:
+  """Builds one batch of labelled examples.
+
+  Args:
+    split: the tokenized split.
+    indices: [..., B] the examples; -1 fills up.
+    length: tokens a row, at least those of the longest example.
+    pack: False gives every example its own row.
+
+  Returns:
+    The batch described at the top of this file, with `indices`' leading axes.
+  """
+  fills = indices < 0
+  lengths = np.where(fills, 0, split.lengths[indices])
+  flat, sizes = indices.reshape(-1), lengths.reshape(-1)
+  within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+  features = {"input_ids": split.tokens[np.repeat(split.offsets[flat], sizes) + within],
+              "token_type_ids": within >= np.repeat(split.first_lengths[flat], sizes)}
+  labels = np.where(fills, 0, split.labels[indices]).astype(split.labels.dtype)
+  return pack_batch(features, lengths, length, pack) | {
+      "labels": labels, "weights": (~fills).astype(np.float32)}
+
+
+def shuffled_batches(split: TokenizedSplit, *, seed: int, first_step: int, num_steps: int,
+                     batch_size: int, devices: int, micro_batches: int, length: int,
+                     pack: bool) -> Iterator[Batch]:
+  """Yields training batches first_step .. num_steps - 1, as [devices, micro_batches, ...]."""
   for step in range(first_step, num_steps):
-    indices = batch_indices(seed, step, batch_size, len(examples))
-    yield make_batch(examples, indices.reshape(devices, micro_batches, -1), length, pack)
+    indices = batch_indices(seed, step, batch_size, len(split))
+    yield make_batch(split, indices.reshape(devices, micro_batches, -1), length, pack)
 
 
-def eval_batches(examples: Examples, *, batch_size: int, devices: int, length: int,
-                 pack: bool) -> Iterator[Batch]:
-  """Every example once, in order, as [devices, ...]; the last batch is filled up."""
-  indices = np.full(-(-len(examples) // batch_size) * batch_size, -1)
-  indices[:len(examples)] = np.arange(len(examples))
+def ordered_batches(split: TokenizedSplit, *, batch_size: int, devices: int, length: int,
+                    pack: bool) -> Iterator[Batch]:
+  """Yields every example once, in order, as [devices, ...]; the last batch is filled up."""
+  indices = np.full(-(-len(split) // batch_size) * batch_size, -1)
+  indices[:len(split)] = np.arange(len(split))
   for batch in indices.reshape(-1, devices, batch_size // devices):
-    yield make_batch(examples, batch, length, pack)
+    yield make_batch(split, batch, length, pack)
 
 
 def prefetch(items: Iterable[T], ahead: int = 2) -> Iterator[T]:

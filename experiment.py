@@ -1,6 +1,6 @@
 """A run: its folder and config, its architecture and weights, its state, its checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import datetime
 import importlib.metadata
@@ -11,21 +11,25 @@ import pathlib
 import platform
 import subprocess
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 import jax
 import ml_collections
 from ml_collections import config_flags
 import numpy as np
+import optax
 
 import checkpoint_utils
 from configs import rules
+import data
 import modeling
 import optimization
-from support import command_line
+from support import command_line, files, reporting
 from support.errors import UserError
 from support.reporting import say
+import tokenization
+from tokenization import Tokenizer
 import training
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "transformers", "datasets", "numpy")
@@ -52,27 +56,42 @@ def define_flags(config_file: str) -> None:
   command_line.define_config(config_file)
 
 
-def open_run(config: ml_collections.ConfigDict, output_dir: str, script: str, name: str) -> Run:
-  """Finds out whether the folder is new, to be continued, or finished.
+class Asked(NamedTuple):
+  """The parsed flags of a script."""
+
+  config: ml_collections.ConfigDict
+  overrides: dict[str, Any]  # dotted name -> value of each --config.name on the command line
+  output_dir: str
+
+
+def parsed_flags() -> Asked:
+  """Returns the flags that `define_flags` defined."""
+  values = flags.FLAGS
+  return Asked(values.config, config_flags.get_override_values(values["config"]),
+               values.output_dir)
+
+
+def open_run(asked: Asked, script: str, name: str) -> Run:
+  """Finds out whether the run's folder is new, to be continued, or finished.
 
   Args:
-    config: what the flags ask for.
-    output_dir: the folder; blank: a new one in runs/, called after the script and `name`.
+    asked: the flags; a blank output_dir is a new folder in runs/, named after the script and
+      `name`.
     script: "run_classifier" or "run_pretraining".
     name: of the data.
 
   Raises:
     UserError: the folder holds another run, or is to be used untrained.
   """
-  folder = (pathlib.Path(os.path.expanduser(output_dir)) if output_dir
+  config = asked.config
+  folder = (pathlib.Path(os.path.expanduser(asked.output_dir)) if asked.output_dir
             else default_folder(script.removeprefix("run_"), name))
   stored = stored_config(folder, script)
   finished = (folder / "model" / "config.json").exists()
   if stored is not None and not config.do_train:  # the run's own config, and what is free in it
-    overrides = config_flags.get_override_values(flags.FLAGS["config"])
     config = config.copy_and_resolve_references()
     config.update(stored)
-    config.update_from_flattened_dict(overrides)
+    config.update_from_flattened_dict(asked.overrides)
     if not finished and (folder / "checkpoints").exists():
       raise UserError(f"output_dir {folder} holds a run that is not finished; continue it with "
                       "--config.do_train=True and its other flags first")
@@ -84,7 +103,7 @@ def open_run(config: ml_collections.ConfigDict, output_dir: str, script: str, na
 
 
 def check_batch_size(name: str, size: int, micro_batches: int = 1) -> None:
-  """Every batch size is a total that the devices (and micro-batches) divide."""
+  """Raises UserError unless the devices (and micro-batches) divide a batch size, a total."""
   devices = jax.local_device_count()
   if size < 1 or size % (devices * micro_batches):
     parts = f"{devices} devices"
@@ -94,7 +113,7 @@ def check_batch_size(name: str, size: int, micro_batches: int = 1) -> None:
 
 
 def find_weights(run: Run) -> checkpoint_utils.Checkpoint | None:
-  """The finished run's own model, else init_checkpoint; None for random weights."""
+  """Finds the finished run's own model, or init_checkpoint; None for random weights."""
   name = str(run.folder / "model") if run.finished else run.config.init_checkpoint
   if name:
     say(f"weights: {name}" + (" (this run is finished: nothing to train)" if run.finished else ""))
@@ -106,9 +125,36 @@ def find_weights(run: Run) -> checkpoint_utils.Checkpoint | None:
   return None
 
 
+def load_tokenizer(run: Run, checkpoint: checkpoint_utils.Checkpoint | None,
+                   usual: str) -> Tokenizer:
+  """Loads a finished run's own tokenizer, or config.tokenizer, or the checkpoint's, or `usual`.
+
+  Raises:
+    UserError: none to be had, or one with another vocabulary than the checkpoint's.
+  """
+  config = run.config
+  own = checkpoint.tokenizer if checkpoint else ""
+  if run.finished:
+    return tokenization.load_tokenizer(own, None)
+  if checkpoint and not (own or config.tokenizer):
+    raise UserError(f"{checkpoint.path} has no tokenizer; give --config.tokenizer=/path/to/dir "
+                    "(with tokenizer.json or vocab.txt)")
+  source = config.tokenizer or own or usual
+  if not source:
+    raise UserError("no model is named: give --config.init_checkpoint, or "
+                    "--config=configs/classifier.py:bert-base-uncased, or for a random model "
+                    "--config.tokenizer=/path/to/dir")
+  tokenizer = tokenization.load_tokenizer(source, config.do_lower_case)
+  if config.tokenizer and own and (
+      tokenizer.get_vocab() != tokenization.load_tokenizer(own, None).get_vocab()):
+    raise UserError(f"tokenizer {config.tokenizer} has another vocabulary than init_checkpoint "
+                    f"{checkpoint.path}; leave --config.tokenizer out to use the checkpoint's")
+  return tokenizer
+
+
 def model_config(config: ml_collections.ConfigDict, base: modeling.BertConfig,
                  tokenizer_size: int, max_seq_length: int) -> modeling.BertConfig:
-  """An architecture with config.model's overrides, which the tokenizer and the length fit."""
+  """Applies config.model's overrides; the tokenizer and the length must fit the result."""
   overrides = {name: value for name, value in config.model.items() if value is not None}
   try:
     bert_config = dataclasses.replace(base, **overrides)
@@ -124,7 +170,7 @@ def model_config(config: ml_collections.ConfigDict, base: modeling.BertConfig,
 
 
 def one_token() -> dict[str, np.ndarray]:
-  """The smallest batch, to initialize parameters with."""
+  """Returns the smallest batch, to initialize parameters with."""
   one = np.ones((1, 1), np.int32)
   zero = np.zeros(1, np.int32)
   return {"input_ids": 0 * one, "token_type_ids": 0 * one, "position_ids": 0 * one,
@@ -132,10 +178,10 @@ def one_token() -> dict[str, np.ndarray]:
 
 
 def start_run(run: Run, script: str, bert_config: modeling.BertConfig, params: training.Params,
-              tokenizer: Any, **more: Any) -> None:
-  """All input is good: makes the run's folder, and says how large the model is.
+              tokenizer: Tokenizer, **more: Any) -> None:
+  """Creates the run folder and prints the model size; call once all input is validated.
 
-  A tokenizer is laid beside the checkpoints, so that they can be loaded with nothing else.
+  The tokenizer is saved beside the checkpoints, so that they can be loaded with nothing else.
   """
   size = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
   say(f"model: {bert_config.num_hidden_layers} layers, hidden {bert_config.hidden_size}, "
@@ -146,62 +192,180 @@ def start_run(run: Run, script: str, bert_config: modeling.BertConfig, params: t
         run.folder, run.config.to_dict(), script=script, model=dataclasses.asdict(bert_config),
         devices=[str(d) for d in jax.local_devices()], **more)
   if run.config.do_train and not (run.folder / "tokenizer").exists():
-    tokenizer.save_pretrained(run.folder / "tokenizer")
+    with files.written_whole(run.folder / "tokenizer") as folder:
+      tokenizer.save_pretrained(folder)
 
 
-def make_checkpointer(run: Run, bert_config: modeling.BertConfig, *,
-                      label_names: tuple[str, ...] = (), text_columns: tuple[str, ...] = (),
-                      regression: bool = False) -> training.Checkpointer:
-  """The run's checkpoints/, each with what `checkpoint_utils` needs to load it."""
-  return training.Checkpointer(
-      run.folder / "checkpoints", keep=run.config.keep_checkpoints,
-      keep_every=run.config.keep_checkpoint_every,
-      description={"config": dataclasses.asdict(bert_config), "label_names": label_names,
-                   "text_columns": text_columns, "regression": regression})
+# --- Training -------------------------------------------------------------------------------
 
 
-def starting_state(run: Run, checkpointer: training.Checkpointer, params: training.Params,
-                   optimizer: Any) -> training.TrainState:
-  """The run's last saved state, or the one at step 0, on all devices."""
-  state = training.replicate(training.create_state(params, optimizer, run.config.seed))
+@dataclasses.dataclass(frozen=True)
+class TrainingPlan:
+  """A script's training, for `train`.
+
+  Attributes:
+    description: of the model, enough to load a checkpoint.
+    params: at step 0.
+    optimizer: see `optimization.create_optimizer`.
+    schedule: the optimizer's.
+    loop: number of steps and cadences.
+    num_warmup_steps: for the log.
+    batch_size: a step's batch in words, for the log.
+    step_fn: see `training.pmap_train_step`.
+    batches_from: first step -> the batches from there on, for the local devices.
+    evaluate: (parameters, step) -> results; None: nothing to evaluate.
+    metric_prefix: of the results' names in metrics.jsonl.
+    curve: the name in metrics.jsonl of the result that curves.png shows.
+    steps_left: see `reporting.Reporter`.
+  """
+
+  description: Mapping[str, Any]
+  params: training.Params
+  optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
+  loop: training.Loop
+  num_warmup_steps: int
+  batch_size: str
+  step_fn: Callable[..., Any]
+  batches_from: Callable[[int], Iterator[data.Batch]]
+  evaluate: Callable[[training.Params, int], dict[str, float]] | None
+  metric_prefix: str
+  curve: str
+  steps_left: Callable[[int], float] | None = None
+
+
+def model_description(bert_config: modeling.BertConfig, *, label_names: tuple[str, ...] = (),
+                      text_columns: tuple[str, ...] = (), regression: bool = False
+                      ) -> dict[str, Any]:
+  """Returns a checkpoint's description of its model, which `checkpoint_utils` reads."""
+  return {"config": dataclasses.asdict(bert_config), "label_names": label_names,
+          "text_columns": text_columns, "regression": regression}
+
+
+def train(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[str, float]]:
+  """Trains, from the run's last checkpoint if it has one; writes logs and summary.json.
+
+  Returns:
+    The trained parameters, and their results if the plan evaluates.
+
+  Raises:
+    UserError: a loss or gradient that is not finite, or a checkpoint that cannot be read.
+  """
+  checkpointer = training.Checkpointer(
+      run.folder / "checkpoints", dict(plan.description), keep=run.config.keep_checkpoints,
+      keep_every=run.config.keep_checkpoint_every)
+  state = starting_state(run, checkpointer, plan)
+  first_step = int(state.step)
+  say_plan(run.config, plan, first_step)
+  reporter = reporting.Reporter(run.folder, plan.loop.num_train_steps, first_step,
+                                plan.steps_left)
+
+  def evaluate(state: training.TrainState) -> dict[str, float]:
+    step = int(state.step)
+    results = plan.evaluate(state.params, step)
+    reporter.metrics(step, {plan.metric_prefix + name: value for name, value in results.items()})
+    reporter.say(f"step {step}: " + "  ".join(
+        f"{name} {value:.4f}" for name, value in results.items()))
+    return results
+
+  batches = data.prefetch(map(training.place, plan.batches_from(first_step)))
   try:
-    return checkpointer.restore(state)
+    state, summary = training.train(state, plan.step_fn, batches, plan.loop, plan.schedule,
+                                    reporter, evaluate, checkpointer)
+    results = evaluate(state) if plan.evaluate else {}
+  except training.NotFiniteError as error:
+    raise UserError(str(error)) from error
+  finally:
+    checkpointer.close()
+    reporter.close(plan.curve)
+  if summary["steps"]:
+    reporting.write_json(run.folder / "summary.json", {"first_step": first_step, **summary})
+  return state.params, results
+
+
+def starting_state(run: Run, checkpointer: training.Checkpointer,
+                   plan: TrainingPlan) -> training.TrainState:
+  """Returns the run's last saved state, or the one at step 0, on all devices."""
+  state = training.create_state(plan.params, plan.optimizer, run.config.seed)
+  try:
+    return checkpointer.restore(training.replicate(state))
   except training.DamagedCheckpointError as error:
     raise UserError(str(error)) from error
 
 
-def say_plan(config: ml_collections.ConfigDict, batches: str, num_train_steps: int,
-             num_warmup_steps: int, params: training.Params, first_step: int) -> None:
-  """Steps, batch and decay split, before the first step compiles."""
-  sizes = jax.tree.map(np.size, params)
-  decayed = jax.tree.map(lambda size, decays: size * decays, sizes, optimization.decay_mask(params))
+def say_plan(config: ml_collections.ConfigDict, plan: TrainingPlan, first_step: int) -> None:
+  """Prints steps, batch and decay split, before the first step compiles."""
+  sizes = jax.tree.map(np.size, plan.params)
+  decayed = jax.tree.map(lambda size, decays: size * decays, sizes,
+                         optimization.decay_mask(plan.params))
   total, decaying = sum(jax.tree.leaves(sizes)), sum(jax.tree.leaves(decayed))
-  say(f"training: {num_train_steps} steps of {batches}, {num_warmup_steps} of them warm-up; "
-      f"weight decay {config.weight_decay} on {decaying:,} parameters, none on "
-      f"{total - decaying:,}")
+  say(f"training: {plan.loop.num_train_steps} steps of {plan.batch_size}, "
+      f"{plan.num_warmup_steps} of them warm-up; weight decay {config.weight_decay} on "
+      f"{decaying:,} parameters, none on {total - decaying:,}")
   if first_step:
     say(f"continuing after step {first_step}")
   say("compiling the first step ...")
 
 
-def create_optimizer(config: ml_collections.ConfigDict, kind: str, schedule: Any) -> Any:
-  """`optimization.create_optimizer` with the config's settings."""
+def optimizer_from_config(config: ml_collections.ConfigDict,
+                          schedule: optax.Schedule) -> optax.GradientTransformation:
+  """Returns `optimization.create_optimizer` with the config's settings."""
   return optimization.create_optimizer(
-      kind, schedule, b1=config.adam_b1, b2=config.adam_b2, eps=config.adam_eps,
+      config.optimizer, schedule, b1=config.adam_b1, b2=config.adam_b2, eps=config.adam_eps,
       weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
       bias_correction=config.adam_bias_correction)
+
+
+# --- The end --------------------------------------------------------------------------------
+
+
+def export(run: Run, bert_config: modeling.BertConfig, params: training.Params,
+           tokenizer: Tokenizer, card: str, **extra: Any) -> None:
+  """Writes model/, a HuggingFace folder that `transformers` and both scripts load.
+
+  Args:
+    run: the run.
+    bert_config: the architecture.
+    params: on any devices.
+    tokenizer: saved beside the weights.
+    card: see `model_card`.
+    **extra: see `checkpoint_utils.export_huggingface`.
+  """
+  checkpoint_utils.export_huggingface(run.folder / "model", bert_config, jax.device_get(params),
+                                      tokenizer, card, **extra)
+  say(f"model: {run.folder / 'model'}")
+
+
+def model_card(title: str, pipeline_tag: str, recipe: str, scored_on: str,
+               results: Mapping[str, float]) -> str:
+  """Returns the README.md of an exported model: its name, its recipe, its scores.
+
+  Args:
+    title: a heading.
+    pipeline_tag: the hub's name of the task.
+    recipe: one paragraph.
+    scored_on: heading of the scores.
+    results: metric -> value; {} where the model was not scored.
+  """
+  import huggingface_hub  # here: the end of a run needs it
+
+  metadata = huggingface_hub.ModelCardData(library_name="transformers", pipeline_tag=pipeline_tag)
+  rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in results.items())
+  scores = f"| {scored_on} | |\n|---|---|\n{rows}" if rows else "Not scored.\n"
+  return str(huggingface_hub.ModelCard(
+      f"---\n{metadata.to_yaml()}\n---\n# {title}\n\n{recipe}\n\n{scores}"))
 
 
 # --- A run's folder --------------------------------------------------------------------------
 
 
 def default_folder(script: str, name: str) -> pathlib.Path:
-  """runs/<script>-<name>-<time>."""
+  """Returns runs/<script>-<name>-<time>."""
   return pathlib.Path("runs", f"{script}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
 
 
 def stored_config(folder: pathlib.Path, script: str) -> dict[str, Any] | None:
-  """The config of the script's run that a folder holds; None where there is no folder or content.
+  """Reads the config of the script's run in a folder; None for no folder or an empty one.
 
   Raises:
     UserError: the folder holds something else.
@@ -224,7 +388,7 @@ def stored_config(folder: pathlib.Path, script: str) -> dict[str, Any] | None:
 
 
 def _tuples(value: Any) -> Any:
-  """JSON's lists as the tuples that they were."""
+  """Turns JSON's lists back into tuples."""
   if isinstance(value, dict):
     return {key: _tuples(item) for key, item in value.items()}
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
@@ -270,19 +434,17 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write_config(folder: pathlib.Path, config: Mapping[str, Any], **more: Any) -> None:
-  """Makes the folder and writes config.json: all that is needed to run it again."""
+  """Creates the folder and writes config.json: everything needed to run it again."""
   folder.mkdir(parents=True, exist_ok=True)
   packages = {name: importlib.metadata.version(name) for name in _PACKAGES
               if importlib.util.find_spec(name)}
   content = {"config": config, "command": sys.argv, **more, "git_commit": _git_commit(),
              "versions": {"python": platform.python_version(), **packages}}
-  temporary = folder / "config.json.tmp"
-  temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-  temporary.replace(folder / "config.json")
+  reporting.write_json(folder / "config.json", content)
 
 
 def _git_commit() -> str:
-  """This code's commit, with "+changes" where the work tree differs; "" outside git."""
+  """Returns this code's commit, with "+changes" if the work tree differs; "" outside git."""
 
   def git(*arguments: str) -> str:
     here = pathlib.Path(__file__).parent

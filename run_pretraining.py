@@ -14,7 +14,6 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-from absl import flags
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -31,6 +30,7 @@ from support import devices, reporting
 from support.command_line import run_script
 from support.errors import UserError
 from support.reporting import say
+from tokenization import Tokenizer
 import training
 
 SCRIPT = "run_pretraining"
@@ -53,19 +53,19 @@ class PhasePlan(NamedTuple):
   batch_size: int
 
 
-class Examples(NamedTuple):
+class PretrainingExamples(NamedTuple):
   """What a run reads: each phase's training examples, and the ones to evaluate it with."""
 
   train: list[batches.Phase]  # empty where do_train is off
-  held_out: list[batches.Examples]  # empty where nothing is to be evaluated
+  held_out: list[batches.ExampleSource]  # empty where nothing is to be evaluated
   digests: dict[str, str]  # of what train_files and eval_files hold
 
 
 def main() -> None:
-  asked = flags.FLAGS.config
-  run = experiment.open_run(asked, flags.FLAGS.output_dir, SCRIPT, asked.size)
+  asked = experiment.parsed_flags()
+  run = experiment.open_run(asked, SCRIPT, asked.config.size)
   config = run.config
-  check_values(config)
+  check_knobs(config)
   devices.prepare_devices(config, SCRIPT)
   phases = plan_phases(run)
   checkpoint = experiment.find_weights(run)
@@ -76,8 +76,8 @@ def main() -> None:
   experiment.start_run(run, SCRIPT, pretrainer.model.config, pretrainer.params, tokenizer,
                        data=examples.digests)
   if run.trains:
-    pretrainer, results = train(run, examples, pretrainer)
-    export(run, pretrainer, tokenizer, results)
+    params, results = experiment.train(run, plan_training(config, examples, pretrainer))
+    export(run, pretrainer.model.config, params, tokenizer, results)
   elif examples.held_out:
     results = evaluate(config, pretrainer.params, examples.held_out[-1],
                        make_eval_fn(pretrainer.model))
@@ -89,8 +89,8 @@ def main() -> None:
 # --- Before anything is computed --------------------------------------------------------------
 
 
-def check_values(config: ml_collections.ConfigDict) -> None:
-  """What `rules.check_values` cannot know."""
+def check_knobs(config: ml_collections.ConfigDict) -> None:
+  """Checks each knob by its rule, then those that depend on each other."""
   rules.check_values(config)
   if config.do_train and not config.train_files:
     raise UserError("nothing to train on: give --config.train_files='/data/*.txt'")
@@ -134,27 +134,14 @@ def plan_phases(run: experiment.Run) -> list[PhasePlan]:
   return [phase for phase in phases if phase.last_step > phase.first_step]
 
 
-def load_tokenizer(run: experiment.Run, checkpoint: checkpoint_utils.Checkpoint | None) -> Any:
-  """A finished run's own, or config.tokenizer, init_checkpoint's own, the hub's for the size.
-
-  Raises:
-    UserError: none to be had, one without [MASK], or one that is not the checkpoint's.
-  """
-  config = run.config
-  own = checkpoint.tokenizer if checkpoint else ""
-  if run.finished:
-    return data.load_tokenizer(own, None)
-  if checkpoint and not (own or config.tokenizer):
-    raise UserError(f"{checkpoint.path} has no tokenizer; give --config.tokenizer=/path/to/dir "
-                    "(with tokenizer.json or vocab.txt)")
-  source = config.tokenizer or own or config.hub_tokenizer
-  tokenizer = data.load_tokenizer(source, config.do_lower_case)
+def load_tokenizer(run: experiment.Run,
+                   checkpoint: checkpoint_utils.Checkpoint | None) -> Tokenizer:
+  """Loads the run's tokenizer (`experiment.load_tokenizer`), which must have [MASK]."""
+  tokenizer = experiment.load_tokenizer(run, checkpoint, usual=run.config.hub_tokenizer)
   if tokenizer.mask_token_id is None:
+    source = run.config.tokenizer or (checkpoint.tokenizer if checkpoint else
+                                      run.config.hub_tokenizer)
     raise UserError(f"the tokenizer at {source!r} lacks mask_token")
-  if config.tokenizer and own and (
-      tokenizer.get_vocab() != data.load_tokenizer(own, config.do_lower_case).get_vocab()):
-    raise UserError(f"tokenizer {config.tokenizer} has another vocabulary than init_checkpoint "
-                    f"{checkpoint.path}; leave --config.tokenizer out to use the checkpoint's")
   return tokenizer
 
 
@@ -162,7 +149,7 @@ def load_tokenizer(run: experiment.Run, checkpoint: checkpoint_utils.Checkpoint 
 
 
 def read_examples(config: ml_collections.ConfigDict, phases: list[PhasePlan],
-                  tokenizer: Any) -> Examples:
+                  tokenizer: Tokenizer) -> PretrainingExamples:
   """Opens train_files and eval_files, or holds out a share of the training documents.
 
   Raises:
@@ -196,7 +183,7 @@ def read_examples(config: ml_collections.ConfigDict, phases: list[PhasePlan],
     if evaluates:
       held_out.append(make(eval_corpus or train_corpus, not eval_corpus, fraction,
                            plan.max_seq_length))
-  return Examples(train, held_out, {what: c.digest for what, c in corpora.items()})
+  return PretrainingExamples(train, held_out, {what: c.digest for what, c in corpora.items()})
 
 
 def check_corpora(config: ml_collections.ConfigDict, train_corpus: corpus.Corpus | None,
@@ -219,7 +206,7 @@ def check_corpora(config: ml_collections.ConfigDict, train_corpus: corpus.Corpus
 
 def make_examples(config: ml_collections.ConfigDict, vocabulary: masking.Vocabulary,
                   source: corpus.Corpus, held_out: bool, eval_fraction: float,
-                  max_seq_length: int) -> batches.Examples:
+                  max_seq_length: int) -> batches.ExampleSource:
   """The examples of one length that a corpus, or its held-out or other part, gives."""
   if isinstance(source, corpus.Records):
     check_records(source, vocabulary, max_seq_length)
@@ -257,12 +244,11 @@ def check_records(records: corpus.Records,
 
 def build_pretrainer(config: ml_collections.ConfigDict,
                      checkpoint: checkpoint_utils.Checkpoint | None, phases: list[PhasePlan],
-                     tokenizer: Any) -> Pretrainer:
+                     tokenizer: Tokenizer) -> Pretrainer:
   """Builds the model; random weights, or the checkpoint's with missing heads made afresh."""
-  tokenizer_size = data.vocabulary_size(tokenizer)
   base = (checkpoint.config if checkpoint else
-          dataclasses.replace(modeling.SIZES[config.size], vocab_size=tokenizer_size))
-  bert_config = experiment.model_config(config, base, tokenizer_size,
+          dataclasses.replace(modeling.SIZES[config.size], vocab_size=tokenizer.vocab_size))
+  bert_config = experiment.model_config(config, base, tokenizer.vocab_size,
                                         max(phase.max_seq_length for phase in phases))
   model = modeling.BertForPreTraining(bert_config, jnp.dtype(config.dtype), config.remat)
   params = jax.jit(model.init)(jax.random.key(config.seed), experiment.one_token())["params"]
@@ -276,64 +262,39 @@ def build_pretrainer(config: ml_collections.ConfigDict,
 # --- Training ---------------------------------------------------------------------------------
 
 
-def train(run: experiment.Run, examples: Examples, pretrainer: Pretrainer
-          ) -> tuple[Pretrainer, dict[str, float]]:
-  """Pre-trains, from the run's last checkpoint if it has one; writes logs and summary.json.
-
-  Returns:
-    The trained model, and its scores on the held-out text where do_eval asks for them.
-  """
-  config = run.config
+def plan_training(config: ml_collections.ConfigDict, examples: PretrainingExamples,
+                  pretrainer: Pretrainer) -> experiment.TrainingPlan:
+  """Plans the training: one schedule over all phases."""
   schedule = optimization.create_schedule(config.learning_rate_schedule, config.learning_rate,
-                                      config.num_train_steps, config.num_warmup_steps)
-  optimizer = experiment.create_optimizer(config, config.optimizer, schedule)
+                                          config.num_train_steps, config.num_warmup_steps)
+  optimizer = experiment.optimizer_from_config(config, schedule)
   if config.objective == "mlm":  # no gradient reaches these; decay would wear them away
     optimizer = optimization.freeze(optimizer, (("bert", "pooler"), ("next_sentence",)))
-  checkpointer = experiment.make_checkpointer(run, pretrainer.model.config)
-  state = experiment.starting_state(run, checkpointer, pretrainer.params, optimizer)
-  first_step = int(state.step)
-  experiment.say_plan(config, say_phases(examples.train), config.num_train_steps,
-                      config.num_warmup_steps, pretrainer.params, first_step)
-  reporter = reporting.Reporter(run.folder, config.num_train_steps, first_step,
-                                functools.partial(steps_left, examples.train))
+  phases, held_out = examples.train, examples.held_out
   eval_fn = make_eval_fn(pretrainer.model)
-
-  def evaluate_state(state: training.TrainState) -> dict[str, float]:
-    step = int(state.step)
-    results = evaluate(config, state.params, examples.held_out[phase_of(examples.train, step)],
-                       eval_fn)
-    reporter.metrics(step, {f"eval_{name}": value for name, value in results.items()})
-    reporter.say(f"step {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
-    return results
-
-  loop = training.Loop(config.num_train_steps, config.log_every_steps,
-                       config.eval_steps if examples.held_out else 0,
-                       config.save_checkpoints_steps)
-  placed = data.prefetch(map(training.place, batches.train_batches(
-      examples.train, seed=config.seed, first_step=first_step, devices=jax.local_device_count(),
-      micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences)))
-  step_fn = losses.make_pretraining_step(pretrainer.model, optimizer)
-  try:
-    state, summary = training.train(state, step_fn, placed, loop, schedule, reporter,
-                                    evaluate_state, checkpointer)
-    results = evaluate_state(state) if examples.held_out else {}
-  except training.NotFiniteError as error:
-    raise UserError(str(error)) from error
-  finally:
-    checkpointer.close()
-    reporter.close("eval_masked_lm_loss")
-  if summary["steps"]:
-    reporting.write_json(run.folder / "summary.json", {"first_step": first_step, **summary})
-  return dataclasses.replace(pretrainer, params=state.params), results
+  return experiment.TrainingPlan(
+      description=experiment.model_description(pretrainer.model.config),
+      params=pretrainer.params, optimizer=optimizer, schedule=schedule,
+      loop=training.Loop(config.num_train_steps, config.log_every_steps,
+                         config.eval_steps if held_out else 0, config.save_checkpoints_steps),
+      num_warmup_steps=config.num_warmup_steps, batch_size=phases_in_words(phases),
+      step_fn=losses.make_pretraining_step(pretrainer.model, optimizer),
+      batches_from=lambda first_step: batches.phase_batches(
+          phases, seed=config.seed, first_step=first_step, devices=jax.local_device_count(),
+          micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences),
+      evaluate=(lambda params, step: evaluate(
+          config, params, held_out[phase_of(phases, step)], eval_fn)) if held_out else None,
+      metric_prefix="eval_", curve="eval_masked_lm_loss",
+      steps_left=functools.partial(steps_left, phases))
 
 
 def phase_of(phases: list[batches.Phase], step: int) -> int:
-  """The index of the phase that the step with so many done belongs to."""
+  """Returns the index of the phase whose step was the `step`-th, from 1 (0: the first phase)."""
   return next(i for i, phase in enumerate(phases) if step <= phase.last_step)
 
 
 def steps_left(phases: list[batches.Phase], step: int) -> float:
-  """What is left after so many steps, in steps with as many tokens as the last one done."""
+  """Returns the work left after `step` steps, in steps of the current phase's size."""
 
   def tokens(phase: batches.Phase) -> int:
     return phase.batch_size * phase.examples.max_seq_length
@@ -344,8 +305,8 @@ def steps_left(phases: list[batches.Phase], step: int) -> float:
   return left / tokens(phases[now])
 
 
-def say_phases(phases: list[batches.Phase]) -> str:
-  """Such as "256 x 128 tokens, from step 900000 on 256 x 512 tokens"."""
+def phases_in_words(phases: list[batches.Phase]) -> str:
+  """Returns such as "256 x 128 tokens, from step 900000 on 256 x 512 tokens"."""
   return ", ".join(
       (f"from step {phase.first_step} on " if phase.first_step else "")
       + f"{phase.batch_size} x {phase.examples.max_seq_length} tokens" for phase in phases)
@@ -355,7 +316,7 @@ def say_phases(phases: list[batches.Phase]) -> str:
 
 
 def make_eval_fn(model: modeling.BertForPreTraining) -> Callable[..., Any]:
-  """(params, batch [devices, ...]) -> sums and counts [devices]."""
+  """Makes (params, batch [devices, ...]) -> sums and counts [devices]."""
 
   def sums(params: training.Params, batch: training.Batch) -> training.Sums:
     return losses.metric_sums(*model.apply({"params": params}, batch), batch)
@@ -364,10 +325,10 @@ def make_eval_fn(model: modeling.BertForPreTraining) -> Callable[..., Any]:
 
 
 def evaluate(config: ml_collections.ConfigDict, params: training.Params,
-             examples: batches.Examples, eval_fn: Callable[..., Any]
+             examples: batches.ExampleSource, eval_fn: Callable[..., Any]
              ) -> dict[str, float]:
-  """The original's five figures, as far as the examples have masks and pairs to score."""
-  made = batches.eval_batches(
+  """Computes the original's five figures, if the examples have masks and pairs to score."""
+  made = batches.held_out_batches(
       examples, batch_size=config.eval_batch_size, max_examples=config.max_eval_examples,
       devices=jax.local_device_count(), pack=config.pack_sequences)
   sums = training.sum_over(eval_fn, training.replicate(params), data.prefetch(made))
@@ -376,26 +337,18 @@ def evaluate(config: ml_collections.ConfigDict, params: training.Params,
   return {"loss": sum(parts), **results}
 
 
-def export(run: experiment.Run, pretrainer: Pretrainer, tokenizer: Any,
-           results: Mapping[str, float]) -> None:
+def export(run: experiment.Run, bert_config: modeling.BertConfig, params: training.Params,
+           tokenizer: Tokenizer, results: Mapping[str, float]) -> None:
   """Writes model/, a HuggingFace BertForPreTraining that run_classifier.py starts from."""
-  checkpoint_utils.export_huggingface(
-      run.folder / "model", pretrainer.model.config, jax.device_get(pretrainer.params), tokenizer,
-      model_card(run, results), architectures=["BertForPreTraining"])
-  say(f"model: {run.folder / 'model'}")
-
-
-def model_card(run: experiment.Run, results: Mapping[str, float]) -> str:
-  """README.md of the exported model: what it is, its recipe, its scores."""
   config = run.config
-  scores = "".join(f"| {name} | {value:.4f} |\n" for name, value in results.items())
-  return (f"---\nlibrary_name: transformers\npipeline_tag: fill-mask\n---\n"
-          f"# BERT pre-trained on {config.train_files}\n\n"
-          f"Pre-trained from `{config.init_checkpoint or 'random weights'}` with BERT in Flax: "
-          f"{config.num_train_steps} steps,\n(share, length, batch) {config.phases}, objective "
-          f"{config.objective}, {config.optimizer}, learning rate {config.learning_rate},\n"
-          f"seed {config.seed}, {config.dtype}.\n\n"
-          + (f"| held-out text | |\n|---|---|\n{scores}" if scores else "Not evaluated.\n"))
+  card = experiment.model_card(
+      f"BERT pre-trained on {config.train_files}", "fill-mask",
+      f"Pre-trained from `{config.init_checkpoint or 'random weights'}` with BERT in Flax: "
+      f"{config.num_train_steps} steps,\n(share, length, batch) {config.phases}, objective "
+      f"{config.objective}, {config.optimizer}, learning rate {config.learning_rate},\n"
+      f"seed {config.seed}, {config.dtype}.", "held-out text", results)
+  experiment.export(run, bert_config, params, tokenizer, card,
+                    architectures=["BertForPreTraining"])
 
 
 if __name__ == "__main__":

@@ -136,8 +136,10 @@ def load_tokenizer(source: str, do_lower_case: bool | None) -> Tokenizer:
       _apply(backend, settings, do_lower_case)
       tokenizer = Tokenizer(backend, _special_tokens(backend, settings),
                             settings.get("model_max_length"))
-    else:
+    elif (folder / "vocab.txt").exists():
       tokenizer = tokenizer_from_vocab(folder / "vocab.txt", do_lower_case, settings)
+    else:
+      raise UserError(f"no tokenizer at {source!r}; {advice}")
   except UserError:
     raise
   except Exception as error:  # malformed JSON, a tokenizer.json of another kind: many types

@@ -13,17 +13,18 @@ import dataclasses
 import itertools
 import os
 import pathlib
-import shutil
 from typing import Any
 
 from absl import flags
 import tokenizers
 
 from pretraining import text
-from pretraining.wordpieces import bert_backend, SPECIAL_TOKENS
+from support import files
 from support.command_line import run_script
 from support.errors import UserError
 from support.reporting import progress_bar, say
+import tokenization
+from tokenization import bert_backend, SPECIAL_TOKENS
 
 _LONGEST_DOCUMENT = 1 << 20  # characters
 
@@ -155,7 +156,8 @@ def train_vocabulary(settings: Settings, sources: Sequence[text.Source],
   say(f"training on {len(alphabet)} different characters ...")
   backend = bert_backend({"[UNK]": 0}, settings.do_lower_case)
   characters = [f"##{character}" for character in later]
-  first = [*SPECIAL_TOKENS, *characters]  # "special" to the trainer, which so keeps their order
+  # "Special" to the trainer, which keeps the order of these.
+  first = [*SPECIAL_TOKENS.values(), *characters]
   trainer = tokenizers.trainers.WordPieceTrainer(
       vocab_size=settings.vocab_size, min_frequency=settings.min_frequency, show_progress=False,
       special_tokens=first, limit_alphabet=len(alphabet), initial_alphabet=list(alphabet),
@@ -164,26 +166,17 @@ def train_vocabulary(settings: Settings, sources: Sequence[text.Source],
     backend.train_from_iterator(documents, trainer)
   vocab = backend.get_vocab()
   merged = sorted(vocab, key=lambda word: vocab[word])[len(first) + len(alphabet):]
-  return [*SPECIAL_TOKENS, *alphabet, *characters, *merged]
+  return [*SPECIAL_TOKENS.values(), *alphabet, *characters, *merged]
 
 
 def save(settings: Settings, vocabulary: Iterable[str]) -> None:
   """Writes the folder, whole or not at all."""
-  os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torch, we do not
-  import transformers  # here: it takes a second, and bad input has been found by now
-
   folder = pathlib.Path(os.path.expanduser(settings.output_dir))
-  temporary = folder.with_name(f"{folder.name}.tmp")
-  shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-  temporary.mkdir(parents=True)
-  try:
+  with files.written_whole(folder) as temporary:
+    temporary.mkdir()
     (temporary / "vocab.txt").write_text("".join(f"{word}\n" for word in vocabulary), "utf-8")
-    transformers.BertTokenizer(str(temporary / "vocab.txt"),
-                               do_lower_case=settings.do_lower_case).save_pretrained(temporary)
-    temporary.replace(folder)
-  except BaseException:
-    shutil.rmtree(temporary, ignore_errors=True)
-    raise
+    tokenization.tokenizer_from_vocab(temporary / "vocab.txt",
+                                      settings.do_lower_case).save_pretrained(temporary)
 
 
 if __name__ == "__main__":

@@ -1,71 +1,90 @@
-"""The labelled, tokenized splits of a classification run: which ones, and what labels mean.
-
-Between the readers (`tables.py`), the tasks (`tasks.py`) and the tokens (`data.py`).
-"""
+"""A classification run's data: its tokenized splits, its task, and the order of its classes."""
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
+import pathlib
 
 import ml_collections
 import numpy as np
 
 import checkpoint_utils
-from classification import tables, tasks
+from classification import labels, tables, tasks
 import data
+from support import files
 from support.errors import UserError
 from support.reporting import say
+from tokenization import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
-  """A tokenized split and the ids of its rows."""
+class LabelledSplit:
+  """A tokenized split and, of a test split, the ids of its rows."""
 
-  examples: data.Examples
+  examples: data.TokenizedSplit
   row_ids: list[str]
 
 
-def read_splits(config: ml_collections.ConfigDict, source: tables.Source,
-                checkpoint: checkpoint_utils.Checkpoint | None, tokenizer: Any
-                ) -> tuple[tasks.Task, tuple[str, ...], dict[str, Split]]:
-  """Reads and tokenizes the splits that are asked for.
+@dataclasses.dataclass(frozen=True)
+class RunData:
+  """The data of a run.
 
-  Returns:
-    The task, its classes in the order of the model's outputs, and split name -> Split.
+  Attributes:
+    task: columns, classes, metrics.
+    label_names: the task's classes in the order of the model's outputs; () for regression.
+    splits: split name -> its examples, for the splits that the run needs.
   """
+
+  task: tasks.Task
+  label_names: tuple[str, ...]
+  splits: Mapping[str, LabelledSplit]
+
+
+def read_run_data(config: ml_collections.ConfigDict,
+                  checkpoint: checkpoint_utils.Checkpoint | None, tokenizer: Tokenizer) -> RunData:
+  """Finds, reads and tokenizes the splits that the config asks for.
+
+  Raises:
+    UserError: anything wrong in the data, with its file and line.
+  """
+  cache_dir = pathlib.Path(config.cache_dir or "~/.cache/bert_in_flax/tokenized").expanduser()
+  cache_dir.mkdir(parents=True, exist_ok=True)
+  source = tables.find_source(config.dataset_name, config.dataset_path, config.skip_bad_rows,
+                              cache_dir)
   say(f"data: {source.description}")
   read = {split: source.read(split) for split in wanted_splits(config, source)}
-  layout = find_layout(config, source, next(iter(read.values())), checkpoint)
-  task = source.glue_task or own_task(config, layout, read, checkpoint)
+  layout = choose_columns(config, source, next(iter(read.values())), checkpoint)
+  task = source.glue_task or infer_task(config, layout, read, checkpoint)
   label_names = order_labels(config, task, checkpoint)
   splits = {}
   for split, table in read.items():
-    if split in task.test_splits:  # no labels there, or none that may be looked at
-      labels = np.zeros(len(table), np.float32 if task.regression else np.int32)
+    if split in task.test_splits:  # has no labels, or none to look at
+      encoded = np.zeros(len(table), np.float32 if task.regression else np.int32)
     else:
-      labels = tables.encode_labels(table, tables.label_values(table, layout), task, label_names)
-    texts = [table.texts(name) for name in layout.texts]
-    examples = data.tokenize(tokenizer, texts[0], texts[1] if len(texts) > 1 else None, labels,
-                             config.max_seq_length)
-    splits[split] = Split(examples, tables.row_ids(table))
+      encoded = labels.encode_labels(table, labels.label_values(table, layout), task, label_names)
+    examples = data.tokenize(table.texts(layout.texts), encoded, tokenizer,
+                             config.max_seq_length, cache_dir)
+    row_ids = tables.row_ids(table) if split in task.test_splits else []
+    splits[split] = LabelledSplit(examples, row_ids)
     say(f"  {split}: {len(examples):,} examples, {examples.lengths.mean():.1f} tokens on average, "
         f"{examples.lengths.max()} at most"
         + (f"; {examples.truncated:,} truncated" if examples.truncated else "")
         + (f"; {table.skipped} bad rows left out" if table.skipped else ""))
-  return task, label_names, splits
+  files.keep_within(cache_dir, config.cache_gigabytes * 1e9)
+  return RunData(task, label_names, splits)
 
 
-def find_layout(config: ml_collections.ConfigDict, source: tables.Source, table: tables.Table,
-                checkpoint: checkpoint_utils.Checkpoint | None) -> tables.Layout:
-  """The columns: as configured, or for scoring as the model was trained, or recognized.
+def choose_columns(config: ml_collections.ConfigDict, source: tables.LabelledSource,
+                   table: tables.Table, checkpoint: checkpoint_utils.Checkpoint | None
+                   ) -> tables.Layout:
+  """Chooses the columns: as configured, or for scoring as the model was trained, or recognized.
 
   Raises:
-    UserError: another number of texts than the model to be scored was trained on.
+    UserError: the model to be scored was trained on another number of texts.
   """
   trained = checkpoint.text_columns if checkpoint and not config.do_train else ()
-  inherited = trained if all(name in table.columns for name in trained) else ()
-  layout = tables.find_layout(source, table, names_in(config.text_columns) or inherited,
-                              config.label_column)
+  inherited = trained if all(name in table.rows.column_names for name in trained) else ()
+  layout = tables.recognize_columns(source, table, names_in(config.text_columns) or inherited,
+                                    config.label_column)
   if trained and len(trained) != len(layout.texts):
     raise UserError(f"{checkpoint.path} was trained on {len(trained)} texts ({', '.join(trained)}) "
                     f"and {table.source} gives {len(layout.texts)} ({', '.join(layout.texts)}); "
@@ -73,8 +92,8 @@ def find_layout(config: ml_collections.ConfigDict, source: tables.Source, table:
   return layout
 
 
-def wanted_splits(config: ml_collections.ConfigDict, source: tables.Source) -> list[str]:
-  """The splits that the config needs.
+def wanted_splits(config: ml_collections.ConfigDict, source: tables.LabelledSource) -> list[str]:
+  """Names the splits that the config needs.
 
   Raises:
     UserError: one of them is not there.
@@ -95,21 +114,21 @@ def wanted_splits(config: ml_collections.ConfigDict, source: tables.Source) -> l
 
 
 def names_in(text: str) -> tuple[str, ...]:
-  """The names in a comma-separated flag, each once."""
+  """Splits a comma-separated flag into names; one that stands twice is an error."""
   names = tuple(name.strip() for name in text.split(",") if name.strip())
   if len(set(names)) < len(names):
     raise UserError(f"{text!r} names something twice")
   return names
 
 
-def own_task(config: ml_collections.ConfigDict, layout: tables.Layout,
-             read: Mapping[str, tables.Table],
-             checkpoint: checkpoint_utils.Checkpoint | None) -> tasks.Task:
-  """The task of the user's own files: classes as configured, in training, or as trained."""
+def infer_task(config: ml_collections.ConfigDict, layout: tables.Layout,
+               read: Mapping[str, tables.Table],
+               checkpoint: checkpoint_utils.Checkpoint | None) -> tasks.Task:
+  """Makes the task of a user's files: classes as configured, in the training data, or trained."""
   if config.label_names:
     names = names_in(config.label_names)
   elif "train" in read:
-    names = tables.infer_label_names(read["train"], tables.label_values(read["train"], layout),
+    names = labels.infer_label_names(read["train"], labels.label_values(read["train"], layout),
                                      config.label_type)
   elif checkpoint.regression or checkpoint.label_names:
     names = checkpoint.label_names
@@ -125,7 +144,7 @@ def own_task(config: ml_collections.ConfigDict, layout: tables.Layout,
 
 def order_labels(config: ml_collections.ConfigDict, task: tasks.Task,
                  checkpoint: checkpoint_utils.Checkpoint | None) -> tuple[str, ...]:
-  """The task's classes in the order of the model's outputs: the checkpoint's, where it has them.
+  """Puts the task's classes in the order of the model's outputs: the checkpoint's, if it has one.
 
   Raises:
     UserError: configured names that are not the task's.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from support import files
 from support.errors import UserError
 
 
@@ -28,6 +29,8 @@ class Task:
     folder: in GLUE's TSV layout.
     tsv_texts: the TSV header's names of the text columns.
     tsv_label: the TSV header's name of the label column.
+    tsv_header: the columns of training and dev files that have no header.
+    numbered: files may number the classes, in the order of `label_names`.
     eval_splits: split -> suffix of its metrics' names.
     test_splits: split -> GLUE's name of the prediction file.
     predicts_names: the leaderboard wants label names, not numbers.
@@ -40,6 +43,8 @@ class Task:
   folder: str = ""
   tsv_texts: tuple[str, ...] = ()
   tsv_label: str = "label"
+  tsv_header: tuple[str, ...] = ()
+  numbered: bool = True
   eval_splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"validation": ""})
   test_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
   predicts_names: bool = False
@@ -54,7 +59,8 @@ _ENTAILMENT = ("entailment", "not_entailment")
 
 GLUE_TASKS: dict[str, Task] = {task.name: task for task in (
     Task("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation",),
-         folder="CoLA", tsv_texts=("sentence",), test_splits={"test": "CoLA"}),
+         folder="CoLA", tsv_texts=("sentence",),
+         tsv_header=("source", "label", "mark", "sentence"), test_splits={"test": "CoLA"}),
     Task("sst2", ("sentence",), ("negative", "positive"), ("accuracy",),
          folder="SST-2", tsv_texts=("sentence",), test_splits={"test": "SST-2"}),
     Task("mrpc", _PAIR, ("not_equivalent", "equivalent"), ("f1", "accuracy"),
@@ -98,8 +104,8 @@ def glue_task(name: str) -> Task:
 def own_task(text_columns: tuple[str, ...], label_names: tuple[str, ...]) -> Task:
   """A task of the user's own; no label names mean regression."""
   metrics = ("accuracy", "f1", "matthews_correlation") if label_names else ("pearson", "spearman")
-  return Task("own", text_columns, label_names, metrics, test_splits={"test": "test"},
-              predicts_names=True)
+  return Task("own", text_columns, label_names, metrics, numbered=False,
+              test_splits={"test": "test"}, predicts_names=True)
 
 
 # --- Metrics --------------------------------------------------------------------------------
@@ -151,7 +157,7 @@ def _correlation(function: Callable[..., Any], labels: np.ndarray,
 # --- Leaderboard files ----------------------------------------------------------------------
 
 
-def write_predictions(path: pathlib.Path, task: Task, predictions: np.ndarray,
+def write_leaderboard_file(path: pathlib.Path, task: Task, predictions: np.ndarray,
                       label_names: Sequence[str], index: Sequence[str]) -> None:
   """Writes `index<TAB>prediction` as GLUE's leaderboard wants it.
 
@@ -168,9 +174,8 @@ def write_predictions(path: pathlib.Path, task: Task, predictions: np.ndarray,
     values = [label_names[p] for p in predictions]
   else:  # GLUE's numbers, whatever order the model has its classes in
     values = [str(task.label_names.index(label_names[p])) for p in predictions]
-  temporary = path.with_name(path.name + ".tmp")
-  with temporary.open("w", encoding="utf-8", newline="") as file:
+  with (files.written_whole(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file):
     writer = csv.writer(file, delimiter="\t", lineterminator="\n")
     writer.writerow(("index", "prediction"))
     writer.writerows(zip(index, values, strict=True))
-  temporary.replace(path)

@@ -12,13 +12,12 @@ the whole corpus and needs no buffer. A batch has the keys of `data.py` with one
 
 from collections.abc import Iterator, Sequence
 import dataclasses
-import math
 from typing import Protocol
 
 import numpy as np
 import scipy.stats
 
-from data import Batch, pair_lengths, place_sequences
+from data import Batch, pack_batch, pair_lengths, shuffled
 from pretraining.corpus import Part, Records
 from pretraining.masking import below, choose_masks, Masking, Rows, Vocabulary
 from support import stateless_random
@@ -27,7 +26,7 @@ from support import stateless_random
 _ORDER, _TRAIN, _EVAL = range(3)
 
 
-class Examples(Protocol):
+class ExampleSource(Protocol):
   """A source of examples of one length."""
 
   max_seq_length: int
@@ -77,7 +76,7 @@ class TextExamples:
     return len(self._part.spans)
 
   def rows(self, indices: np.ndarray, keys: np.ndarray) -> dict[str, np.ndarray]:
-    """See `Examples`."""
+    """See `ExampleSource`."""
     draws = stateless_random.uniform(keys, self._COLUMNS)
     rows = self._assemble(*self._segments(indices, draws), draws)
     masks = choose_masks(rows, self._vocabulary, self._masking,
@@ -172,7 +171,7 @@ class RecordExamples:
     return len(self._features["next_sentence_labels"])
 
   def rows(self, indices: np.ndarray, keys: np.ndarray) -> dict[str, np.ndarray]:
-    """See `Examples`."""
+    """See `ExampleSource`."""
     del keys
     names = {"segment_ids": "token_type_ids", "input_mask": "sequence_ids"}
     rows = {names.get(name, name): np.asarray(value[indices])
@@ -197,42 +196,29 @@ class Phase:
   first_step: int
   last_step: int
   batch_size: int
-  examples: Examples
+  examples: ExampleSource
 
 
-def make_batch(rows: dict[str, np.ndarray], *leading: int, pack: bool) -> Batch:
-  """Examples of the whole batch, one a row -> [*leading, ...], packed, with flat positions.
+def pack_rows(rows: dict[str, np.ndarray], *leading: int, pack: bool) -> Batch:
+  """Packs the examples of a whole batch, one a row, into [*leading, ...] with flat positions.
 
   Args:
-    rows: what `Examples.rows` gives.
-    *leading: devices and micro-batches; each gets as many examples, in the order given, and
-      packs them by itself.
+    rows: see `ExampleSource.rows`.
+    *leading: devices and micro-batches; each gets equally many examples, in the order given,
+      and packs them by itself.
     pack: False leaves every example its own row.
   """
-  length = rows["input_ids"].shape[1]
-  parts = math.prod(leading)
   real = rows["sequence_ids"] > 0
   # A batch of hundreds nearly always needs the same few numbers of rows: a fine ladder is cheap.
-  starts, ranks, num_rows = place_sequences(real.sum(axis=1).reshape(parts, -1), length,
-                                            pack, steps_an_octave=16)
-  first = (starts + np.arange(parts)[:, None] * num_rows * length).reshape(-1)
-  to = (first[:, None] + np.arange(length))[real]
-
-  def moved(values: np.ndarray) -> np.ndarray:
-    packed = np.zeros(parts * num_rows * length, np.int32)
-    packed[to] = np.broadcast_to(values, real.shape)[real]
-    return packed.reshape(*leading, num_rows, length)
-
-  starts = starts.reshape(-1)
-  return {
-      "input_ids": moved(rows["input_ids"]), "token_type_ids": moved(rows["token_type_ids"]),
-      "position_ids": moved(np.arange(length)), "sequence_ids": moved(ranks.reshape(-1, 1)),
-      "cls_positions": starts.astype(np.int32).reshape(*leading, -1),
-      "masked_lm_positions": (rows["masked_lm_positions"] + starts[:, None]
-                              ).astype(np.int32).reshape(*leading, -1),
-      **{name: rows[name].reshape(*leading, -1) for name in (
-          "masked_lm_ids", "masked_lm_weights", "next_sentence_labels",
-          "next_sentence_weights")}}
+  batch = pack_batch({name: rows[name][real] for name in ("input_ids", "token_type_ids")},
+                     real.sum(axis=1).reshape(*leading, -1), real.shape[1], pack,
+                     steps_an_octave=16)
+  positions = rows["masked_lm_positions"].reshape(*batch["cls_positions"].shape, -1)
+  positions = positions + batch["cls_positions"][..., None]
+  return batch | {"masked_lm_positions": positions.astype(np.int32).reshape(*leading, -1)} | {
+      name: rows[name].reshape(*leading, -1)
+      for name in ("masked_lm_ids", "masked_lm_weights", "next_sentence_labels",
+                   "next_sentence_weights")}
 
 
 def train_rows(phases: Sequence[Phase], seed: int, step: int) -> dict[str, np.ndarray]:
@@ -242,21 +228,19 @@ def train_rows(phases: Sequence[Phase], seed: int, step: int) -> dict[str, np.nd
   """
   number, phase = next((i, p) for i, p in enumerate(phases) if step < p.last_step)
   row = np.arange(phase.batch_size)
-  stream = (step - phase.first_step) * phase.batch_size + row
-  epochs, places = np.divmod(stream, len(phase.examples))
-  indices = stateless_random.permute(places, len(phase.examples),
-                                     stateless_random.keys(seed, _ORDER, number, epochs))
+  places = (step - phase.first_step) * phase.batch_size + row
+  indices = shuffled(places, len(phase.examples), seed, _ORDER, number)
   return phase.examples.rows(indices, stateless_random.keys(seed, _TRAIN, step, row))
 
 
-def train_batches(phases: Sequence[Phase], *, seed: int, first_step: int, devices: int,
+def phase_batches(phases: Sequence[Phase], *, seed: int, first_step: int, devices: int,
                   micro_batches: int, pack: bool) -> Iterator[Batch]:
   """Batches from `first_step` to the end of the last phase, as [devices, micro_batches, ...]."""
   for step in range(first_step, phases[-1].last_step):
-    yield make_batch(train_rows(phases, seed, step), devices, micro_batches, pack=pack)
+    yield pack_rows(train_rows(phases, seed, step), devices, micro_batches, pack=pack)
 
 
-def eval_batches(examples: Examples, *, batch_size: int, max_examples: int, devices: int,
+def held_out_batches(examples: ExampleSource, *, batch_size: int, max_examples: int, devices: int,
                  pack: bool) -> Iterator[Batch]:
   """Examples in a fixed random order with fixed pairs and masks, as [devices, ...].
 
@@ -268,7 +252,7 @@ def eval_batches(examples: Examples, *, batch_size: int, max_examples: int, devi
     batch_size: rows over all devices.
     max_examples: so many of them; 0 goes through all.
     devices: number of them.
-    pack: see `make_batch`.
+    pack: see `pack_rows`.
   """
   total = len(examples)
   wanted = min(max_examples or total, total)
@@ -279,4 +263,4 @@ def eval_batches(examples: Examples, *, batch_size: int, max_examples: int, devi
     rows = examples.rows(indices, stateless_random.keys(_EVAL, indices))
     for weights in ("masked_lm_weights", "next_sentence_weights"):
       rows[weights] = rows[weights] * filled.reshape(-1, *(1,) * (rows[weights].ndim - 1))
-    yield make_batch(rows, devices, pack=pack)
+    yield pack_rows(rows, devices, pack=pack)

@@ -1,12 +1,12 @@
 """Which tokens are predicted, and what stands in their place."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from data import vocabulary_size
 from support import stateless_random
+from tokenization import Tokenizer
 
 
 class Rows(NamedTuple):
@@ -65,14 +65,13 @@ class Vocabulary:
   continues: np.ndarray
 
 
-def vocabulary_of(tokenizer: Any) -> Vocabulary:
-  """Reads a transformers tokenizer."""
-  size = vocabulary_size(tokenizer)
-  continues = np.zeros(size, bool)
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+  """Reads a tokenizer's vocabulary."""
+  continues = np.zeros(tokenizer.vocab_size, bool)
   for piece, i in tokenizer.get_vocab().items():
     continues[i] = piece.startswith("##")
-  return Vocabulary(size, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id,
-                    continues)
+  return Vocabulary(len(continues), tokenizer.cls_token_id, tokenizer.sep_token_id,
+                    tokenizer.mask_token_id, continues)
 
 
 def choose_masks(rows: Rows, vocabulary: Vocabulary, masking: Masking, choice_keys: np.ndarray,

@@ -4,20 +4,16 @@ BERT splits text at white space before anything else, and nothing it does to a w
 its neighbours. So every distinct word needs to be tokenized once: the rest is a dictionary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import hashlib
 import itertools
 import json
-import os
 import re
 from typing import Any
 import unicodedata
 
 import tokenizers
 
-from support.errors import UserError
-
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ORIGINAL_LONGEST_WORD = 200  # characters; a longer one is [UNK]. HuggingFace: 100
 _MEMO_ENTRIES = 1 << 20
 _MEMO_WORD = 64  # characters; a longer word is hardly seen again
@@ -30,34 +26,6 @@ _CHINESE = re.compile("([\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a7
                       "\U0002f800-\U0002fa1f])")
 
 
-def tokenizer_from_vocab(vocab_file: str, do_lower_case: bool) -> tokenizers.Tokenizer:
-  """BERT's tokenizer for a bare vocabulary, one entry a line, without importing transformers.
-
-  Raises:
-    UserError: no such file, or special tokens missing.
-  """
-  try:
-    with open(os.path.expanduser(vocab_file), encoding="utf-8") as file:
-      words = [line.strip() for line in file.read().rstrip("\n").split("\n")]
-  except (OSError, UnicodeDecodeError) as error:
-    reason = getattr(error, "strerror", None) or "not UTF-8"
-    raise UserError(f"vocab_file {vocab_file} cannot be read ({reason}); give a BERT vocab.txt, "
-                    "one entry a line") from error
-  missing = sorted(set(SPECIAL_TOKENS).difference(words))
-  if missing:
-    raise UserError(f"vocab_file {vocab_file} lacks {', '.join(missing)}; give a BERT vocab.txt, "
-                    "one entry a line")
-  return bert_backend({word: i for i, word in enumerate(words)}, do_lower_case)
-
-
-def bert_backend(vocab: Mapping[str, int], do_lower_case: bool) -> tokenizers.Tokenizer:
-  """BERT's way of splitting text, with a vocabulary of entry -> id that has [UNK]."""
-  backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(dict(vocab), unk_token="[UNK]"))
-  backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=do_lower_case)
-  backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-  return backend
-
-
 class WordPieces:
   """The ids of sentences, without [CLS] and [SEP].
 
@@ -65,22 +33,15 @@ class WordPieces:
   worker processes.
   """
 
-  def __init__(self, tokenizer: Any, original: bool = False):
+  def __init__(self, backend: tokenizers.Tokenizer, original: bool = False):
     """Takes a private copy of a tokenizer.
 
     Args:
-      tokenizer: a fast `transformers` tokenizer or a `tokenizers.Tokenizer`.
+      backend: the tokenizer of the `tokenizers` library (`tokenization.Tokenizer.backend`).
       original: split as `FullTokenizer` of the original does, where HuggingFace's differs:
         words up to 200 characters, a word lower-cased as a whole (a final sigma), Python's
         classes of Unicode characters. A tokenizer that is not BERT's is used as it is.
-
-    Raises:
-      UserError: the tokenizer has no fast version.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not hasattr(backend, "to_str"):
-      raise UserError(f"{type(tokenizer).__name__} has no fast version; a tokenizer.json or a "
-                      "vocab.txt is needed")
     settings = json.loads(backend.to_str())
     settings.update(truncation=None, padding=None, post_processor=None)
     local = _splits_locally(settings)

@@ -23,6 +23,7 @@ import pytest
 
 import experiment
 import modeling
+import tokenization
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "float32")
@@ -30,6 +31,7 @@ jax.config.update("jax_default_matmul_precision", "float32")
 ROOT = pathlib.Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 SHARED = ROOT.parent / "shared"
+TOKENS = tempfile.mkdtemp(prefix="tokenized-")  # not the user's own cache
 
 WORDS = tuple((
     "[PAD] [UNK] [CLS] [SEP] [MASK] the a film is good bad fine dull very not it was and , . ##s "
@@ -37,7 +39,8 @@ WORDS = tuple((
 
 
 def pytest_unconfigure() -> None:
-  shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+  for folder in (os.environ["JAX_COMPILATION_CACHE_DIR"], TOKENS):
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -74,8 +77,7 @@ def vocab_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizer(vocab_dir):
-  import data
-  return data.load_tokenizer(str(vocab_dir), None)
+  return tokenization.load_tokenizer(str(vocab_dir), None)
 
 
 def run_script_in_process(script, config_file, *arguments):
@@ -85,6 +87,8 @@ def run_script_in_process(script, config_file, *arguments):
     delattr(values, name)
   values.unparse_flags()
   experiment.define_flags(f"{ROOT}/configs/{config_file}.py")
+  if config_file == "classifier":
+    arguments = (f"--config.cache_dir={TOKENS}", *arguments)
   last = {str(argument).split("=")[0]: str(argument) for argument in arguments}
   argv = [f"{script.__name__}.py", *last.values()]  # ml_collections would join tuples given twice
   if not any(a.startswith("--config=") for a in argv):

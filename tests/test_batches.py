@@ -304,7 +304,7 @@ def two_phases(make):
 
 
 def test_batch_t_is_the_same_from_any_start(make):
-  made = functools.partial(batches.train_batches, two_phases(make), seed=3,
+  made = functools.partial(batches.phase_batches, two_phases(make), seed=3,
                               devices=2, micro_batches=2, pack=False)
   whole = list(made(first_step=0))
   assert [batch["input_ids"].shape for batch in whole] == [(2, 2, 2, 32)] * 6 + [(2, 2, 1, 40)] * 4
@@ -315,9 +315,9 @@ def test_batch_t_is_the_same_from_any_start(make):
 
 
 def test_the_layout_on_devices_changes_no_row(make):
-  one = next(batches.train_batches(two_phases(make), seed=3, first_step=2, devices=1,
+  one = next(batches.phase_batches(two_phases(make), seed=3, first_step=2, devices=1,
                                                micro_batches=1, pack=False))
-  many = next(batches.train_batches(two_phases(make), seed=3, first_step=2, devices=2,
+  many = next(batches.phase_batches(two_phases(make), seed=3, first_step=2, devices=2,
                                                 micro_batches=2, pack=False))
   np.testing.assert_array_equal(one["input_ids"].reshape(8, 32), many["input_ids"].reshape(8, 32))
   positions = many["masked_lm_positions"].reshape(4, -1)
@@ -366,7 +366,7 @@ def test_masks_are_new_in_every_epoch_and_fixed_in_evaluation(make):
   assert {bytes(row) for row in one} != {bytes(row) for row in two}
 
   def flat(batch_size):
-    made = list(batches.eval_batches(examples, batch_size=batch_size, max_examples=0,
+    made = list(batches.held_out_batches(examples, batch_size=batch_size, max_examples=0,
                                                     devices=1, pack=False))
     ids = np.concatenate([b["input_ids"][0] for b in made])
     weights = np.concatenate([b["next_sentence_weights"][0] for b in made])
@@ -376,7 +376,7 @@ def test_masks_are_new_in_every_epoch_and_fixed_in_evaluation(make):
 
   np.testing.assert_array_equal(flat(8), flat(6))
   assert len(flat(8)) == n
-  limited = list(batches.eval_batches(examples, batch_size=8, max_examples=13,
+  limited = list(batches.held_out_batches(examples, batch_size=8, max_examples=13,
                                                   devices=2, pack=False))
   ids = np.concatenate([b["input_ids"].reshape(8, 32) for b in limited])
   weights = np.concatenate([b["next_sentence_weights"].reshape(8) for b in limited])
@@ -408,7 +408,7 @@ def test_records_come_as_they_are():
   np.testing.assert_array_equal(rows["next_sentence_weights"], [1, 1])
   alone = batches.RecordExamples(records, "mlm").rows(np.array([1]), None)
   np.testing.assert_array_equal(alone["next_sentence_weights"], [0])
-  batch = batches.make_batch(rows, 2, 1, pack=False)
+  batch = batches.pack_rows(rows, 2, 1, pack=False)
   assert batch["input_ids"].shape == (2, 1, 1, 4)
   assert batch["masked_lm_ids"].shape == (2, 1, 2)
   assert batch["next_sentence_labels"].shape == (2, 1, 1)
@@ -417,8 +417,8 @@ def test_records_come_as_they_are():
 def packed_and_padded(make, *leading):
   examples = make(masking=MASKING, short=0.9, documents=[[1, 2, 1, 3, 2, 1, 2]] * 30)
   rows = batches.train_rows([Phase(0, 1, 48, examples)], 0, 0)
-  return (batches.make_batch(rows, *leading, pack=True),
-          batches.make_batch(rows, *leading, pack=False))
+  return (batches.pack_rows(rows, *leading, pack=True),
+          batches.pack_rows(rows, *leading, pack=False))
 
 
 def test_packing_moves_examples_and_changes_nothing_in_them(make):

@@ -1,8 +1,10 @@
 """Tokens, order and batches: what the original does, packed or not, every example once."""
 
 import json
+import pathlib
 
-from conftest import init_params, WORDS
+from conftest import init_params, TOKENS, WORDS
+import datasets
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import data
 import losses
 import modeling
 from support.errors import UserError
+import tokenization
 import training
 
 # --- Tokens -----------------------------------------------------------------------------------
@@ -20,8 +23,11 @@ def ids(*words):
   return [WORDS.index(word) for word in words]
 
 
-def tokenize(tokenizer, first, second=None, max_seq_length=32):
-  return data.tokenize(tokenizer, first, second, np.zeros(len(first), np.int32), max_seq_length)
+def tokenize(tokenizer, first, second=None, max_seq_length=32, labels=None):
+  columns = {"first": first} | ({} if second is None else {"second": second})
+  labels = np.zeros(len(first), np.int32) if labels is None else labels
+  return data.tokenize(datasets.Dataset.from_dict(columns), labels, tokenizer, max_seq_length,
+                       pathlib.Path(TOKENS))
 
 
 def test_single_and_pair(tokenizer):
@@ -59,13 +65,14 @@ def test_truncation_is_the_original_pop(tokenizer):
 
 
 def test_bare_vocabulary_says_its_case(tmp_path, vocab_dir):
-  assert tokenize(data.load_tokenizer(str(vocab_dir), None), ["FILM"]).tokens[1] == ids("film")[0]
-  assert tokenize(data.load_tokenizer(str(vocab_dir), False), ["FILM"]).tokens[1] == 1
+  load = tokenization.load_tokenizer
+  assert tokenize(load(str(vocab_dir), None), ["FILM"]).tokens[1] == ids("film")[0]
+  assert tokenize(load(str(vocab_dir), False), ["FILM"]).tokens[1] == 1
   (tmp_path / "vocab.txt").write_text("\n".join((*WORDS, "Film")) + "\n")
-  cased = data.load_tokenizer(str(tmp_path), None)
+  cased = tokenization.load_tokenizer(str(tmp_path), None)
   assert tokenize(cased, ["Film"]).tokens[1] == len(WORDS)
   (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
-  assert tokenize(data.load_tokenizer(str(tmp_path), None), ["Film"]).tokens[1] == ids("film")[0]
+  assert tokenize(load(str(tmp_path), None), ["Film"]).tokens[1] == ids("film")[0]
 
 
 def test_settings_beside_a_bare_vocabulary_count(tmp_path):
@@ -73,13 +80,13 @@ def test_settings_beside_a_bare_vocabulary_count(tmp_path):
   for strip, expected in ((False, len(WORDS)), (True, len(WORDS) + 1)):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(
         {"do_lower_case": True, "strip_accents": strip}))
-    tokens = tokenize(data.load_tokenizer(str(tmp_path), None), ["É"]).tokens
+    tokens = tokenize(tokenization.load_tokenizer(str(tmp_path), None), ["É"]).tokens
     assert tokens[1] == expected
 
 
 def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
   tokenizer.save_pretrained(tmp_path)
-  again = data.load_tokenizer(str(tmp_path), None)
+  again = tokenization.load_tokenizer(str(tmp_path), None)
   text = ["A GOOD film, greatly"]
   assert tokenize(again, text).tokens.tolist() == tokenize(tokenizer, text).tokens.tolist()
 
@@ -87,12 +94,12 @@ def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
 def test_tokenizer_errors(tmp_path):
   with pytest.raises(UserError, match="tokenizer 'a/b' is no local path and could not be fetched "
                                       ".*give a folder with tokenizer.json or vocab.txt"):
-    data.load_tokenizer("a/b", None)
+    tokenization.load_tokenizer("a/b", None)
   with pytest.raises(UserError, match="no tokenizer at .*give a folder with tokenizer.json or"):
-    data.load_tokenizer(str(tmp_path), None)
+    tokenization.load_tokenizer(str(tmp_path), None)
   (tmp_path / "vocab.txt").write_text("a\nb\n")
   with pytest.raises(UserError, match="vocab.txt lacks .CLS., .MASK., .PAD., .SEP., .UNK."):
-    data.load_tokenizer(str(tmp_path), None)
+    tokenization.load_tokenizer(str(tmp_path), None)
 
 
 # --- Order ------------------------------------------------------------------------------------
@@ -107,7 +114,6 @@ def test_batches_cut_up_epochs_that_are_permutations():
 
 def test_batch_t_needs_no_batch_before_it():
   in_turn = [data.batch_indices(1, t, 8, 100) for t in range(1000)]
-  data._permutation.cache_clear()
   np.testing.assert_array_equal(data.batch_indices(1, 999, 8, 100), in_turn[999])
 
 
@@ -124,7 +130,7 @@ def examples(tokenizer):
   """37 examples of 3 to 15 tokens, labelled by their number."""
   rng = np.random.default_rng(0)
   texts = [" ".join(rng.choice(WORDS[5:20], rng.integers(1, 14))) for _ in range(37)]
-  return data.tokenize(tokenizer, texts, None, np.arange(37, dtype=np.int32), 32)
+  return tokenize(tokenizer, texts, labels=np.arange(37, dtype=np.int32))
 
 
 def test_first_fit_never_overlaps_and_wastes_little():
@@ -195,15 +201,15 @@ def test_packing_changes_no_loss_and_no_gradient(examples, tiny_config):
 @pytest.mark.parametrize("pack", [True, False])
 def test_evaluation_scores_every_example_once_and_in_order(tokenizer, count, pack):
   words = [" ".join(["film"] * (1 + i % 5)) for i in range(count)]
-  examples = data.tokenize(tokenizer, words, None, np.arange(count, dtype=np.int32), 32)
-  batches = data.eval_batches(examples, batch_size=8, devices=4, length=32, pack=pack)
-  outputs = training.predict(lambda _, batch: np.stack([batch["labels"], batch["labels"]], -1),
-                             {}, batches)
+  examples = tokenize(tokenizer, words, labels=np.arange(count, dtype=np.int32))
+  batches = data.ordered_batches(examples, batch_size=8, devices=4, length=32, pack=pack)
+  outputs = training.collect_outputs(
+      lambda _, batch: np.stack([batch["labels"], batch["labels"]], -1), {}, batches)
   np.testing.assert_array_equal(outputs, np.stack([np.arange(count)] * 2, -1))
 
 
 def test_train_batches_have_devices_and_micro_batches(examples):
-  batches = list(data.train_batches(examples, seed=0, first_step=2, num_steps=4, batch_size=8,
+  batches = list(data.shuffled_batches(examples, seed=0, first_step=2, num_steps=4, batch_size=8,
                                     devices=2, micro_batches=2, length=16, pack=True))
   assert len(batches) == 2
   assert batches[0]["labels"].shape == (2, 2, 2)

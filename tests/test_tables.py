@@ -4,13 +4,15 @@ import decimal
 import pathlib
 import re
 
+from conftest import TOKENS
 import datasets
+import huggingface_hub
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from classification import tables, tasks
+from classification import labels, tables, tasks
 from support.errors import UserError
 
 BINARY = ("no", "yes")
@@ -29,8 +31,25 @@ def write(folder, name, content):
   return folder
 
 
+def find_source(name, path, skip_bad_rows=False):
+  return tables.find_source(name, path, skip_bad_rows, pathlib.Path(TOKENS))
+
+
+def texts_of(table, name):
+  """A text column, as it would be tokenized."""
+  return [str(text) for text in table.texts([name])[:][name]]
+
+
+def columns_of(table):
+  return {name: table.column(name) for name in table.rows.column_names}
+
+
+def lines_of(table):
+  return [int(table.where(row).rpartition(":")[2]) for row in range(len(table))]
+
+
 def read(folder, split="train", name="", skip_bad_rows=False):
-  return tables.find_source(name, str(folder), skip_bad_rows).read(split)
+  return find_source(name, str(folder), skip_bad_rows).read(split)
 
 
 def own_table(tmp_path, name, content, skip_bad_rows=False):
@@ -38,12 +57,13 @@ def own_table(tmp_path, name, content, skip_bad_rows=False):
   return read(write(tmp_path, name, content), skip_bad_rows=skip_bad_rows)
 
 
-def encode(table, task, model_labels=None, label_column=""):
-  """The encoded labels of a table of the task's."""
-  source = tables.Source("", None if task.name == "own" else task, lambda _: table, ("train",))
-  layout = tables.find_layout(source, table, task.text_columns if task.name == "own" else (),
+def encode(table, task, model_labels=None, label_column="", values=None):
+  """The encoded labels of a table of the task's; `values` stand for a column of mixed types."""
+  source = tables.LabelledSource("", None if task.name == "own" else task, lambda _: table,
+                                 ("train",))
+  layout = tables.recognize_columns(source, table, task.text_columns if task.name == "own" else (),
                               label_column)
-  return tables.encode_labels(table, tables.label_values(table, layout), task,
+  return labels.encode_labels(table, values or labels.label_values(table, layout), task,
                               model_labels or task.label_names)
 
 
@@ -83,12 +103,12 @@ def test_glue_layouts(tmp_path, name, folder, header, row, texts, label):
   splits = ("train", *task.eval_splits)
   for split in splits:
     write(tmp_path, f"{folder}/{split.replace('validation', 'dev')}.tsv", tsv(header, row))
-  source = tables.find_source(name, str(tmp_path), False)
+  source = find_source(name, str(tmp_path), False)
   assert source.splits == splits
   for split in splits:
     table = source.read(split)
-    layout = tables.find_layout(source, table, (), "")
-    assert [table.texts(column) for column in layout.texts] == [[text] for text in texts]
+    layout = tables.recognize_columns(source, table, (), "")
+    assert [texts_of(table, column) for column in layout.texts] == [[text] for text in texts]
     encoded = encode(table, task)
     assert encoded.tolist() == [label]
     assert encoded.dtype == (np.float32 if name == "stsb" else np.int32)
@@ -112,12 +132,12 @@ TESTS = [
 
 @pytest.mark.parametrize("name,file,header,row,texts,row_id", TESTS)
 def test_glue_test_files_keep_their_ids(tmp_path, name, file, header, row, texts, row_id):
-  source = tables.find_source(name, str(write(tmp_path, file, tsv(header, row))), False)
+  source = find_source(name, str(write(tmp_path, file, tsv(header, row))))
   split, = source.splits
   assert split == pathlib.Path(file).stem
   table = source.read(split)
-  layout = tables.find_layout(source, table, (), "")
-  assert [table.texts(column) for column in layout.texts] == [[text] for text in texts]
+  layout = tables.recognize_columns(source, table, (), "")
+  assert [texts_of(table, column) for column in layout.texts] == [[text] for text in texts]
   assert layout.label == ""
   assert tables.row_ids(table) == [row_id]
 
@@ -125,8 +145,8 @@ def test_glue_test_files_keep_their_ids(tmp_path, name, file, header, row, texts
 def test_mnli_has_two_dev_and_two_test_files(tmp_path):
   for stem in ("train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched"):
     write(tmp_path, f"MNLI/{stem}.tsv", "sentence1\n" + stem + "\n")
-  source = tables.find_source("mnli", str(tmp_path), False)
-  assert {split: source.read(split).texts("sentence1") for split in source.splits} == {
+  source = find_source("mnli", str(tmp_path), False)
+  assert {split: texts_of(source.read(split), "sentence1") for split in source.splits} == {
       "train": ["train"], "validation_matched": ["dev_matched"],
       "validation_mismatched": ["dev_mismatched"], "test_matched": ["test_matched"],
       "test_mismatched": ["test_mismatched"]}
@@ -134,7 +154,7 @@ def test_mnli_has_two_dev_and_two_test_files(tmp_path):
 
 def test_glue_folder_may_be_the_task_s_own(tmp_path):
   write(tmp_path, "CoLA/dev.tsv", "a\t1\t\tGood.\n")
-  assert read(tmp_path / "CoLA", "validation", "cola").texts("sentence") == ["Good."]
+  assert texts_of(read(tmp_path / "CoLA", "validation", "cola"), "sentence") == ["Good."]
 
 
 def test_glue_tsv_is_plain(tmp_path):
@@ -143,16 +163,16 @@ def test_glue_tsv_is_plain(tmp_path):
   rows = "\r\n\r\n".join(f"1\t0\t0\t{text}\tB" for text in texts)
   write(tmp_path, "MRPC/train.tsv", "\ufeff" + "\t".join(MRPC_HEADER) + "\r\n" + rows)
   table = read(tmp_path, name="mrpc")
-  assert table.texts("#1 String") == texts
-  assert table.column("Quality") == ("1", "1", "1")
-  assert list(table.lines) == [2, 4, 6]
+  assert texts_of(table, "#1 String") == texts
+  assert table.column("Quality") == ["1", "1", "1"]
+  assert lines_of(table) == [2, 4, 6]
 
 
 @pytest.mark.parametrize("name,sizes,ones", [("cola", (8551, 1043), (6023, 719)),
                                              ("mrpc", (4076, 1725), (2753, 1147))])
 def test_real_glue(shared, name, sizes, ones):
   """All rows are there; `cut` and `uniq -c` count the same labels 1."""
-  source = tables.find_source(name, str(shared / "glue_data"), False)
+  source = find_source(name, str(shared / "glue_data"), False)
   assert source.splits == ("train", "validation")
   splits = [source.read(split) for split in source.splits]
   assert tuple(map(len, splits)) == sizes
@@ -161,9 +181,9 @@ def test_real_glue(shared, name, sizes, ones):
 
 def test_real_glue_texts(shared):
   table = read(shared / "glue_data", name="mrpc")
-  assert table.texts("#1 String")[0] == ('Amrozi accused his brother, whom he called '
+  assert texts_of(table, "#1 String")[0] == ('Amrozi accused his brother, whom he called '
                                          '"the witness", of deliberately distorting his evidence.')
-  assert read(shared / "glue_data", name="cola").texts("sentence")[0] == (
+  assert texts_of(read(shared / "glue_data", name="cola"), "sentence")[0] == (
       "Our friends won't buy this analysis, let alone the next one we propose.")
 
 
@@ -172,8 +192,8 @@ def test_wrong_number_of_fields(tmp_path):
   with refuses("SST-2/train.tsv:3: 3 fields, must be 2", "--config.skip_bad_rows=True"):
     read(folder, name="sst2")
   table = read(folder, name="sst2", skip_bad_rows=True)
-  assert table.texts("sentence") == ["a", "e"]
-  assert list(table.lines) == [2, 5]
+  assert texts_of(table, "sentence") == ["a", "e"]
+  assert lines_of(table) == [2, 5]
 
 
 def test_cola_without_header_counts_four_fields(tmp_path):
@@ -187,32 +207,32 @@ def test_cola_without_header_counts_four_fields(tmp_path):
 @pytest.mark.parametrize("path", ["/no-such-folder", "./none", "a/b/c"])
 def test_missing_path(path):
   with refuses(f"dataset_path {path} does not exist"):
-    tables.find_source("", path, False)
+    find_source("", path, False)
 
 
 def test_path_is_a_file(tmp_path):
   file = write(tmp_path, "train.csv", "text,label\na,1\n") / "train.csv"
   with refuses(f"{file} is a file", "folder that holds train, validation and test"):
-    tables.find_source("", str(file), False)
+    find_source("", str(file), False)
 
 
 def test_missing_task_folder(tmp_path):
   with refuses(f"{tmp_path} has no folder MRPC/", "leave dataset_name blank"):
-    tables.find_source("mrpc", str(tmp_path), False)
+    find_source("mrpc", str(tmp_path), False)
 
 
 @pytest.mark.parametrize("path", ["nyu-mll/glue", "."])
 def test_unknown_task_is_refused_first(path):
   with refuses("dataset_name 'imdb' is no GLUE task; known: cola, sst2, mrpc"):
-    tables.find_source("imdb", path, False)
+    find_source("imdb", path, False)
   with refuses("wnli is refused"):
-    tables.find_source("wnli", path, False)
+    find_source("wnli", path, False)
 
 
 def test_no_files(tmp_path):
   with refuses(f"{tmp_path} holds no train, validation or test file in csv, tsv, jsonl or parquet",
                "--config.dataset_name"):
-    tables.find_source("", str(write(tmp_path, "data.csv", "text,label\n")), False)
+    find_source("", str(write(tmp_path, "data.csv", "text,label\n")))
 
 
 @pytest.mark.parametrize("first,second", [("dev.csv", "valid.jsonl"),
@@ -220,7 +240,7 @@ def test_no_files(tmp_path):
 def test_several_files_of_a_split(tmp_path, first, second):
   write(write(tmp_path, first, ""), second, "")
   with refuses(f"{tmp_path} holds several validation files: ", "; keep one") as error:
-    tables.find_source("", str(tmp_path), False)
+    find_source("", str(tmp_path), False)
   assert first in str(error.value)
   assert second in str(error.value)
 
@@ -229,9 +249,9 @@ def test_several_files_of_a_split(tmp_path, first, second):
 def test_splits_of_own_files(tmp_path, stem):
   write(write(tmp_path, "train.csv", "text\na\n"), "test.jsonl", '{"text": "c"}')
   write(tmp_path, f"{stem}.tsv", "text\nb\n")
-  source = tables.find_source("", str(tmp_path), False)
+  source = find_source("", str(tmp_path), False)
   assert source.splits == ("train", "validation", "test")
-  assert [source.read(split).texts("text") for split in source.splits] == [["a"], ["b"], ["c"]]
+  assert [texts_of(source.read(split), "text") for split in source.splits] == [["a"], ["b"], ["c"]]
   assert source.glue_task is None
 
 
@@ -259,7 +279,8 @@ def test_hub_is_asked_for(monkeypatch, name, path, arguments):
   asked = []
   monkeypatch.setattr(datasets, "load_dataset",
                       lambda *given: asked.append(given) or hub_dataset())
-  source = tables.find_source(name, path, False)
+  monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: None)
+  source = find_source(name, path, False)
   assert asked == [arguments]
   assert source.description == f"{' '.join(arguments)} (hub)"
   assert source.splits == ("train", "test")
@@ -270,14 +291,14 @@ def test_hub_out_of_reach():
   """conftest.py sets HF_HUB_OFFLINE=1."""
   with refuses("dataset 'nobody/nothing mrpc' is no local path and could not be fetched",
                "OfflineModeIsEnabled", "--config.dataset_path=/path/to/glue_data"):
-    tables.find_source("mrpc", "nobody/nothing", False)
+    find_source("mrpc", "nobody/nothing", False)
 
 
 def test_saved_glue_in_the_hub_s_shape(tmp_path):
   hub_dataset(("unacceptable", "acceptable")).save_to_disk(tmp_path)
-  source = tables.find_source("cola", str(tmp_path), False)
+  source = find_source("cola", str(tmp_path), False)
   train, test = source.read("train"), source.read("test")
-  assert tables.find_layout(source, train, (), "") == tables.Layout(("sentence",), "label")
+  assert tables.recognize_columns(source, train, (), "") == tables.Layout(("sentence",), "label")
   assert train.column("label") == ["acceptable", "unacceptable"]
   assert encode(train, source.glue_task).tolist() == [1, 0]
   assert test.column("label") == [None]
@@ -289,9 +310,9 @@ def test_saved_glue_in_the_hub_s_shape(tmp_path):
 def test_saved_mnli_uses_the_hub_s_columns(tmp_path):
   rows = datasets.Dataset.from_dict({"premise": ["A."], "hypothesis": ["B."], "label": [2]})
   datasets.DatasetDict({"validation_matched": rows}).save_to_disk(tmp_path)
-  source = tables.find_source("mnli", str(tmp_path), False)
+  source = find_source("mnli", str(tmp_path), False)
   table = source.read("validation_matched")
-  assert tables.find_layout(source, table, (), "").texts == ("premise", "hypothesis")
+  assert tables.recognize_columns(source, table, (), "").texts == ("premise", "hypothesis")
   assert encode(table, source.glue_task).tolist() == [2]
 
 
@@ -324,7 +345,7 @@ def test_saved_classes_of_one_s_own(tmp_path):
 @pytest.mark.parametrize("content", ["{", '{"splits": ["train"]}'])
 def test_damaged_saved_dataset(tmp_path, content):
   with refuses(f"{tmp_path} is no readable save_to_disk folder: "):
-    tables.find_source("", str(write(tmp_path, "dataset_dict.json", content)), False)
+    find_source("", str(write(tmp_path, "dataset_dict.json", content)))
 
 
 # --- The user's files -------------------------------------------------------------------------
@@ -338,9 +359,9 @@ def test_quoted_fields(tmp_path, delimiter, name, end):
   fields = [f'"a{delimiter}b"', '"he said ""no"""', f'"two{end}lines"', 'mid"dle', '""']
   content = end.join([f"text{delimiter}label", *(f"{field}{delimiter}1" for field in fields), ""])
   table = own_table(tmp_path, name, content + end)
-  assert table.texts("text") == texts
-  assert table.column("label") == ("1",) * 5
-  assert list(table.lines)[:2] == [2, 3]
+  assert texts_of(table, "text") == texts
+  assert table.column("label") == list(("1",) * 5)
+  assert lines_of(table)[:2] == [2, 3]
 
 
 @pytest.mark.parametrize("content,texts", [
@@ -349,19 +370,19 @@ def test_quoted_fields(tmp_path, delimiter, name, end):
     ('text\tlabel\n"a\t1\nb"c\t0\n', ['"a', 'b"c'])])
 def test_tsv_with_stray_quotes_is_read_plainly(tmp_path, content, texts):
   table = own_table(tmp_path, "train.tsv", content)
-  assert table.texts("text") == texts
-  assert table.column("label") == ("1", "0")
+  assert texts_of(table, "text") == texts
+  assert table.column("label") == ["1", "0"]
 
 
 def test_stray_quotes_that_balance_swallow_no_row(tmp_path):
   table = own_table(tmp_path, "train.tsv", 'text\tlabel\n"a\t1\nb\t0\nc"\t0\n')
-  assert table.columns["text"] == ('"a', "b", 'c"')
+  assert table.column("text") == ['"a', "b", 'c"']
 
 
 def test_a_short_row_does_not_turn_quoting_off(tmp_path):
   content = 'text\tlabel\n"a\tb"\t1\n"c ""x"""\t0\nd\n'
   table = own_table(tmp_path, "train.tsv", content, skip_bad_rows=True)
-  assert table.columns["text"] == ("a\tb", 'c "x"')
+  assert table.column("text") == ["a\tb", 'c "x"']
   assert table.skipped == 1
   with refuses("train.tsv:4: 1 fields, must be 2"):
     own_table(tmp_path, "train.tsv", content)
@@ -375,7 +396,7 @@ def test_a_column_named_twice(tmp_path, name, comma):
 
 def test_rows_are_named_by_their_first_line(tmp_path):
   content = 'text,label\n"a\nb",1\n"c\nd",2\n'
-  assert list(own_table(tmp_path, "train.csv", content).lines) == [2, 4]
+  assert lines_of(own_table(tmp_path, "train.csv", content)) == [2, 4]
 
 
 def test_a_single_saved_split_and_an_empty_one(tmp_path):
@@ -391,14 +412,14 @@ def test_a_single_saved_split_and_an_empty_one(tmp_path):
 
 def test_blank_path():
   with refuses("dataset_path is blank; give a folder, or nyu-mll/glue"):
-    tables.find_source("", "", False)
+    find_source("", "", False)
 
 
 def test_tsv_wrong_number_of_fields(tmp_path):
   content = "text\tlabel\na\tb\t1\nc\t0\n"
   with refuses("train.tsv:2: 3 fields, must be 2", "--config.skip_bad_rows=True"):
     own_table(tmp_path, "train.tsv", content)
-  assert own_table(tmp_path, "train.tsv", content, skip_bad_rows=True).texts("text") == ["c"]
+  assert texts_of(own_table(tmp_path, "train.tsv", content, skip_bad_rows=True), "text") == ["c"]
 
 
 def test_csv_wrong_number_of_fields(tmp_path):
@@ -419,17 +440,17 @@ def test_csv_with_broken_quoting(tmp_path, field):
 def test_unicode_and_its_line_ends_are_text(tmp_path, name, content, bom):
   text = "Grüße 你好\u2028b\u2029c\x85d"
   table = own_table(tmp_path, name, bom + content.format(text))
-  assert table.texts("text") == [text]
-  assert table.column("label") == ("1",)
+  assert texts_of(table, "text") == [text]
+  assert table.column("label") == ["1"]
 
 
 def test_jsonl(tmp_path):
   """Keys of all rows become columns; blank lines are no rows; values keep their types."""
   table = own_table(tmp_path, "train.jsonl", '{"text": "a\\tb", "label": 1}\n\n{"text": "c", '
                                              '"extra": 2.5}\r\n{"label": 0, "text": "\\u00fc"}')
-  assert table.columns == {"text": ("a\tb", "c", "ü"), "label": (1, None, 0),
-                           "extra": (None, 2.5, None)}
-  assert list(table.lines) == [1, 3, 4]
+  assert columns_of(table) == {"text": ["a\tb", "c", "ü"], "label": [1, None, 0],
+                               "extra": [None, 2.5, None]}
+  assert lines_of(table) == [1, 3, 4]
 
 
 @pytest.mark.parametrize("line,message", [('{"text": ', "not JSON: "), ("text", "not JSON: "),
@@ -444,8 +465,8 @@ def test_parquet(tmp_path):
   columns = {"text": ["a\nb", "ü"], "label": [1, 0], "score": [0.5, None]}
   pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "train.parquet")
   table = read(tmp_path)
-  assert table.columns == columns
-  assert list(table.lines) == [1, 2]
+  assert columns_of(table) == columns
+  assert lines_of(table) == [1, 2]
 
 
 def test_broken_parquet(tmp_path):
@@ -484,13 +505,13 @@ def test_not_utf8(tmp_path, file, task, content, byte):
 
 def table_of(**columns):
   """A table of three rows on lines 2 to 4 of f.csv."""
-  return tables.Table("f.csv", columns, [2, 3, 4])
+  return tables.Table("f.csv", datasets.Dataset.from_dict(columns), lambda: [2, 3, 4])
 
 
 def layout_of(names, text_columns=(), label_column="", task=None):
   table = table_of(**{name: ["a", "b", "c"] for name in names})
-  source = tables.Source("", task, lambda _: table, ("train",))
-  return tables.find_layout(source, table, text_columns, label_column)
+  source = tables.LabelledSource("", task, lambda _: table, ("train",))
+  return tables.recognize_columns(source, table, text_columns, label_column)
 
 
 @pytest.mark.parametrize("names,texts,label", [
@@ -521,18 +542,19 @@ def test_missing_columns():
   table = table_of(text=["a", "b", "c"], stars=["1", "", None])
   with refuses("f.csv: no label column recognized among 'text', 'stars'",
                "--config.label_column=name"):
-    tables.label_values(table, tables.Layout(("text",), ""))
+    labels.label_values(table, tables.Layout(("text",), ""))
   with refuses("f.csv has no column 'label'; it has 'text', 'stars'"):
-    tables.label_values(table, tables.Layout(("text",), "label"))
+    labels.label_values(table, tables.Layout(("text",), "label"))
 
 
 def test_missing_values():
   for values in (["1", "", "0"], [1, None, 0]):
     with refuses("f.csv:3: column 'stars' is empty"):
-      tables.label_values(table_of(stars=values), tables.Layout(("text",), "stars"))
+      labels.label_values(table_of(stars=values), tables.Layout(("text",), "stars"))
   with refuses("f.csv:4: column 'text' is empty"):
-    table_of(text=["", 5, None]).texts("text")
-  assert table_of(text=["", 5, 1.5]).texts("text") == ["", "5", "1.5"]
+    table_of(text=["", "5", None]).texts(["text"])
+  assert texts_of(table_of(text=[4, 5, -6]), "text") == ["4", "5", "-6"]
+  assert texts_of(table_of(text=[4, 5, 1.5]), "text") == ["4.0", "5.0", "1.5"]
 
 
 def test_row_ids():
@@ -545,12 +567,14 @@ def test_row_ids():
 
 
 def infer(values, label_type):
-  return tables.infer_label_names(table_of(label=values), values, label_type)
+  return labels.infer_label_names(tables.Table("f.csv", None, lambda: [2, 3, 4]), values,
+                                  label_type)
 
 
 def test_one_bad_score_makes_no_classes():
   with refuses("it:7: label 'n/a' is not a number, as most are; --config.label_type=float"):
-    tables.infer_label_names(tables.Table("it", {}, [5, 6, 7]), ["0.5", "1.5", "n/a"], "auto")
+    labels.infer_label_names(tables.Table("it", None, lambda: [5, 6, 7]),
+                             ["0.5", "1.5", "n/a"], "auto")
 
 
 @pytest.mark.parametrize("values,label_type,names", [
@@ -577,9 +601,10 @@ def test_inferred_labels(values, label_type, names):
     (["01", "x", "x"], ("01", "x"), [0, 1, 1]),
     (["01", "1", "x"], ("01", "1", "x"), [0, 1, 2])])
 def test_own_labels_are_encoded(values, names, encoded):
-  labels = encode(table_of(text=values, label=values), tasks.own_task(("text",), names))
-  assert labels.tolist() == encoded
-  assert labels.dtype == np.int32
+  texts = list(map(str, values))
+  codes = encode(table_of(text=texts), tasks.own_task(("text",), names), values=values)
+  assert codes.tolist() == encoded
+  assert codes.dtype == np.int32
 
 
 def test_labels_follow_the_model_s_order_by_name():
@@ -610,13 +635,14 @@ def test_label_outside_the_set(tmp_path):
 @pytest.mark.parametrize("value", ["high", "nan", float("inf"), True])
 def test_score_that_is_no_number(value):
   with refuses(f"f.csv:3: label {value!r} is not a number"):
-    encode(table_of(text=["a"] * 3, label=["1", value, "2"]), tasks.own_task(("text",), ()))
+    encode(table_of(text=["a"] * 3), tasks.own_task(("text",), ()), values=["1", value, "2"])
 
 
 def test_scores_are_floats():
-  labels = encode(table_of(text=["a"] * 3, label=["1", 2, "-0.5e1"]), tasks.own_task(("text",), ()))
-  assert labels.tolist() == [1.0, 2.0, -5.0]
-  assert labels.dtype == np.float32
+  scores = encode(table_of(text=["a"] * 3), tasks.own_task(("text",), ()),
+                  values=["1", 2, "-0.5e1"])
+  assert scores.tolist() == [1.0, 2.0, -5.0]
+  assert scores.dtype == np.float32
 
 
 def test_large_and_odd_numbers_stay_apart():

@@ -9,9 +9,9 @@ from absl import flags
 from conftest import ROOT
 import pytest
 
-import data
 from pretraining import wordpieces
 from support.errors import UserError
+import tokenization
 import train_tokenizer
 
 TEXT = ("The lowest lowered light.\nLights are lighter, lower lights; the lightest is lit.\n\n"
@@ -43,8 +43,8 @@ def test_the_folder_serves_everyone(tmp_path, capsys):
   assert set(os.listdir(tmp_path)) == {"tokenizer", "text.txt"}
   (tmp_path / "bare").mkdir()
   shutil.copy(tmp_path / "tokenizer" / "vocab.txt", tmp_path / "bare")
-  loaded = data.load_tokenizer(str(tmp_path / "tokenizer"), None)
-  bare = data.load_tokenizer(str(tmp_path / "bare"), None)
+  loaded = tokenization.load_tokenizer(str(tmp_path / "tokenizer"), None)
+  bare = tokenization.load_tokenizer(str(tmp_path / "bare"), None)
   own = wordpieces.tokenizer_from_vocab(str(tmp_path / "bare" / "vocab.txt"), True)
   expected = {entry: i for i, entry in enumerate(entries)}
   assert loaded.get_vocab() == bare.get_vocab() == own.get_vocab() == expected
@@ -59,7 +59,7 @@ def test_the_folder_serves_everyone(tmp_path, capsys):
 def test_case_is_kept_on_demand(tmp_path):
   entries = train(tmp_path / "tokenizer", "--vocab_size=120", "--do_lower_case=False")
   assert {"T", "É", "The"} <= set(entries)
-  loaded = data.load_tokenizer(str(tmp_path / "tokenizer"), None)
+  loaded = tokenization.load_tokenizer(str(tmp_path / "tokenizer"), None)
   assert loaded.tokenize("The Été") == ["The", "Été"]
 
 

@@ -6,9 +6,9 @@ import string
 import pytest
 import tokenizers
 
-import data
 from pretraining import wordpieces
 from support.errors import UserError
+import tokenization
 
 PIECES = (*string.ascii_letters, *string.digits, *string.punctuation, "the", "##ing", "walk",
           "sep", "mask", "ñ", "é", *"αδεικλοσςτωΔΙΟΣ", "中", "文", "ß", "😀", "”", "\u2b820", "ﬁ",
@@ -30,7 +30,8 @@ def bert(request, tmp_path_factory):
   words = (*wordpieces.SPECIAL_TOKENS, *PIECES, *(f"##{piece}" for piece in PIECES
                                                     if len(piece) == 1))
   (folder / "vocab.txt").write_text("\n".join(words) + "\n", "utf-8")
-  return data.load_tokenizer(str(folder), request.param), folder / "vocab.txt", request.param
+  tokenizer = tokenization.load_tokenizer(str(folder), request.param)
+  return tokenizer, folder / "vocab.txt", request.param
 
 
 def huggingface(tokenizer, texts):
@@ -141,7 +142,7 @@ def test_pickling_and_fingerprints(bert):
 
 
 def test_truncation_and_added_words_of_the_tokenizer(bert, tmp_path):
-  tokenizer = data.load_tokenizer(str(bert[1].parent), bert[2])
+  tokenizer = tokenization.load_tokenizer(str(bert[1].parent), bert[2])
   tokenizer("the", truncation=True, max_length=3, padding="max_length")  # leaves both set
   texts = [*TRICKY, "the new york walk"]
   assert wordpieces.WordPieces(tokenizer)(texts) == huggingface(tokenizer, texts)
