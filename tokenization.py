@@ -89,7 +89,8 @@ class Tokenizer:
     if _is_bert(content):  # transformers builds this class from the settings and the vocabulary
       settings = {"tokenizer_class": "BertTokenizer"} | {
           name: content["normalizer"][field] for name, field in _NORMALIZER_FIELDS.items()}
-    settings |= self.special_tokens
+    settings |= {**self.special_tokens,
+                 "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
     if self.model_max_length is not None:
       settings["model_max_length"] = self.model_max_length
     self.backend.save(str(folder / "tokenizer.json"))

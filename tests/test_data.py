@@ -1,6 +1,5 @@
 """Tokens, order and batches: what the original does, packed or not, every example once."""
 
-import json
 import pathlib
 
 from conftest import init_params, TOKENS, WORDS
@@ -64,42 +63,44 @@ def test_truncation_is_the_original_pop(tokenizer):
   assert single.tokens.tolist() == 2 * ids("[CLS]", "a", "film", "is", "[SEP]")
 
 
-def test_bare_vocabulary_says_its_case(tmp_path, vocab_dir):
-  load = tokenization.load_tokenizer
-  assert tokenize(load(str(vocab_dir), None), ["FILM"]).tokens[1] == ids("film")[0]
-  assert tokenize(load(str(vocab_dir), False), ["FILM"]).tokens[1] == 1
-  (tmp_path / "vocab.txt").write_text("\n".join((*WORDS, "Film")) + "\n")
-  cased = tokenization.load_tokenizer(str(tmp_path), None)
-  assert tokenize(cased, ["Film"]).tokens[1] == len(WORDS)
-  (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
-  assert tokenize(load(str(tmp_path), None), ["Film"]).tokens[1] == ids("film")[0]
+def test_tokens_are_cached_by_text_tokenizer_and_length(vocab_dir, tokenizer, tmp_path,
+                                                        monkeypatch):
+  """A second run encodes nothing; another text, tokenizer or length does."""
+  calls = []
+  encode = tokenization.Tokenizer.encode
+  monkeypatch.setattr(tokenization.Tokenizer, "encode",
+                      lambda self, texts: calls.append(len(texts)) or encode(self, texts))
+
+  def tokens(texts, tokenizer=tokenizer, max_seq_length=16, labels=(0, 1, 1)):
+    texts = datasets.Dataset.from_dict({"first": texts})
+    return data.tokenize(texts, np.asarray(labels), tokenizer, max_seq_length, tmp_path)
+
+  texts = ["a film", "it was good", "the plot"]
+  first = tokens(texts)
+  again = tokens(texts, labels=(1, 0, 0))  # the labels are no part of it
+  assert calls == [3]
+  np.testing.assert_array_equal(again.tokens, first.tokens)
+  np.testing.assert_array_equal(again.offsets, first.offsets)
+  assert again.labels.tolist() == [1, 0, 0]
+  tokens(["a film", "it was bad", "the plot"])
+  tokens(texts, tokenization.load_tokenizer(str(vocab_dir), False))
+  tokens(texts, max_seq_length=4)
+  assert calls == [3, 3, 3, 3]
+  assert len(list(tmp_path.glob("*.arrow"))) == 4
 
 
-def test_settings_beside_a_bare_vocabulary_count(tmp_path):
-  (tmp_path / "vocab.txt").write_text("\n".join((*WORDS, "é", "e")) + "\n", "utf-8")
-  for strip, expected in ((False, len(WORDS)), (True, len(WORDS) + 1)):
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(
-        {"do_lower_case": True, "strip_accents": strip}))
-    tokens = tokenize(tokenization.load_tokenizer(str(tmp_path), None), ["É"]).tokens
-    assert tokens[1] == expected
-
-
-def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
-  tokenizer.save_pretrained(tmp_path)
-  again = tokenization.load_tokenizer(str(tmp_path), None)
-  text = ["A GOOD film, greatly"]
-  assert tokenize(again, text).tokens.tolist() == tokenize(tokenizer, text).tokens.tolist()
-
-
-def test_tokenizer_errors(tmp_path):
-  with pytest.raises(UserError, match="tokenizer 'a/b' is no local path and could not be fetched "
-                                      ".*give a folder with tokenizer.json or vocab.txt"):
-    tokenization.load_tokenizer("a/b", None)
-  with pytest.raises(UserError, match="no tokenizer at .*give a folder with tokenizer.json or"):
-    tokenization.load_tokenizer(str(tmp_path), None)
-  (tmp_path / "vocab.txt").write_text("a\nb\n")
-  with pytest.raises(UserError, match="vocab.txt lacks .CLS., .MASK., .PAD., .SEP., .UNK."):
-    tokenization.load_tokenizer(str(tmp_path), None)
+def test_many_chunks_and_a_selection_are_read_in_order(tokenizer, tmp_path, monkeypatch):
+  """Arrow's list column comes in chunks; a selected data set has an order of its own."""
+  monkeypatch.setattr(data, "_MAP_ROWS", 3)
+  words = [" ".join(WORDS[5:6 + i % 7]) for i in range(20)]
+  texts = datasets.Dataset.from_dict({"first": words, "second": words[::-1]}).select(
+      range(19, -1, -1))
+  split = data.tokenize(texts, np.zeros(20), tokenizer, 32, tmp_path)
+  for i in range(20):
+    pair = [tokenizer.encode([text])[0] for text in (words[19 - i], words[i])]
+    expected = [*ids("[CLS]"), *pair[0], *ids("[SEP]"), *pair[1], *ids("[SEP]")]
+    assert split.tokens[split.offsets[i]:split.offsets[i + 1]].tolist() == expected
+    assert split.first_lengths[i] == len(pair[0]) + 2
 
 
 # --- Order ------------------------------------------------------------------------------------
