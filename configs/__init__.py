@@ -1,1 +1,1 @@
-"""Every knob of the two scripts, and the rules that their values keep."""
+"""Every knob of the two run scripts with its default, and the rules for its values."""

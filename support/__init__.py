@@ -1,1 +1,1 @@
-"""What any program needs: errors, reporting, the hub, devices, processes. Knows no BERT."""
+"""Services for any program: command line, files, reporting, the hub, devices, processes."""

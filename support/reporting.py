@@ -1,4 +1,4 @@
-"""Watching a run: a progress bar or log lines, metrics.jsonl, TensorBoard events, curves.png."""
+"""Output of a run: progress bar or log lines, metrics.jsonl, TensorBoard events, curves.png."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -9,21 +9,31 @@ import pathlib
 import sys
 from typing import Any
 
+from support.files import written_whole
+
 
 def say(text: str) -> None:
-  """One line for the user, at once."""
+  """Prints one line and flushes it."""
   print(text, flush=True)
 
 
 def on_a_terminal() -> bool:
-  """False too for a pseudo-terminal of no width, as some launchers make: a bar has no room."""
+  """Returns whether stderr is a terminal wide enough for a bar (some launchers give width 0)."""
   return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 
 @contextlib.contextmanager
 def progress_bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
-  """A bar on a terminal, nothing elsewhere; gives what to call with each amount done."""
-  import tqdm  # here: not needed to say what is loading
+  """Shows a progress bar if stderr is a terminal.
+
+  Args:
+    total: amount of work; 0 if unknown.
+    unit: of the amounts.
+
+  Yields:
+    The function to call with each amount of work done.
+  """
+  import tqdm  # here: `say` does not need it
 
   with tqdm.tqdm(total=total or None, unit=unit, unit_scale=True, dynamic_ncols=True, leave=False,
                  disable=not on_a_terminal()) as bar:
@@ -31,20 +41,20 @@ def progress_bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
 
 
 class Reporter:
-  """Takes a run's numbers: a bar on a terminal and plain lines elsewhere, and the two files."""
+  """Logger of a run's metrics: to a bar or as lines, to metrics.jsonl and to TensorBoard events."""
 
   def __init__(self, folder: pathlib.Path, num_train_steps: int, first_step: int = 0,
                steps_left: Callable[[int], float] | None = None):
-    """Continues `metrics.jsonl` at `first_step`: what a lost stretch wrote after it goes.
+    """Opens the log; drops records after `first_step`, which an interrupted run has lost.
 
     Args:
       folder: the run's.
-      num_train_steps: where the run ends.
-      first_step: steps done before.
-      steps_left: step -> what is left to do after it, counted in steps like that one; None: all
-        steps are alike.
+      num_train_steps: last step of the run.
+      first_step: number of steps done before.
+      steps_left: step -> the work that is left after it, in units of that step's work. None: all
+        steps take the same time.
     """
-    import tensorboardX  # these two here: neither is needed to say what is loading
+    import tensorboardX  # these two here: `say` does not need them
     import tqdm
 
     self._file = folder / "metrics.jsonl"
@@ -52,26 +62,25 @@ class Reporter:
     self._events = tensorboardX.SummaryWriter(str(folder))
     self._last = num_train_steps
     self._steps_left = steps_left or (lambda step: num_train_steps - step)
-    # Without tqdm's own forecast, which takes all steps to be alike.
+    # Leaves out tqdm's own forecast, which assumes that all steps take the same time.
     bar = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
     self._bar = tqdm.tqdm(total=num_train_steps, initial=first_step, bar_format=bar,
                           disable=not on_a_terminal(), dynamic_ncols=True)
 
   def _rewind(self, first_step: int) -> None:
     kept = [record for record in read_metrics(self._file) if record["step"] <= first_step]
-    temporary = self._file.with_name(self._file.name + ".tmp")
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
-    temporary.replace(self._file)
+    with written_whole(self._file) as file:
+      file.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
 
   def progress(self) -> None:
-    """One more step is on its way."""
+    """Advances the bar by one step."""
     self._bar.update(1)
 
   def log(self, step: int, record: Mapping[str, float]) -> None:
-    """The averages up to `step`, to the files and to the user."""
+    """Logs the averages of the steps up to `step`, to the files and to the user."""
     self.metrics(step, record)
     parts = [f"loss {record['loss']:.4f}", f"lr {record['learning_rate']:.2e}"]
-    if "examples_per_second" in record and step > 1:  # one step, just compiled, foretells nothing
+    if "examples_per_second" in record and step > 1:  # step 1 alone predicts nothing
       examples = record["examples_per_second"]
       left = self._steps_left(step) * record["examples_per_step"] / examples
       parts += [f"{examples:.1f} examples/s", f"{record['tokens_per_second']:.0f} tokens/s",
@@ -80,30 +89,30 @@ class Reporter:
                 f"{datetime.timedelta(seconds=round(left))} left"]
     if self._bar.disable:
       say("  ".join((f"step {step}/{self._last}", *parts)))
-    else:  # what a bar has room for
+    else:  # a bar has room for less
       self._bar.set_postfix_str(", ".join((*parts[:3], *parts[6:])))
 
   def metrics(self, step: int, record: Mapping[str, float]) -> None:
-    """Appends to metrics.jsonl and the TensorBoard events."""
+    """Appends a record to metrics.jsonl and to the TensorBoard events."""
     with self._file.open("a", encoding="utf-8") as file:
       file.write(json.dumps({"step": step, **record}) + "\n")
     for name, value in record.items():
       self._events.add_scalar(name, value, step)
 
   def say(self, text: str) -> None:
-    """A line that does not tear the progress bar."""
+    """Prints one line without breaking the progress bar."""
     self._bar.clear()
     say(text)
 
   def close(self, curve: str) -> None:
-    """Ends the bar, flushes the events and draws curves.png with the dev metric `curve`."""
+    """Closes the bar and the events, and draws curves.png with the dev metric `curve`."""
     self._bar.close()
     self._events.close()
     draw_curves(self._file, self._file.with_name("curves.png"), curve)
 
 
 def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
-  """The records of a metrics.jsonl; a last line that a killed run left half-written is dropped."""
+  """Returns the records of a metrics.jsonl, without a last line that a killed run cut short."""
   records = []
   for line in file.read_text("utf-8").splitlines() if file.exists() else ():
     with contextlib.suppress(ValueError):
@@ -112,7 +121,7 @@ def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
 
 
 def draw_curves(metrics: pathlib.Path, image: pathlib.Path, curve: str) -> None:
-  """Training loss, learning rate and dev metric over the steps."""
+  """Plots training loss, learning rate and the dev metric `curve` over the steps."""
   import matplotlib
 
   matplotlib.use("Agg")
@@ -134,12 +143,14 @@ def write_results(folder: pathlib.Path, name: str, results: Mapping[str, Any]) -
   """Writes `name`.txt (`eval_accuracy = 0.912345`, one a line) and `name`.json; prints them."""
   lines = [f"{key} = {value:.6f}" if isinstance(value, float) else f"{key} = {value}"
            for key, value in sorted(results.items())]
-  (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+  with written_whole(folder / f"{name}.txt") as file:
+    file.write_text("".join(f"{line}\n" for line in lines), "utf-8")
   write_json(folder / f"{name}.json", results)
   for key, value in results.items():
     say(f"{key} = {value:.6f}")
 
 
 def write_json(file: pathlib.Path, content: Mapping[str, Any]) -> None:
-  """Writes an indented JSON file."""
-  file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+  """Writes an indented JSON file, whole or not at all."""
+  with written_whole(file) as temporary:
+    temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")

