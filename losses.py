@@ -1,6 +1,7 @@
-"""What is minimized: the two losses, what they are divided by, and the steps made of them.
+"""The losses of classification and pre-training, their denominators, and the train steps.
 
-Like `modeling.py` and `training.py`, without tensorflow, datasets or transformers.
+Imports neither tensorflow nor datasets nor transformers, as `training.py`. Shapes have the
+letters of `modeling.py`, and c for classes.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,17 +17,17 @@ import training
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """[n, classes] and [n] -> [n] nats.
+  """Returns nats [e] from logits [e, c] and labels [e].
 
-  The label's logit is a masked sum: it and its gradient fuse with the softmax's passes over the
-  logits, where indexing makes a scatter and a copy of them.
+  A masked sum picks the label's logit: it and its gradient fuse with the softmax's passes over
+  the logits. Indexing would need a scatter and a copy of the logits.
   """
   return jax.nn.logsumexp(logits, axis=-1) - _label_logits(logits, labels)
 
 
 def _label_logits(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """[n, classes] and [n] -> [n]."""
-  classes = jax.lax.broadcasted_iota(labels.dtype, logits.shape, 1)
+  """Returns each label's logit [e] from logits [e, c] and labels [e]."""
+  classes = jax.lax.broadcasted_iota(labels.dtype, logits.shape, 1)  # [e, c]
   return jnp.sum(jnp.where(classes == labels[:, None], logits, 0.0), axis=-1)
 
 
@@ -34,7 +35,7 @@ def _label_logits(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def example_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """[examples, outputs] and [examples] -> [examples]: cross entropy, or the squared error."""
+  """Returns losses [e] from logits [e, c]: squared errors for float labels, else cross entropy."""
   if jnp.issubdtype(labels.dtype, jnp.floating):
     return jnp.square(logits[:, 0] - labels)
   return cross_entropy(logits, labels)
@@ -44,14 +45,14 @@ def classifier_loss(params: training.Params, batch: training.Batch, rng: jax.Arr
                     totals: Mapping[str, jax.Array], *,
                     model: modeling.BertForSequenceClassification
                     ) -> tuple[jax.Array, training.Sums]:
-  """This micro-batch's share of the global batch's mean loss (`training.LossFn`)."""
+  """Returns this micro-batch's share of the global batch's mean loss (`training.LossFn`)."""
   logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": rng})
   loss = jnp.sum(batch["weights"] * example_losses(logits, batch["labels"]))
   return loss / totals["weights"], {}
 
 
 def classifier_weights(batch: training.Batch) -> dict[str, jax.Array]:
-  """The denominators of `classifier_loss` (`training.WeighFn`)."""
+  """Returns the denominator of `classifier_loss` (`training.WeighFn`)."""
   return {"weights": jnp.sum(batch["weights"])}
 
 
@@ -60,10 +61,10 @@ def classifier_weights(batch: training.Batch) -> dict[str, jax.Array]:
 
 def metric_sums(masked_lm_logits: jax.Array, next_sentence_logits: jax.Array,
                 batch: training.Batch) -> training.Sums:
-  """Sums and counts of the two losses and accuracies (`metric_fn` of the original).
+  """Returns sums and counts of both losses and accuracies (`metric_fn` of the original).
 
-  A prediction is right where no logit is above the label's: the maximum costs nothing beside
-  the loss, where XLA's CPU backend adds a third to the head's time for an argmax.
+  A prediction is right if no logit [m, v] is above the label's. This maximum costs nothing beside
+  the loss; an argmax would add a third to the head's time on XLA's CPU backend.
   """
   sums = {}
   for name, logits, labels, weights in (
@@ -80,7 +81,7 @@ def metric_sums(masked_lm_logits: jax.Array, next_sentence_logits: jax.Array,
 def pretraining_loss(params: training.Params, batch: training.Batch, rng: jax.Array,
                      totals: Mapping[str, jax.Array], *, model: modeling.BertForPreTraining
                      ) -> tuple[jax.Array, training.Sums]:
-  """This micro-batch's share of masked-LM loss + next-sentence loss (`training.LossFn`).
+  """Returns this micro-batch's share of masked-LM + next-sentence loss (`training.LossFn`).
 
   Each is a mean over the global batch; the 1e-5 is the original's (`get_masked_lm_output`).
   """
@@ -92,7 +93,7 @@ def pretraining_loss(params: training.Params, batch: training.Batch, rng: jax.Ar
 
 
 def pretraining_weights(batch: training.Batch) -> dict[str, jax.Array]:
-  """The denominators of `pretraining_loss` (`training.WeighFn`)."""
+  """Returns the denominators of `pretraining_loss` (`training.WeighFn`)."""
   return {"masked_lm": jnp.sum(batch["masked_lm_weights"]),
           "next_sentence": jnp.sum(batch["next_sentence_weights"])}
 
@@ -102,7 +103,7 @@ def pretraining_weights(batch: training.Batch) -> dict[str, jax.Array]:
 
 def make_classifier_step(model: modeling.BertForSequenceClassification,
                          optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-  """(state, batch [devices, micro_batches, ...]) -> (state, metric sums)."""
+  """Returns the pmapped `training.train_step` with this loss."""
   return training.pmap_train_step(functools.partial(
       training.train_step, loss_fn=functools.partial(classifier_loss, model=model),
       weigh=classifier_weights, optimizer=optimizer))
@@ -110,7 +111,7 @@ def make_classifier_step(model: modeling.BertForSequenceClassification,
 
 def make_pretraining_step(model: modeling.BertForPreTraining,
                           optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-  """(state, batch [devices, micro_batches, ...]) -> (state, metric sums)."""
+  """Returns the pmapped `training.train_step` with this loss."""
   return training.pmap_train_step(functools.partial(
       training.train_step, loss_fn=functools.partial(pretraining_loss, model=model),
       weigh=pretraining_weights, optimizer=optimizer))

@@ -1,9 +1,9 @@
-"""Schedules and optimizers: AdamW as published and as the original has it, LAMB, clipping, decay.
+"""Learning-rate schedules and optimizers, as `optimization.py` of google-research/bert has them.
 
-Called as in google-research/bert, whose `optimization.py` holds the same.
+AdamW with and without bias correction, LAMB, clipping, weight decay by path, freezing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +16,17 @@ Params = Mapping[str, Any]
 
 def training_steps(num_examples: int, batch_size: int, epochs: float, warmup_proportion: float
                    ) -> tuple[int, int]:
-  """-> (steps, warm-up steps), each rounded down (`run_classifier.py` of the original)."""
+  """Returns fine-tuning's steps and warm-up steps (`main` of the original's run_classifier.py).
+
+  Both are rounded down.
+  """
   num_train_steps = int(num_examples / batch_size * epochs)
   return num_train_steps, int(num_train_steps * warmup_proportion)
 
 
 def create_schedule(kind: str, learning_rate: float, num_train_steps: int,
                     num_warmup_steps: int) -> optax.Schedule:
-  """Linear warm-up from 0 and linear decay to 0.
+  """Returns a schedule of linear warm-up from 0 and linear decay to 0.
 
   Args:
     kind: "joined" peaks at `learning_rate` when warm-up ends and decays from there;
@@ -34,7 +37,7 @@ def create_schedule(kind: str, learning_rate: float, num_train_steps: int,
     num_warmup_steps: length of the warm-up.
 
   Returns:
-    step -> learning rate; 0 at step 0 where there is a warm-up.
+    A function from step to learning rate; with a warm-up, the rate of step 0 is 0.
   """
   if kind not in ("joined", "original"):
     raise ValueError(f"learning_rate_schedule must be 'joined' or 'original', not {kind!r}")
@@ -43,7 +46,8 @@ def create_schedule(kind: str, learning_rate: float, num_train_steps: int,
   decay_steps = max(num_train_steps - decay_start, 1)
 
   def schedule(step: Any) -> Any:
-    xp = jnp if isinstance(step, jax.Array) else np  # the host's log waits for no device
+    # numpy for the host's log: optax's schedules compute on a device, behind the steps in flight.
+    xp = jnp if isinstance(step, jax.Array) else np
     rising = learning_rate * step / warmup
     falling = learning_rate * xp.clip(1 - (step - decay_start) / decay_steps, 0.0, 1.0)
     return xp.where(step < num_warmup_steps, rising, falling)
@@ -51,21 +55,26 @@ def create_schedule(kind: str, learning_rate: float, num_train_steps: int,
   return schedule
 
 
+def _mask_by_path(params: Params, choose: Callable[[tuple[str, ...]], bool]) -> Params:
+  """Returns a tree like `params` of `choose(path)` for each parameter."""
+  return jax.tree_util.tree_map_with_path(
+      lambda path, _: choose(tuple(entry.key for entry in path)), params)
+
+
 def decay_mask(params: Params) -> Params:
-  """True where weight decay applies: all but biases and LayerNorm, decided by path."""
+  """Returns True for each parameter with weight decay: all but biases and LayerNorm's.
 
-  def decays(path: tuple[Any, ...], _: Any) -> bool:
-    names = [entry.key for entry in path]
-    return names[-1] != "bias" and "layer_norm" not in names
-
-  return jax.tree_util.tree_map_with_path(decays, params)
+  Decided by path (`_do_use_weight_decay` of the original), because the number of dimensions does
+  not tell them apart in every layout.
+  """
+  return _mask_by_path(params, lambda path: path[-1] != "bias" and "layer_norm" not in path)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-  """Multiplies all gradients by one number where their norm is above `max_norm` (TensorFlow's).
+  """Scales all gradients down together to the norm `max_norm` (`tf.clip_by_global_norm`).
 
-  The multiplication fuses with what Adam does next; optax's divides every element in a pass of
-  its own over all gradients.
+  The multiplication fuses with Adam's moments. optax divides in a pass of its own over all
+  gradients, 4% of a small step on a CPU (benchmarks/NOTES.md).
   """
 
   def update(grads: Any, state: optax.EmptyState, params: Params | None = None
@@ -101,7 +110,7 @@ def scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTransf
 def create_optimizer(kind: str, schedule: optax.Schedule, *, b1: float, b2: float, eps: float,
                      weight_decay: float, max_grad_norm: float,
                      bias_correction: bool) -> optax.GradientTransformation:
-  """Clip by the global norm, Adam's direction, decoupled decay, learning rate.
+  """Chains clipping by the global norm, Adam's direction, decoupled decay and learning rate.
 
   Args:
     kind: "adamw" is BERT's; "lamb" is Algorithm 2 of You et al., 2019
@@ -131,12 +140,19 @@ def create_optimizer(kind: str, schedule: optax.Schedule, *, b1: float, b2: floa
 
 def freeze(optimizer: optax.GradientTransformation,
            modules: tuple[tuple[str, ...], ...]) -> optax.GradientTransformation:
-  """Leaves the parameters below some paths as they are, without decay too."""
+  """Keeps the parameters of some modules as they are: no update and no decay (`optax.masked`).
+
+  Their gradients still count for clipping's global norm. For a module without a loss, such as
+  the pooler and the next-sentence head in pre-training on masked words alone (Liu et al., 2019,
+  https://arxiv.org/abs/1907.11692), decay alone would shrink the weights.
+
+  Args:
+    optimizer: updates all other parameters.
+    modules: paths in the tree of parameters, such as ("bert", "pooler").
+  """
 
   def frozen(params: Params) -> Params:
-    def is_frozen(path: tuple[Any, ...], _: Any) -> bool:
-      names = tuple(entry.key for entry in path)
-      return any(names[:len(module)] == module for module in modules)
-    return jax.tree_util.tree_map_with_path(is_frozen, params)
+    return _mask_by_path(params, lambda path: any(
+        path[:len(module)] == module for module in modules))
 
   return optax.chain(optimizer, optax.masked(optax.set_to_zero(), frozen))

@@ -1,13 +1,13 @@
-"""Train state, the pure steps, their pmap, the loop over steps, and its checkpoints.
+"""Train state, the pure train step and its pmap, the loop over steps, and its checkpoints.
 
 Knows no task and no file format but its own checkpoints, and imports neither tensorflow nor
 datasets nor transformers: a step can be built and timed on a bare accelerator machine.
 """
 
+import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
-import itertools
 import math
 import pathlib
 import time
@@ -28,7 +28,7 @@ DEVICES = "batch"  # the name of the device axis
 
 
 class TrainState(flax.struct.PyTreeNode):
-  """What a step changes, and the key that its randomness is derived from."""
+  """All that a step changes, and the key from which its random numbers are derived."""
 
   step: Array  # int32 scalar: steps done
   params: Params
@@ -37,11 +37,11 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class NotFiniteError(Exception):
-  """The loss or its gradient became NaN or infinite; the message names the step."""
+  """Raised when the loss or its gradient is NaN or infinite; the message names the step."""
 
 
 class DamagedCheckpointError(Exception):
-  """A checkpoint cannot be read; the message names its folder."""
+  """Raised when a checkpoint cannot be read; the message names its folder."""
 
 
 # --- Steps ----------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ WeighFn = Callable[[Batch], dict[str, Array]]
 
 def create_state(params: Params, optimizer: optax.GradientTransformation,
                  seed: int) -> TrainState:
-  """A state at step 0. Its key is independent of the one that initialized the parameters."""
+  """Returns a state at step 0, with another key than the one that initialized the parameters."""
   return TrainState(step=jnp.zeros((), jnp.int32), params=params,
                     opt_state=optimizer.init(params),
                     rng=jax.random.fold_in(jax.random.key(seed), 1))
@@ -60,10 +60,10 @@ def create_state(params: Params, optimizer: optax.GradientTransformation,
 
 def train_step(state: TrainState, batch: Batch, *, loss_fn: LossFn, weigh: WeighFn,
                optimizer: optax.GradientTransformation) -> tuple[TrainState, Sums]:
-  """One update from one device's share of the global batch.
+  """Makes one update from one device's share of the global batch.
 
-  The denominators are those of the global batch, taken first: the loss is then linear in
-  examples, and n devices and k micro-batches add up to the gradient of one big batch.
+  The denominators of the global batch are summed first. The loss is then linear in examples, and
+  the gradients of n devices and k micro-batches add up to the gradient of one big batch.
 
   Args:
     state: equal on all devices, without a device axis.
@@ -71,7 +71,7 @@ def train_step(state: TrainState, batch: Batch, *, loss_fn: LossFn, weigh: Weigh
     loss_fn: (params, micro-batch, dropout key, totals) -> this micro-batch's *share* of the
       global loss, and the sums and counts of any other metrics.
     weigh: batch -> named sums of weights; their totals over all devices go to `loss_fn`.
-    optimizer: see `create_optimizer`.
+    optimizer: such as `optimization.create_optimizer` makes.
 
   Returns:
     The next state and the global batch's metric sums and counts, with its loss and the norm of
@@ -94,7 +94,7 @@ def train_step(state: TrainState, batch: Batch, *, loss_fn: LossFn, weigh: Weigh
 
 
 def _sum_over_devices(tree: Any) -> Any:
-  """psum; nothing on one device, where XLA's CPU backend would still copy every gradient."""
+  """Adds over devices; skipped on one, where XLA's CPU backend would copy every gradient."""
   return tree if jax.lax.axis_size(DEVICES) == 1 else jax.lax.psum(tree, DEVICES)
 
 
@@ -114,20 +114,20 @@ def _accumulate(gradients: Callable[[Any, Batch], Any], batch: Batch) -> Any:
 
 def pmap_train_step(step: Callable[[TrainState, Batch], tuple[TrainState, Sums]]
                     ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
-  """(state, batch [devices, micro_batches, ...]) -> (state, sums); the old state is donated."""
+  """Maps a step over devices: takes batches [devices, micro_batches, ...], donates the state."""
   return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0), out_axes=(None, None),
                   donate_argnums=(0,))
 
 
 def pmap_eval_step(step: Callable[[Params, Batch], Any]) -> Callable[[Params, Batch], Any]:
-  """(params, batch [devices, ...]) -> outputs [devices, ...]."""
+  """Maps a step over devices: takes batches and returns outputs [devices, ...]."""
   return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0), out_axes=0)
 
 
 def replicate(tree: Any, devices: int | None = None) -> Any:
-  """Places a tree on so many local devices (None: all), without adding a device axis.
+  """Replicates a pytree over the first `devices` local devices (default: all).
 
-  That is what pmap's in_axes=None takes without copying it first.
+  It gets no device axis. pmap with in_axes=None then needs no copy.
   """
   return jax.device_put(tree, _sharding(devices, PartitionSpec()))
 
@@ -142,13 +142,13 @@ def _sharding(devices: int | None, spec: PartitionSpec) -> NamedSharding:
 class Checkpointer:
   """A run's `checkpoints/`: Orbax items `params`, `optimizer` (with the step) and `model`.
 
-  `params` lies apart so that a checkpoint can be loaded without the optimizer; `model`
-  describes the architecture, so that a step's folder is enough to load from.
+  `params` is an item of its own, so that it can be loaded without the optimizer. `model`
+  describes the architecture, so that the folder of one step is enough to load a model.
   """
 
   def __init__(self, folder: pathlib.Path, description: dict[str, Any], keep: int = 1,
                keep_every: int = 0):
-    """Keeps the last `keep` checkpoints, and every one at a multiple of `keep_every` steps."""
+    """Keeps the last `keep` checkpoints and those at multiples of `keep_every` steps."""
     import orbax.checkpoint as ocp  # here: it takes a second to import
 
     self._ocp = ocp
@@ -158,7 +158,7 @@ class Checkpointer:
         folder.resolve(), options=options, item_names=("params", "optimizer", "model"))
 
   def save(self, state: TrainState) -> None:
-    """Saves in the background; a folder appears under its final name only when complete."""
+    """Saves in the background; the folder gets its final name only when it is complete."""
     step = int(state.step)
     if step in self._manager.all_steps():
       return
@@ -169,10 +169,10 @@ class Checkpointer:
         model=self._ocp.args.JsonSave(self._description)))
 
   def restore(self, state: TrainState) -> TrainState:
-    """The latest saved state, placed like `state`; `state` itself where nothing is saved.
+    """Returns the latest saved state, placed like `state`, or `state` if nothing is saved.
 
     Raises:
-      DamagedCheckpointError: it cannot be read.
+      DamagedCheckpointError: the latest checkpoint cannot be read.
     """
     step = self._manager.latest_step()
     if step is None:
@@ -189,36 +189,36 @@ class Checkpointer:
     return state.replace(params=restored.params, **restored.optimizer)
 
   def close(self) -> None:
-    """Waits for what is being written."""
+    """Waits until all checkpoints are written."""
     self._manager.close()
 
 
 # --- The loop -------------------------------------------------------------------------------
 
 
-class Reporter(Protocol):
-  """Where the loop's numbers go (`reporting.py`)."""
+class StepLog(Protocol):
+  """The receiver of the loop's numbers, such as `reporting.Reporter`."""
 
   def progress(self) -> None:
-    """One more step is sent."""
+    """Counts one more step, just sent to the devices."""
 
   def log(self, step: int, record: Mapping[str, float]) -> None:
-    """The averages over the steps since the last record, up to `step`."""
+    """Takes the averages over the steps since the last record, up to `step`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-  """How long to train and what to do on the way, in steps; 0 means never, where allowed."""
+  """Length of the training, and the steps between logs, evaluations and checkpoints."""
 
   num_train_steps: int
   log_every_steps: int  # at least 1
-  eval_every_steps: int  # or 0
-  save_checkpoints_steps: int  # or 0: only at the end
+  eval_every_steps: int  # 0: never
+  save_checkpoints_steps: int  # 0: only at the end
 
 
 @dataclasses.dataclass
 class Totals:
-  """Host-side counts over a stretch of steps; seconds exclude compilation and evaluation."""
+  """Counts of the host over some steps; seconds exclude compilation and evaluation."""
 
   steps: int = 0
   examples: int = 0
@@ -233,7 +233,7 @@ class Totals:
       setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
   def rates(self) -> dict[str, float]:
-    """Throughput and shares; empty where nothing was timed."""
+    """Returns throughput and shares, or nothing if no step was timed."""
     if not self.steps or self.seconds <= 0:
       return {}
     return {"examples_per_step": self.examples / self.steps,
@@ -243,20 +243,20 @@ class Totals:
             "waiting_share": self.waiting_seconds / self.seconds}
 
   def summary(self) -> dict[str, float]:
-    """The figures of a run's `summary.json`."""
+    """Returns the figures of a run's `summary.json`."""
     return {"steps": self.steps, "examples": self.examples, "real_tokens": self.real_tokens,
             "train_seconds": self.seconds, "compile_seconds": self.compile_seconds, **self.rates()}
 
 
 class PlacedBatch(NamedTuple):
-  """A batch on the devices, and what the host has counted of it."""
+  """A batch on the devices, with the host's counts of it."""
 
   arrays: Batch
   counts: Totals
 
 
 def place(batch: Mapping[str, np.ndarray]) -> PlacedBatch:
-  """Sends a batch [devices, ...] to the local devices; for a thread that is ahead of the step."""
+  """Sends a batch [devices, ...] to the local devices; runs in a thread ahead of the steps."""
   sequence_ids = batch["sequence_ids"]
   counts = Totals(steps=1, examples=int(sequence_ids.max(axis=-1).sum()),
                   real_tokens=int((sequence_ids > 0).sum()), tokens=sequence_ids.size)
@@ -266,15 +266,15 @@ def place(batch: Mapping[str, np.ndarray]) -> PlacedBatch:
 
 def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
           batches: Iterable[PlacedBatch], loop: Loop, schedule: optax.Schedule,
-          reporter: Reporter, evaluate: Callable[[TrainState], None],
+          reporter: StepLog, evaluate: Callable[[TrainState], None],
           checkpointer: Checkpointer | None) -> tuple[TrainState, dict[str, float]]:
   """Trains from the state's step to `loop.num_train_steps`.
 
   Args:
-    state: replicated; consumed (its buffers are donated to the first step).
-    step_fn: what `pmap_train_step` made.
+    state: replicated; unusable afterwards (the first step takes over its buffers).
+    step_fn: made by `pmap_train_step`.
     batches: the batch of the state's step and all that follow.
-    loop: cadences.
+    loop: length and cadences.
     schedule: the optimizer's, for the log.
     reporter: gets every step and every log record.
     evaluate: called every `eval_every_steps`; its time is not training time.
@@ -286,26 +286,22 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
   Raises:
     NotFiniteError: a loss or gradient that is not finite; nothing is saved after it.
   """
-  meter = _Meter(schedule, int(state.step))
+  meter = _Meter(schedule, reporter)
   batches = iter(batches)
   for step in range(int(state.step) + 1, loop.num_train_steps + 1):
     last = step == loop.num_train_steps
     log = last or step == 1 or _due(step, loop.log_every_steps)
-    state = meter.run(step_fn, state, batches, log=log, wait=last or step == 1)
-    reporter.progress()
+    state = meter.run(step, step_fn, state, batches, log=log, wait=last or step == 1)
     save = checkpointer and (last or _due(step, loop.save_checkpoints_steps))
-    # The caller scores the end: what comes due shortly before it is left out.
+    # The caller evaluates the final state, so an evaluation shortly before the end is skipped.
     score = (loop.num_train_steps - step > loop.eval_every_steps // 2
              and _due(step, loop.eval_every_steps))
     if save or score:
-      meter.check()
-    for record in meter.records():
-      reporter.log(*record)
-    with meter.paused():
-      if save:
-        checkpointer.save(state)
-      if score:
-        evaluate(state)
+      with meter.paused():
+        if save:
+          checkpointer.save(state)
+        if score:
+          evaluate(state)
   return state, meter.total.summary()
 
 
@@ -313,145 +309,150 @@ def _due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
 
 
-class _Meter:
-  """Runs steps, times them, and reads their metrics without waiting for the newest.
+HostSums = dict[str, tuple[float, float]]  # metric -> (sum, count), as Sums
 
-  A record covers exactly the steps since the one before it; it is ready when the devices have
-  finished its last step, so usually while later ones are on their way.
+
+def _add(totals: HostSums, sums: Mapping[str, tuple[Any, Any]]) -> None:
+  """Adds sums and counts on the host, scalars or [devices], to `totals`."""
+  for name, pair in sums.items():
+    total, count = (float(np.sum(value, dtype=np.float64)) for value in pair)
+    before = totals.get(name, (0.0, 0.0))
+    totals[name] = before[0] + total, before[1] + count
+
+
+class _Meter:
+  """Runs steps, times them, and logs their metrics without waiting for the newest step.
+
+  A record covers the steps since the record before it. It is logged when the devices have
+  finished its last step, usually while they work on later ones.
   """
 
-  def __init__(self, schedule: optax.Schedule, first_step: int):
-    self._schedule = schedule
-    self._step = first_step
-    self._pending: list[tuple[int, Sums, Totals | None]] = []  # sent, not read yet
-    self._read: list[dict[str, tuple[float, float]]] = []  # read, not in a record yet
-    self._ready: list[tuple[int, dict[str, float]]] = []
-    self._stretch = Totals()
+  def __init__(self, schedule: optax.Schedule, reporter: StepLog):
+    self._schedule, self._reporter = schedule, reporter
+    # (step, its sums, and the counts of a record that ends with it), sent but not read yet
+    self._pending: collections.deque[tuple[int, Sums, Totals | None]] = collections.deque()
+    self._sums: HostSums = {}  # of the steps that are read but not in a record yet
+    self._counts = Totals()  # of the steps since the last record's
     self._shapes: set[tuple[Any, ...]] = set()
-    self._mark = time.perf_counter()
+    self._mark = time.perf_counter()  # end of the last record, moved on by untimed seconds
     self.total = Totals()
 
-  def run(self, step_fn: Callable[..., Any], state: TrainState, batches: Iterator[PlacedBatch],
-          *, log: bool, wait: bool) -> TrainState:
-    """Sends one step to the devices, at most two ahead of what they have finished.
+  def run(self, step: int, step_fn: Callable[..., Any], state: TrainState,
+          batches: Iterator[PlacedBatch], *, log: bool, wait: bool) -> TrainState:
+    """Sends one step to the devices, at most two ahead of the steps that they have finished.
 
     Args:
+      step: its number, from 1.
       step_fn: see `train`.
       state: donated.
       batches: gives the step's batch.
-      log: end a record with this step.
-      wait: return when the devices have finished it (the first, for its record to be seen at
-        once, and the last, for its time).
+      log: ends a record with this step.
+      wait: returns when the devices have finished the step: the first, so that its record is
+        logged at once, and the last, so that its time counts.
+
+    Raises:
+      NotFiniteError: of this step or one of the two before it.
     """
     start = time.perf_counter()
     batch, counts = next(batches)
-    self._stretch.waiting_seconds += time.perf_counter() - start
-    self._stretch.add(counts)
-    shapes = tuple((name, np.shape(value)) for name, value in sorted(batch.items()))
+    self._counts.waiting_seconds += time.perf_counter() - start
+    self._counts.add(counts)
+    shapes = tuple(array.shape for array in jax.tree.leaves(batch))
     start = time.perf_counter()
     state, sums = step_fn(state, batch)
     if shapes not in self._shapes:  # the first call of a shape returns when it has compiled
       self._shapes.add(shapes)
       seconds = time.perf_counter() - start
-      self._stretch.compile_seconds += seconds
+      self._counts.compile_seconds += seconds
       self._mark += seconds
-    self._step += 1
     if wait:
       jax.block_until_ready(sums)
-    self._pending.append((self._step, sums, self._end_stretch() if log else None))
-    while len(self._pending) > (0 if wait else 2):
-      self._read_oldest()
+    self._pending.append((step, sums, self._end_record() if log else None))
+    self._reporter.progress()
+    self._read(0 if wait else 2)
     return state
 
-  def _end_stretch(self) -> Totals:
-    stretch, self._stretch = self._stretch, Totals()
+  def _end_record(self) -> Totals:
+    counts, self._counts = self._counts, Totals()
     now = time.perf_counter()
-    stretch.seconds, self._mark = now - self._mark, now
-    self.total.add(stretch)
-    return stretch
+    counts.seconds, self._mark = now - self._mark, now
+    self.total.add(counts)
+    return counts
 
-  def _read_oldest(self) -> None:
-    step, sums, stretch = self._pending.pop(0)
-    sums = jax.device_get(sums)
-    for name in ("loss", "gradient_norm"):  # a bad gradient spoils what this step leaves behind
-      value = float(sums[name][0])
-      if not math.isfinite(value):
-        raise NotFiniteError(f"the {name} is {value} at step {step}; a lower learning rate, a "
-                             "longer warm-up or float32 compute may help. Nothing was saved after "
-                             "it.")
-    self._read.append({name: (float(a), float(b)) for name, (a, b) in sums.items()})
-    if stretch is not None:
-      self._ready.append((step, self._average() | {
-          "learning_rate": float(self._schedule(step - 1))} | stretch.rates()))
-
-  def _average(self) -> dict[str, float]:
-    read, self._read = self._read, []
-    counts = {name: sum(sums[name][1] for sums in read) for name in read[0]}
-    return {name: sum(sums[name][0] for sums in read) / count
-            for name, count in counts.items() if count}
-
-  def check(self) -> None:
-    """Reads what is pending: raises NotFiniteError if any step so far went wrong."""
-    while self._pending:
-      self._read_oldest()
-
-  def records(self) -> list[tuple[int, dict[str, float]]]:
-    """The records that have become ready, each once."""
-    ready, self._ready = self._ready, []
-    return ready
+  def _read(self, left: int) -> None:
+    """Reads the sums of all steps but the last `left`, and logs the records that they end."""
+    while len(self._pending) > left:
+      step, sums, counts = self._pending.popleft()
+      sums = jax.device_get(sums)
+      for name in ("loss", "gradient_norm"):  # a bad gradient spoils this step's parameters
+        value = float(sums[name][0])
+        if not math.isfinite(value):
+          raise NotFiniteError(f"the {name} is {value} at step {step}; a lower learning rate, a "
+                               "longer warm-up or float32 compute may help. Nothing was saved "
+                               "after it.")
+      _add(self._sums, sums)
+      if counts is not None:
+        averages = {name: total / count for name, (total, count) in self._sums.items() if count}
+        self._sums = {}
+        self._reporter.log(step, averages | {
+            "learning_rate": float(self._schedule(step - 1))} | counts.rates())
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """A context whose time does not count as training."""
+    """A context for work on a finished, finite state; its time does not count as training."""
+    self._read(0)
     start = time.perf_counter()
     yield
     self._mark += time.perf_counter() - start
 
 
-def predict(eval_fn: Callable[[Params, Batch], Array], params: Params,
-            batches: Iterable[Batch]) -> np.ndarray:
-  """Outputs for every example of weight > 0, in the order of the batches.
+# --- Evaluation -----------------------------------------------------------------------------
+
+
+def _outputs(eval_fn: Callable[[Params, Batch], Any], params: Params,
+             batches: Iterable[Batch]) -> Iterator[tuple[Any, Batch]]:
+  """Yields each batch and its outputs, with at most two more batches sent to the devices.
+
+  The devices always have a next batch, and the host keeps no backlog.
+  """
+  sent: collections.deque[tuple[Any, Batch]] = collections.deque()
+  for batch in batches:
+    sent.append((eval_fn(params, batch), batch))
+    if len(sent) > 2:
+      yield sent.popleft()
+  yield from sent
+
+
+def collect_outputs(eval_fn: Callable[[Params, Batch], Array], params: Params,
+                    batches: Iterable[Batch]) -> np.ndarray:
+  """Returns the outputs of all examples of weight > 0, in the order of the batches.
 
   Args:
-    eval_fn: what `pmap_eval_step` made; its output is [devices, examples, ...].
+    eval_fn: made by `pmap_eval_step`; its output is [devices, examples, ...].
     params: replicated.
     batches: arrays [devices, ...] with `weights` [devices, examples].
 
   Returns:
     [examples, ...] float32.
   """
-  outputs, sent = [], []
-
-  def read_oldest() -> None:
-    output, weights = sent.pop(0)
+  collected = []
+  for output, batch in _outputs(eval_fn, params, batches):
     output = np.asarray(output)
-    outputs.append(output.reshape(-1, *output.shape[2:])[weights.reshape(-1) > 0])
-
-  for batch in batches:
-    sent.append((eval_fn(params, batch), batch["weights"]))
-    if len(sent) > 2:  # the devices always have a next batch, and the host no backlog
-      read_oldest()
-  while sent:
-    read_oldest()
-  return np.concatenate(outputs)
+    output = output.reshape(-1, *output.shape[2:])  # [devices * examples, ...]
+    collected.append(output[batch["weights"].reshape(-1) > 0])
+  return np.concatenate(collected)  # [examples of all batches, ...]
 
 
 def sum_over(eval_fn: Callable[[Params, Batch], Sums], params: Params,
-             batches: Iterable[Batch]) -> dict[str, tuple[float, float]]:
-  """Metric sums and counts over all batches and devices.
+             batches: Iterable[Batch]) -> HostSums:
+  """Adds metric sums and counts over all batches and devices.
 
   Args:
-    eval_fn: what `pmap_eval_step` made; its sums and counts are [devices].
+    eval_fn: made by `pmap_eval_step`; its sums and counts are [devices].
     params: replicated.
     batches: arrays [devices, ...].
   """
-  totals: dict[str, tuple[float, float]] = {}
-  sent = None
-  for batch in itertools.chain(batches, (None,)):
-    read, sent = sent, None if batch is None else eval_fn(params, batch)
-    if read is not None:  # while the devices have the next one
-      for name, (total, count) in jax.device_get(read).items():
-        before = totals.get(name, (0.0, 0.0))
-        totals[name] = (before[0] + float(np.sum(total, dtype=np.float64)),
-                        before[1] + float(np.sum(count, dtype=np.float64)))
+  totals: HostSums = {}
+  for sums, _ in _outputs(eval_fn, params, batches):
+    _add(totals, jax.device_get(sums))
   return totals
