@@ -54,12 +54,11 @@ class Reporter:
       steps_left: step -> the work that is left after it, in units of that step's work. None: all
         steps take the same time.
     """
-    import tensorboardX  # these two here: `say` does not need them
-    import tqdm
+    import tqdm  # here: `say` does not need it
 
     self._file = folder / "metrics.jsonl"
     self._rewind(first_step)
-    self._events = tensorboardX.SummaryWriter(str(folder))
+    self._events = _summary_writer(folder)
     self._last = num_train_steps
     self._steps_left = steps_left or (lambda step: num_train_steps - step)
     # Leaves out tqdm's own forecast, which assumes that all steps take the same time.
@@ -109,6 +108,22 @@ class Reporter:
     self._bar.close()
     self._events.close()
     draw_curves(self._file, self._file.with_name("curves.png"), curve)
+
+
+def _summary_writer(folder: pathlib.Path) -> Any:
+  """Opens TensorBoard events, without the torch that tensorboardX imports if it is installed.
+
+  That import takes seconds, and scalars need none of it.
+  """
+  torch = sys.modules.get("torch")
+  sys.modules["torch"] = None  # an import then raises ImportError, which tensorboardX expects
+  try:
+    import tensorboardX
+  finally:
+    del sys.modules["torch"]
+    if torch is not None:
+      sys.modules["torch"] = torch
+  return tensorboardX.SummaryWriter(str(folder))
 
 
 def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
