@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import difflib
+import itertools
 import os
 import pathlib
 import re
@@ -159,7 +160,7 @@ def _print_help() -> None:
 def _config_file(argv: Sequence[str], default: str) -> str:
   """Returns the value of the last --config of argv."""
   file = default
-  for argument, following in zip(argv, (*argv[1:], default), strict=True):
+  for argument, following in itertools.zip_longest(argv, argv[1:], fillvalue=default):
     if argument in ("--config", "-config"):
       file = following
     elif argument.startswith(("--config=", "-config=")):
