@@ -125,7 +125,7 @@ def find_weights(run: Run) -> checkpoint_utils.Checkpoint | None:
   return None
 
 
-def load_tokenizer(run: Run, checkpoint: checkpoint_utils.Checkpoint | None,
+def find_tokenizer(run: Run, checkpoint: checkpoint_utils.Checkpoint | None,
                    usual: str) -> Tokenizer:
   """Loads a finished run's own tokenizer, or config.tokenizer, or the checkpoint's, or `usual`.
 
@@ -201,7 +201,7 @@ def start_run(run: Run, script: str, bert_config: modeling.BertConfig, params: t
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPlan:
-  """A script's training, for `train`.
+  """A script's training, for `run_training`.
 
   Attributes:
     description: of the model, enough to load a checkpoint.
@@ -242,7 +242,7 @@ def model_description(bert_config: modeling.BertConfig, *, label_names: tuple[st
           "text_columns": text_columns, "regression": regression}
 
 
-def train(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[str, float]]:
+def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[str, float]]:
   """Trains, from the run's last checkpoint if it has one; writes logs and summary.json.
 
   Returns:

@@ -56,16 +56,16 @@ def main() -> None:
   devices.prepare_devices(config, SCRIPT)
   check_batch_sizes(run)
   checkpoint = experiment.find_weights(run)
-  tokenizer = experiment.load_tokenizer(run, checkpoint, usual="")
+  tokenizer = experiment.find_tokenizer(run, checkpoint, usual="")
   run_data = read_run_data(config, checkpoint, tokenizer)
   classifier = build_classifier(config, checkpoint, run_data, tokenizer)
-  plan = plan_training(config, classifier, run_data) if run.trains else None
+  plan = plan_fine_tuning(config, classifier, run_data) if run.trains else None
   experiment.start_run(run, SCRIPT, classifier.model.config, classifier.params, tokenizer,
                        label_names=classifier.label_names)
   if plan:
-    params, results = experiment.train(run, plan)
+    params, results = experiment.run_training(run, plan)
     classifier = dataclasses.replace(classifier, params=params)
-    export(run, classifier, run_data.task, tokenizer, results)
+    export_classifier(run, classifier, run_data.task, tokenizer, results)
   elif config.do_eval:
     results = score_splits(config, classifier, run_data)
   if config.do_eval:
@@ -127,8 +127,8 @@ def build_classifier(config: ml_collections.ConfigDict,
 # --- Training ---------------------------------------------------------------------------------
 
 
-def plan_training(config: ml_collections.ConfigDict, classifier: Classifier,
-                  run_data: RunData) -> experiment.TrainingPlan:
+def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
+                     run_data: RunData) -> experiment.TrainingPlan:
   """Plans the training: how many steps, on which batches, at which learning rates."""
   examples = run_data.splits["train"].examples
   num_train_steps, num_warmup_steps = optimization.training_steps(
@@ -224,8 +224,8 @@ def write_predictions(run: experiment.Run, classifier: Classifier, run_data: Run
     say(f"predictions: {file}")
 
 
-def export(run: experiment.Run, classifier: Classifier, task: tasks.Task, tokenizer: Tokenizer,
-           results: Mapping[str, float]) -> None:
+def export_classifier(run: experiment.Run, classifier: Classifier, task: tasks.Task,
+                      tokenizer: Tokenizer, results: Mapping[str, float]) -> None:
   """Writes model/, with the names of the classes."""
   config, names = run.config, classifier.label_names or ("LABEL_0",)
   card = experiment.model_card(

@@ -69,17 +69,17 @@ def main() -> None:
   devices.prepare_devices(config, SCRIPT)
   phases = plan_phases(run)
   checkpoint = experiment.find_weights(run)
-  tokenizer = load_tokenizer(run, checkpoint)
+  tokenizer = find_masking_tokenizer(run, checkpoint)
   pretrainer = build_pretrainer(config, checkpoint, phases, tokenizer)
   examples = read_examples(config, phases, tokenizer)
   experiment.check_same_data(run.folder, examples.digests)
   experiment.start_run(run, SCRIPT, pretrainer.model.config, pretrainer.params, tokenizer,
                        data=examples.digests)
   if run.trains:
-    params, results = experiment.train(run, plan_training(config, examples, pretrainer))
-    export(run, pretrainer.model.config, params, tokenizer, results)
+    params, results = experiment.run_training(run, plan_pretraining(config, examples, pretrainer))
+    export_pretrainer(run, pretrainer.model.config, params, tokenizer, results)
   elif examples.held_out:
-    results = evaluate(config, pretrainer.params, examples.held_out[-1],
+    results = score_held_out(config, pretrainer.params, examples.held_out[-1],
                        make_eval_fn(pretrainer.model))
   if examples.held_out:
     reporting.write_results(run.folder, "eval_results", results)
@@ -134,10 +134,10 @@ def plan_phases(run: experiment.Run) -> list[PhasePlan]:
   return [phase for phase in phases if phase.last_step > phase.first_step]
 
 
-def load_tokenizer(run: experiment.Run,
-                   checkpoint: checkpoint_utils.Checkpoint | None) -> Tokenizer:
-  """Loads the run's tokenizer (`experiment.load_tokenizer`), which must have [MASK]."""
-  tokenizer = experiment.load_tokenizer(run, checkpoint, usual=run.config.hub_tokenizer)
+def find_masking_tokenizer(run: experiment.Run,
+                           checkpoint: checkpoint_utils.Checkpoint | None) -> Tokenizer:
+  """Loads the run's tokenizer (`experiment.find_tokenizer`), which must have [MASK]."""
+  tokenizer = experiment.find_tokenizer(run, checkpoint, usual=run.config.hub_tokenizer)
   if tokenizer.mask_token_id is None:
     source = run.config.tokenizer or (checkpoint.tokenizer if checkpoint else
                                       run.config.hub_tokenizer)
@@ -262,8 +262,8 @@ def build_pretrainer(config: ml_collections.ConfigDict,
 # --- Training ---------------------------------------------------------------------------------
 
 
-def plan_training(config: ml_collections.ConfigDict, examples: PretrainingExamples,
-                  pretrainer: Pretrainer) -> experiment.TrainingPlan:
+def plan_pretraining(config: ml_collections.ConfigDict, examples: PretrainingExamples,
+                     pretrainer: Pretrainer) -> experiment.TrainingPlan:
   """Plans the training: one schedule over all phases."""
   schedule = optimization.create_schedule(config.learning_rate_schedule, config.learning_rate,
                                           config.num_train_steps, config.num_warmup_steps)
@@ -282,7 +282,7 @@ def plan_training(config: ml_collections.ConfigDict, examples: PretrainingExampl
       batches_from=lambda first_step: batches.phase_batches(
           phases, seed=config.seed, first_step=first_step, devices=jax.local_device_count(),
           micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences),
-      evaluate=(lambda params, step: evaluate(
+      evaluate=(lambda params, step: score_held_out(
           config, params, held_out[phase_of(phases, step)], eval_fn)) if held_out else None,
       metric_prefix="eval_", curve="eval_masked_lm_loss",
       steps_left=functools.partial(steps_left, phases))
@@ -324,9 +324,9 @@ def make_eval_fn(model: modeling.BertForPreTraining) -> Callable[..., Any]:
   return training.pmap_eval_step(sums)
 
 
-def evaluate(config: ml_collections.ConfigDict, params: training.Params,
-             examples: batches.ExampleSource, eval_fn: Callable[..., Any]
-             ) -> dict[str, float]:
+def score_held_out(config: ml_collections.ConfigDict, params: training.Params,
+                   examples: batches.ExampleSource, eval_fn: Callable[..., Any]
+                   ) -> dict[str, float]:
   """Computes the original's five figures, if the examples have masks and pairs to score."""
   made = batches.held_out_batches(
       examples, batch_size=config.eval_batch_size, max_examples=config.max_eval_examples,
@@ -337,8 +337,9 @@ def evaluate(config: ml_collections.ConfigDict, params: training.Params,
   return {"loss": sum(parts), **results}
 
 
-def export(run: experiment.Run, bert_config: modeling.BertConfig, params: training.Params,
-           tokenizer: Tokenizer, results: Mapping[str, float]) -> None:
+def export_pretrainer(run: experiment.Run, bert_config: modeling.BertConfig,
+                      params: training.Params, tokenizer: Tokenizer,
+                      results: Mapping[str, float]) -> None:
   """Writes model/, a HuggingFace BertForPreTraining that run_classifier.py starts from."""
   config = run.config
   card = experiment.model_card(

@@ -2,7 +2,7 @@
 
     python3 train_tokenizer.py --input_file='/data/*.txt' --output_dir=/data/tokenizer
 
-OUTPUT_DIR then is a HuggingFace tokenizer folder, and its vocab.txt what Google's scripts take.
+OUTPUT_DIR becomes a HuggingFace tokenizer folder; Google's scripts take its vocab.txt.
 The same text and flags give the same vocabulary, entry by entry.
 """
 
@@ -46,7 +46,7 @@ class Settings:
 
   @classmethod
   def from_flags(cls, values: flags.FlagValues) -> "Settings":
-    """The settings of parsed flags."""
+    """Reads the parsed flags."""
     return cls(**{field.name: values[field.name].value for field in dataclasses.fields(cls)})
 
 
@@ -68,16 +68,16 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main() -> None:
-  train(Settings.from_flags(flags.FLAGS))
+  train_tokenizer(Settings.from_flags(flags.FLAGS))
 
 
-def train(settings: Settings) -> None:
-  """Does all that the flags say.
+def train_tokenizer(settings: Settings) -> None:
+  """Trains and saves the tokenizer that the flags describe.
 
   Raises:
-    UserError: a flag without sense, no text, or text that cannot be read. No output is left.
+    UserError: a flag out of range, no text, or text that cannot be read. No output is left.
   """
-  check_values(settings)
+  check_settings(settings)
   sources = text.find_sources(settings.input_file, settings.input_format, "--input_file")
   alphabet, later = find_alphabet(settings, sources)
   vocabulary = train_vocabulary(settings, sources, alphabet, later)
@@ -88,8 +88,8 @@ def train(settings: Settings) -> None:
   say(f"wrote {len(vocabulary)} entries to {settings.output_dir}")
 
 
-def check_values(settings: Settings) -> None:
-  """Raises a UserError that names the first flag without sense."""
+def check_settings(settings: Settings) -> None:
+  """Raises a UserError that names the first flag out of range."""
   for name in ("input_file", "output_dir"):
     if not getattr(settings, name):
       raise UserError(f"--{name} is missing")
@@ -105,19 +105,19 @@ def check_values(settings: Settings) -> None:
 @contextlib.contextmanager
 def opened(settings: Settings, sources: Sequence[text.Source]) -> Iterator[
     Iterator[text.Document]]:
-  """The documents of the input under a progress bar."""
+  """Opens the input's documents under a progress bar."""
   with progress_bar(text.total_size(sources), "B") as progress:
-    yield text.documents(
+    yield text.read_documents(
         sources, text_field=settings.text_field, language=settings.language,
         errors=settings.errors, longest=_LONGEST_DOCUMENT, progress=progress)
 
 
 def find_alphabet(settings: Settings,
                   sources: Sequence[text.Source]) -> tuple[list[str], list[str]]:
-  """The characters that get an entry, and those of them that occur later than first in a word.
+  """Finds the characters that get an entry, and those that also occur inside a word.
 
-  The trainer would find them too, but in an order that differs from run to run, and with it
-  the vocabulary.
+  The trainer would find them too, but in an order that changes from run to run, and the
+  vocabulary with it.
 
   Raises:
     UserError: no text, or a vocabulary too small for its characters.
@@ -152,7 +152,7 @@ def _is_one_word(splitter: tokenizers.Tokenizer, characters: str) -> bool:
 
 def train_vocabulary(settings: Settings, sources: Sequence[text.Source],
                      alphabet: Sequence[str], later: Sequence[str]) -> list[str]:
-  """The entries: special tokens, characters, ## characters, then pieces as they were merged."""
+  """Returns the entries: special tokens, characters, ## characters, pieces as they were merged."""
   say(f"training on {len(alphabet)} different characters ...")
   backend = bert_backend({"[UNK]": 0}, settings.do_lower_case)
   characters = [f"##{character}" for character in later]

@@ -24,7 +24,7 @@ def run(*arguments):
   values = flags.FlagValues()
   train_tokenizer.define_flags(values)
   values(["train_tokenizer.py", *map(str, arguments)])
-  train_tokenizer.train(train_tokenizer.Settings.from_flags(values))
+  train_tokenizer.train_tokenizer(train_tokenizer.Settings.from_flags(values))
 
 
 def train(folder, *arguments, text=TEXT):
