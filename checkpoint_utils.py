@@ -27,7 +27,7 @@ Params = Mapping[str, Any]
 
 
 class Weight(NamedTuple):
-  """One parameter's name in each format; `{i}` stands for the layer's number."""
+  """A parameter's name in each format; `{i}` stands for the number of the layer."""
 
   ours: str
   huggingface: str
@@ -36,7 +36,7 @@ class Weight(NamedTuple):
 
 
 def _dense(ours: str, huggingface: str, google: str) -> tuple[Weight, Weight]:
-  """PyTorch's Linear stores [out, in]; TF1 and Flax store [in, out]."""
+  """Names a dense layer. PyTorch's Linear stores [out, in]; TF1 and Flax store [in, out]."""
   return (Weight(f"{ours}/kernel", f"{huggingface}.weight", f"{google}/kernel", ("huggingface",)),
           Weight(f"{ours}/bias", f"{huggingface}.bias", f"{google}/bias"))
 
@@ -52,7 +52,7 @@ def _embedding(name: str) -> Weight:
 
 
 def _head(ours: str, huggingface: str, weights: str, bias: str) -> tuple[Weight, Weight]:
-  """The original's output layers store [classes, hidden], as PyTorch does."""
+  """Names an output layer, which the original too stores as [classes, hidden]."""
   return (Weight(f"{ours}/kernel", f"{huggingface}.weight", weights, ("huggingface", "google")),
           Weight(f"{ours}/bias", f"{huggingface}.bias", bias))
 
@@ -91,7 +91,7 @@ WEIGHTS: tuple[Weight, ...] = (
     *_head("classifier", "classifier", "output_weights", "output_bias"),
 )
 
-# What a checkpoint may lack; anything else that is missing means a broken file.
+# A checkpoint may lack these; anything else that is missing means a broken file.
 HEADS = ("bert/pooler/", "masked_lm/", "next_sentence/", "classifier/")
 
 # Not weights, copies of weights, optimizer slots, or heads that this project does not have.
@@ -102,7 +102,7 @@ _IGNORABLE = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """A checkpoint found on the disk, its weights not read yet.
+  """A checkpoint on the disk; its weights are not read yet.
 
   Attributes:
     path: the folder or file prefix, for messages.
@@ -128,7 +128,7 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-  """Names of parameters: taken from the checkpoint, drawn afresh, left in the file."""
+  """Names of the parameters loaded, freshly initialized, and left in the file."""
 
   loaded: tuple[str, ...]
   initialized: tuple[str, ...]
@@ -167,7 +167,7 @@ def find_checkpoint(name: str) -> Checkpoint:
 
 
 def _local_checkpoint(folder: pathlib.Path) -> Checkpoint:
-  """Tells the formats apart by the files in the folder."""
+  """Recognizes a checkpoint's format by the files in its folder."""
   if (folder / "model" / "config.json").exists():  # a finished run directory of this project
     return _huggingface_checkpoint(folder / "model")
   if (folder / "checkpoints").is_dir():  # an unfinished one
@@ -189,7 +189,7 @@ def _local_checkpoint(folder: pathlib.Path) -> Checkpoint:
 
 
 def _download(name: str) -> pathlib.Path:
-  """A model's folder from the HuggingFace hub or its cache: safetensors if it has them."""
+  """Fetches a model from the HuggingFace hub or its cache; prefers safetensors."""
   try:
     for weights in ("model*.safetensors", "pytorch_model*.bin"):
       folder = hub.snapshot(name, ("*.json", "*.txt", weights))
@@ -225,9 +225,9 @@ def _huggingface_checkpoint(folder: pathlib.Path) -> Checkpoint:
 
 
 def _class_names(fields: Mapping[str, Any], file: pathlib.Path) -> tuple[str, ...]:
-  """Names of the classifier's outputs in order; () where nobody named them.
+  """Reads the names of the classifier's outputs in order; () if they are only numbered.
 
-  LABEL_0, LABEL_1, ... is transformers' way of saying so; a single output is a regression.
+  transformers numbers them LABEL_0, LABEL_1, ...; a single output is a regression.
   """
   id2label = fields.get("id2label") or {}
   try:
@@ -239,7 +239,7 @@ def _class_names(fields: Mapping[str, Any], file: pathlib.Path) -> tuple[str, ..
 
 
 def _huggingface_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The weight files of a folder, sharded or not; safetensors before pickles."""
+  """Lists the weight files of a folder, sharded or not; prefers safetensors to pickles."""
   for single in ("model.safetensors", "pytorch_model.bin"):
     if (folder / single).exists():
       return [folder / single]
@@ -254,7 +254,7 @@ def _huggingface_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _read_huggingface(files: list[pathlib.Path]) -> Tensors:
-  """All tensors by their canonical names: `bert.` prefix, LayerNorm weight and bias."""
+  """Reads all tensors under canonical names: `bert.` prefix, LayerNorm weight and bias."""
   tensors = {}
   for file in files:
     read = _read_safetensors if file.suffix == ".safetensors" else _read_torch
@@ -297,7 +297,7 @@ def _read_torch(file: pathlib.Path) -> Tensors:
 
 
 def _google_prefix(folder: pathlib.Path) -> pathlib.Path:
-  """The checkpoint in a folder: bert_model.ckpt, or the latest of a fine-tuned one."""
+  """Finds the checkpoint in a folder: bert_model.ckpt, or the only one."""
   found = {path[:-len(".index")] for path in glob.glob(f"{glob.escape(str(folder))}/*.index")}
   preferred = str(folder / "bert_model.ckpt")
   if preferred in found or len(found) == 1:
@@ -337,7 +337,7 @@ def _read_google(prefix: pathlib.Path) -> Tensors:
 
 
 def _our_checkpoint(folder: pathlib.Path) -> Checkpoint:
-  """A step of a run's `checkpoints/`: Orbax items `params` and `model` (its description)."""
+  """Opens a step of a run's `checkpoints/`: Orbax items `params` and `model`."""
   file = folder / "model" / "metadata"
   description = _read_json(file)
   tokenizer = folder.resolve().parent.parent / "tokenizer"
@@ -392,7 +392,7 @@ def _bert_config(fields: Mapping[str, Any], file: pathlib.Path) -> modeling.Bert
 
 
 def _expand(weights: tuple[Weight, ...], num_hidden_layers: int) -> list[Weight]:
-  """The table with `{i}` written out for every layer."""
+  """Writes out `{i}` of the table for every layer."""
   expanded = []
   for weight in weights:
     layers = range(num_hidden_layers) if "{i}" in weight.ours else range(1)
@@ -470,7 +470,7 @@ def _by_our_name(checkpoint: Checkpoint, tensors: Tensors) -> Tensors:
 
 
 def to_huggingface(params: Params, num_hidden_layers: int) -> Tensors:
-  """Our parameters under HuggingFace's names, contiguous float32, ready for safetensors."""
+  """Renames our parameters to HuggingFace's names: contiguous float32, for safetensors."""
   flat = flax.traverse_util.flatten_dict(params, sep="/")
   tensors = {}
   for weight in _expand(WEIGHTS, num_hidden_layers):
@@ -484,7 +484,7 @@ def to_huggingface(params: Params, num_hidden_layers: int) -> Tensors:
 
 def export_huggingface(folder: pathlib.Path, config: modeling.BertConfig, params: Params,
                        tokenizer: Tokenizer, model_card: str, **extra: Any) -> None:
-  """Writes a folder that `transformers` loads as it is, and that `find_checkpoint` finds.
+  """Writes a folder that both `transformers` and `find_checkpoint` load.
 
   Args:
     folder: written whole or not at all.

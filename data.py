@@ -145,7 +145,7 @@ def _encode(texts: "pyarrow.Table", tokenizer: Tokenizer, max_seq_length: int) -
 
 
 def pair_lengths(a: IntOrArray, b: IntOrArray, budget: int) -> tuple[IntOrArray, IntOrArray]:
-  """Lengths of two segments after the longer one (b on a tie) is popped until both fit."""
+  """Computes the lengths of two segments after the longer one (b on a tie) is popped to fit."""
   lower, upper = np.minimum, np.maximum
   if isinstance(a, int):
     lower, upper = min, max  # ten times as fast on two numbers
@@ -182,14 +182,14 @@ def batch_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarra
 
 
 def row_length(longest: int, max_seq_length: int) -> int:
-  """Tokens a row: room for the longest example, rounded up, at most `max_seq_length`."""
+  """Chooses the tokens a row: room for the longest example, rounded up, within the limit."""
   return min(max_seq_length, -(-longest // ROW_MULTIPLE) * ROW_MULTIPLE)
 
 
 def rounded_rows(rows: int, steps_an_octave: int = 4) -> int:
-  """The next row count of a short ladder; with 4 steps an octave 1-8, 10, 12, 14, 16, 20, ...
+  """Rounds up to a ladder of row counts, so that few distinct shapes are compiled.
 
-  Few distinct shapes make few compilations.
+  With 4 steps an octave the ladder is 1 to 8, 10, 12, 14, 16, 20, ...
   """
   step = 1 << max(0, (rows - 1).bit_length() - steps_an_octave.bit_length())
   return -(-rows // step) * step
@@ -226,14 +226,14 @@ def first_fit(lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray,
 
 
 def _one_a_row(lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """`first_fit`'s answer without packing."""
+  """Returns the result of `first_fit` without packing."""
   del length
   return np.arange(len(lengths)), np.zeros(len(lengths), np.int64), np.ones(len(lengths), np.int64)
 
 
 def place_sequences(lengths: np.ndarray, length: int, pack: bool, steps_an_octave: int = 4
                     ) -> tuple[np.ndarray, np.ndarray, int]:
-  """Where the sequences of each group go; groups are packed apart, into equally many rows.
+  """Chooses each sequence's place; every group is packed by itself, into equally many rows.
 
   Args:
     lengths: [groups, B] tokens; 0 takes no room.

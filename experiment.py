@@ -50,7 +50,7 @@ class Run:
 
 
 def define_flags(config_file: str) -> None:
-  """The flags of a script; not defined on import, so that one program can use both scripts."""
+  """Defines the flags of a script; not on import, so that one program can use both scripts."""
   flags.DEFINE_string("output_dir", "", "The run's folder; blank: a new one in runs/.")
   flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["output_dir"])  # for --help
   command_line.define_config(config_file)

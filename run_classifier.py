@@ -84,7 +84,7 @@ def data_name(config: ml_collections.ConfigDict) -> str:
 
 
 def check_batch_sizes(run: experiment.Run) -> None:
-  """Checks all three; training batches are cut into micro-batches too."""
+  """Checks the three batch sizes; training batches are cut into micro-batches too."""
   config = run.config
   if run.trains:
     experiment.check_batch_size("train_batch_size", config.train_batch_size,

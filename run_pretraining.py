@@ -54,7 +54,7 @@ class PhasePlan(NamedTuple):
 
 
 class PretrainingExamples(NamedTuple):
-  """What a run reads: each phase's training examples, and the ones to evaluate it with."""
+  """The data of a run: each phase's training examples and its held-out ones."""
 
   train: list[batches.Phase]  # empty where do_train is off
   held_out: list[batches.ExampleSource]  # empty where nothing is to be evaluated
@@ -106,7 +106,7 @@ def check_knobs(config: ml_collections.ConfigDict) -> None:
 
 
 def plan_phases(run: experiment.Run) -> list[PhasePlan]:
-  """config.phases in steps; the shares are rounded where phases meet.
+  """Converts config.phases to steps; the shares are rounded at the borders of phases.
 
   Raises:
     UserError: not three numbers each, shares that do not add up to 1, or a bad batch size.
@@ -188,7 +188,7 @@ def read_examples(config: ml_collections.ConfigDict, phases: list[PhasePlan],
 
 def check_corpora(config: ml_collections.ConfigDict, train_corpus: corpus.Corpus | None,
                   eval_corpus: corpus.Corpus | None) -> None:
-  """Training examples are never evaluated on, and records are taken for what they are."""
+  """Raises UserError for evaluation on training files, or records that do not fit the config."""
   if train_corpus and eval_corpus:
     both = sorted(set(train_corpus.sources) & set(eval_corpus.sources))
     if both:
@@ -207,7 +207,7 @@ def check_corpora(config: ml_collections.ConfigDict, train_corpus: corpus.Corpus
 def make_examples(config: ml_collections.ConfigDict, vocabulary: masking.Vocabulary,
                   source: corpus.Corpus, held_out: bool, eval_fraction: float,
                   max_seq_length: int) -> batches.ExampleSource:
-  """The examples of one length that a corpus, or its held-out or other part, gives."""
+  """Makes the examples of one length from a corpus or one of its two parts."""
   if isinstance(source, corpus.Records):
     check_records(source, vocabulary, max_seq_length)
     return batches.RecordExamples(source, config.objective)
@@ -245,7 +245,7 @@ def check_records(records: corpus.Records,
 def build_pretrainer(config: ml_collections.ConfigDict,
                      checkpoint: checkpoint_utils.Checkpoint | None, phases: list[PhasePlan],
                      tokenizer: Tokenizer) -> Pretrainer:
-  """Builds the model; random weights, or the checkpoint's with missing heads made afresh."""
+  """Builds the model with random weights, or the checkpoint's and fresh heads if it lacks them."""
   base = (checkpoint.config if checkpoint else
           dataclasses.replace(modeling.SIZES[config.size], vocab_size=tokenizer.vocab_size))
   bert_config = experiment.model_config(config, base, tokenizer.vocab_size,

@@ -28,7 +28,7 @@ class Parsed:
 
 
 def _lines(file: pathlib.Path) -> Iterator[tuple[int, str]]:
-  """(number, line) for every line that ends in LF or CRLF, and in nothing else.
+  """Yields (number, line) for every line; only LF and CRLF end a line.
 
   Raises:
     UserError: bytes that are not UTF-8, with file and line.
@@ -79,7 +79,7 @@ def _checked(file: pathlib.Path, header: Sequence[str],
 
 def parse_plain_tsv(file: pathlib.Path, *, header: Sequence[str] = (),
                      skip_bad_rows: bool = False) -> Parsed:
-  """TSV as GLUE writes it: no quoting, quotes are ordinary characters."""
+  """Parses TSV as GLUE writes it: without quoting, quotes are ordinary characters."""
   rows = ((number, line.split("\t")) for number, line in _lines(file) if line)
   if not header:
     _, header = next(rows, (0, ()))
@@ -87,7 +87,7 @@ def parse_plain_tsv(file: pathlib.Path, *, header: Sequence[str] = (),
 
 
 def parse_quoted(file: pathlib.Path, *, delimiter: str, skip_bad_rows: bool) -> Parsed:
-  """RFC 4180 rows: quoted fields may hold delimiters, doubled quotes and line ends."""
+  """Parses RFC 4180: quoted fields may hold delimiters, doubled quotes and line ends."""
   reader = csv.reader((f"{line}\n" for _, line in _lines(file)), delimiter=delimiter, strict=True)
 
   def numbered_rows() -> Iterator[tuple[int, list[str]]]:
@@ -107,10 +107,10 @@ def parse_quoted(file: pathlib.Path, *, delimiter: str, skip_bad_rows: bool) -> 
 
 
 def parse_tsv(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
-  """A user's TSV: quoted if every quote in it makes sense as quoting, else plain.
+  """Parses a user's TSV: quoted if every quote in it makes sense as quoting, else plain.
 
-  Stray quotes can balance by accident and swallow the rows between them; where reading
-  plainly gives more rows, all of the right length, it is right.
+  Stray quotes can balance by accident and swallow the rows between them: if plain reading
+  gives more rows, all of the right length, plain reading is right.
   """
   plain = None
   with contextlib.suppress(_BadRow):
@@ -127,7 +127,7 @@ def parse_tsv(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
 
 
 def parse_jsonl(file: pathlib.Path) -> Parsed:
-  """One JSON object a line; the keys of all rows become columns."""
+  """Parses one JSON object a line; the keys of all rows become columns."""
   import pyarrow.json
 
   lines = [(number, len(line)) for number, line in _lines(file) if line.strip()]

@@ -105,7 +105,7 @@ class LabelledSource:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """The names of the columns that a task's tables really have."""
+  """The names of the text and label columns in a task's tables."""
 
   texts: tuple[str, ...]
   label: str
@@ -185,7 +185,7 @@ def _datasets_source(name: str, loaded: Any, task: tasks.Task | None) -> Labelle
 
 def _glue_folder_source(folder: pathlib.Path, task: tasks.Task, skip_bad_rows: bool,
                         cache_dir: pathlib.Path) -> LabelledSource:
-  """GLUE's own layout: CoLA/train.tsv, MNLI/dev_matched.tsv ..."""
+  """Returns a source in GLUE's own layout: CoLA/train.tsv, MNLI/dev_matched.tsv ..."""
   own_folder = folder.resolve().name == task.folder
   if not (folder / task.folder).is_dir() and not own_folder:
     raise UserError(f"{folder} has no folder {task.folder}/ (GLUE's layout of {task.name}); for "
@@ -205,7 +205,7 @@ def _glue_folder_source(folder: pathlib.Path, task: tasks.Task, skip_bad_rows: b
 
 def _own_files_source(folder: pathlib.Path, skip_bad_rows: bool,
                       cache_dir: pathlib.Path) -> LabelledSource:
-  """train, validation (or dev, valid) and test files in csv, tsv, jsonl or parquet."""
+  """Returns a source of train, validation (or dev, valid) and test files."""
   found = {}
   for split, stems in SPLIT_FILES.items():
     candidates = [folder / f"{stem}{ext}" for stem in stems for ext in EXTENSIONS

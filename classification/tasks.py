@@ -88,7 +88,7 @@ _WNLI = ("wnli is refused: its dev set contradicts its training set by design, s
 
 
 def glue_task(name: str) -> Task:
-  """The GLUE task of that name.
+  """Looks up a GLUE task by its name.
 
   Raises:
     UserError: no such task, or WNLI.
@@ -102,7 +102,7 @@ def glue_task(name: str) -> Task:
 
 
 def own_task(text_columns: tuple[str, ...], label_names: tuple[str, ...]) -> Task:
-  """A task of the user's own; no label names mean regression."""
+  """Makes a task of the user's own; without label names it is a regression."""
   metrics = ("accuracy", "f1", "matthews_correlation") if label_names else ("pearson", "spearman")
   return Task("own", text_columns, label_names, metrics, numbered=False,
               test_splits={"test": "test"}, predicts_names=True)
@@ -112,13 +112,13 @@ def own_task(text_columns: tuple[str, ...], label_names: tuple[str, ...]) -> Tas
 
 
 def predictions_from(task: Task, logits: np.ndarray) -> np.ndarray:
-  """[examples, outputs] -> [examples]: class numbers, or the value itself."""
+  """Turns logits [examples, outputs] into [examples] class numbers or values."""
   return logits[:, 0] if task.regression else logits.argmax(axis=-1)
 
 
 def score(task: Task, predictions: np.ndarray, labels: np.ndarray,
           label_names: Sequence[str]) -> dict[str, float]:
-  """GLUE's metrics for the task.
+  """Computes GLUE's metrics for the task.
 
   Args:
     task: its second class is the one whose F1 counts; beyond two classes F1 is the macro mean.
@@ -148,7 +148,7 @@ def score(task: Task, predictions: np.ndarray, labels: np.ndarray,
 
 def _correlation(function: Callable[..., Any], labels: np.ndarray,
                  predictions: np.ndarray) -> float:
-  """The function's first result, or 0 where either side is constant: it is then not defined."""
+  """Returns the function's first result, or 0 if a side is constant and it is not defined."""
   if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
     return 0.0
   return float(function(labels, predictions)[0])

@@ -1,4 +1,4 @@
-"""Batches of pre-training: which examples, which pairs of segments, which masks.
+"""Batches of pre-training: the order of examples, the pairs of segments, the packed rows.
 
 Batch t is a pure function of (seed, t): it is computed from nothing but the seed, the step and
 the corpus on the disk (`corpus.py`), so any step can be the first, shuffling is over
@@ -32,10 +32,10 @@ class ExampleSource(Protocol):
   max_seq_length: int
 
   def __len__(self) -> int:
-    """How many there are."""
+    """Returns the number of examples."""
 
   def rows(self, indices: np.ndarray, keys: np.ndarray) -> dict[str, np.ndarray]:
-    """Examples `indices` [n] with the randomness of `keys` [n] uint64.
+    """Makes the examples `indices` [n] with the randomness of `keys` [n] uint64.
 
     Returns:
       input_ids, token_type_ids, sequence_ids [n, length]; masked_lm_positions (within the row),
@@ -88,7 +88,7 @@ class TextExamples:
 
   def _segments(self, indices: np.ndarray, draws: np.ndarray
                 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """-> two segments [n, 2] (begin and end in `tokens`), labels and their weights [n]."""
+    """Chooses two segments [n, 2] (begin and end in `tokens`), labels and their weights [n]."""
     sentences = self._text.sentences
     first, last = self._part.spans[indices].T
     budget = self.max_seq_length - (2 if self._objective == "mlm" else 3)
@@ -116,7 +116,7 @@ class TextExamples:
 
   def _random_segments(self, first: np.ndarray, target: np.ndarray, draws: np.ndarray
                        ) -> np.ndarray:
-    """[n, 2]: sentences of another document, from a random one on until `target` tokens."""
+    """Chooses sentences of another document [n, 2], from a random one on, for `target` tokens."""
     sentences, documents = self._text.sentences, self._text.documents
     own = np.searchsorted(documents, first, side="right") - 1
     place, others = np.searchsorted(self._part.documents, own), len(self._part.documents) - 1
@@ -129,7 +129,7 @@ class TextExamples:
 
   def _assemble(self, a: np.ndarray, b: np.ndarray, labels: np.ndarray, weights: np.ndarray,
                 draws: np.ndarray) -> Rows:
-    """[CLS] a [SEP] b [SEP], truncated, or [CLS] a [SEP]."""
+    """Makes [CLS] a [SEP] b [SEP], truncated, or [CLS] a [SEP]."""
     pair = 0 if self._objective == "mlm" else 1
     budget = self.max_seq_length - 2 - pair
     size_a, size_b = a[:, 1] - a[:, 0], b[:, 1] - b[:, 0]
@@ -152,7 +152,7 @@ class TextExamples:
 
 
 def _front(removed: np.ndarray, draws: np.ndarray) -> np.ndarray:
-  """How many of the removed tokens come off the front: each with probability 1/2."""
+  """Draws the number of removed tokens that come off the front, each with probability 1/2."""
   return scipy.stats.binom.ppf(draws, removed, 0.5).clip(0).astype(np.int64)
 
 
@@ -160,7 +160,7 @@ def _front(removed: np.ndarray, draws: np.ndarray) -> np.ndarray:
 
 
 class RecordExamples:
-  """The original's TFRecords: pairs and masks as they stand there; keys change nothing."""
+  """Examples of the original's TFRecords, with their own pairs and masks; keys change nothing."""
 
   def __init__(self, records: Records, objective: str):
     self.max_seq_length = records.max_seq_length
@@ -222,7 +222,7 @@ def pack_rows(rows: dict[str, np.ndarray], *leading: int, pack: bool) -> Batch:
 
 
 def train_rows(phases: Sequence[Phase], seed: int, step: int) -> dict[str, np.ndarray]:
-  """The rows of batch `step`: a pure function of the seed and the step.
+  """Returns the rows of batch `step`, a pure function of the seed and the step.
 
   A phase cuts up an endless stream of epochs, each a fresh permutation of all its examples.
   """
@@ -235,14 +235,14 @@ def train_rows(phases: Sequence[Phase], seed: int, step: int) -> dict[str, np.nd
 
 def phase_batches(phases: Sequence[Phase], *, seed: int, first_step: int, devices: int,
                   micro_batches: int, pack: bool) -> Iterator[Batch]:
-  """Batches from `first_step` to the end of the last phase, as [devices, micro_batches, ...]."""
+  """Yields batches from `first_step` to the end of all phases: [devices, micro_batches, ...]."""
   for step in range(first_step, phases[-1].last_step):
     yield pack_rows(train_rows(phases, seed, step), devices, micro_batches, pack=pack)
 
 
 def held_out_batches(examples: ExampleSource, *, batch_size: int, max_examples: int, devices: int,
                  pack: bool) -> Iterator[Batch]:
-  """Examples in a fixed random order with fixed pairs and masks, as [devices, ...].
+  """Yields examples in a fixed random order with fixed pairs and masks, as [devices, ...].
 
   Nothing of it depends on a seed or on the batch size: losses compare across runs. The last
   batch is filled up with rows of weight 0.
