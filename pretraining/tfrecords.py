@@ -1,16 +1,16 @@
-"""TFRecord files of pre-training examples, as the original's create_pretraining_data.py has them.
+"""TFRecord files of pre-training examples, in the format of the original's scripts.
 
-A file is a row of records: the length of the data (8 bytes), its checksum (4), the data, its
-checksum (4), little-endian; the checksum is a masked CRC-32C. The data is a serialized
-`tf.train.Example`. Writing needs no tensorflow, whose import takes seconds and 400 MB.
+A record is the length of its data (8 bytes), the length's checksum (4), the data and the data's
+checksum (4), little-endian; a checksum is a masked CRC-32C. The data is a serialized
+`tf.train.Example`. tensorflow reads the files, but writing does without it: every worker process
+would import it, which takes seconds and 400 MB.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-import itertools
 import os
 import pathlib
 import struct
-from typing import Any, BinaryIO
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -24,7 +24,7 @@ _SAME_LENGTH = (FEATURES[:3], FEATURES[3:6])
 
 _HEAD = struct.Struct("<QI")
 _TAIL = struct.Struct("<I")
-# Tags of the protocol: field number << 3 | 2, for what carries its own length.
+# Tags of the protocol: field number << 3 | 2; 2 means that the length comes before the content.
 _FIELD_1, _FIELD_2, _FIELD_3 = b"\x0a", b"\x12", b"\x1a"
 
 
@@ -32,7 +32,7 @@ _FIELD_1, _FIELD_2, _FIELD_3 = b"\x0a", b"\x12", b"\x1a"
 
 
 class _Varints(dict[int, bytes]):
-  """Integer -> its bytes in the protocol, each worked out once."""
+  """Integer -> its bytes in the protocol, each computed once."""
 
   def __missing__(self, value: int) -> bytes:
     rest, encoded = value % (1 << 64), bytearray()
@@ -48,7 +48,7 @@ _VARINTS = _Varints()
 
 
 def encode_example(features: Mapping[str, Sequence[int] | Sequence[float]]) -> bytes:
-  """A serialized `tf.train.Example`: a float list where the first value is a float."""
+  """Serializes a `tf.train.Example`; a feature whose first value is a float is a float list."""
   entries = []
   for name, values in features.items():
     if values and isinstance(values[0], float):
@@ -76,10 +76,10 @@ def _message(tag: bytes, content: bytes) -> bytes:
 def write_records(path: str | os.PathLike[str], examples: Iterable[bytes]) -> None:
   """Writes serialized examples to a TFRecord file.
 
-  The file grows under its own name; give a temporary one where a half-written file would hurt.
+  A failure leaves a half-written file: give a temporary name if that matters.
 
   Raises:
-    OSError: with the file's name, as where the disk is full.
+    OSError: with the file's name, also when the disk is full.
   """
   try:
     with open(path, "wb") as file:
@@ -104,7 +104,7 @@ def _masked_crc(content: bytes) -> int:
 
 
 def is_tfrecord(path: str | os.PathLike[str]) -> bool:
-  """Whether a file begins as a TFRecord file does; an empty file does not."""
+  """Tells whether a file begins with a record's length and its checksum; an empty one does not."""
   with open(path, "rb") as file:
     head = file.read(_HEAD.size)
   return len(head) == _HEAD.size and _HEAD.unpack(head)[1] == _masked_crc(head[:8])
@@ -114,77 +114,85 @@ def read_records(path: str | os.PathLike[str],
                  batch: int = 1024) -> Iterator[dict[str, np.ndarray]]:
   """Yields a file's examples in order, `batch` at a time, all checksums verified.
 
-  Returns:
+  Yields:
     Dicts with the keys FEATURES. input_ids, input_mask and segment_ids are [n, length], the
     masked_lm_ features [n, predictions], next_sentence_labels [n]; int32, but for
     masked_lm_weights: float32. An empty file yields nothing.
 
   Raises:
-    UserError: a damaged file, or one of something else: the file, the record (from 1), what.
+    UserError: the file is damaged or holds other records; names the file, the record (from 1)
+      and its fault.
   """
+  tf = _tensorflow()
   file = pathlib.Path(path)
-  specification = None
-  number = 1
-  records = _records(file)
-  while serialized := list(itertools.islice(records, batch)):
-    tf = _tensorflow()
-    if specification is None:
-      lengths = _lengths(file, 1, serialized[0])
-      specification = {
-          name: tf.io.FixedLenFeature([length], tf.float32 if name in _FLOATS else tf.int64)
-          for name, length in lengths.items()}
+  lengths: dict[str, int] = {}
+  for first, serialized in _read_serialized(file, batch):
+    lengths = lengths or _lengths(file, first, serialized[0].numpy())
+    specification = {
+        name: tf.io.FixedLenFeature([length], tf.float32 if name in _FLOATS else tf.int64)
+        for name, length in lengths.items()}
     try:
       parsed = tf.io.parse_example(serialized, specification)
     except tf.errors.InvalidArgumentError as error:
-      for i, record in enumerate(serialized, number):
-        found = _lengths(file, i, record)
+      for number, record in enumerate(serialized.numpy(), first):
+        found = _lengths(file, number, record)
         if found != lengths:
-          raise _differs(file, i, found, lengths) from error
+          raise _differs(file, number, found, lengths) from error
       raise
     arrays = {name: parsed[name].numpy() for name in FEATURES}
+    arrays["next_sentence_labels"] = arrays["next_sentence_labels"][:, 0]
     yield {name: array if name in _FLOATS else array.astype(np.int32)
-           for name, array in arrays.items()} | {
-               "next_sentence_labels": arrays["next_sentence_labels"][:, 0].astype(np.int32)}
-    number += len(serialized)
+           for name, array in arrays.items()}
 
 
 def _tensorflow() -> Any:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it would say so on stderr
-  import tensorflow as tf  # here: it takes seconds to import and only reading needs it
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else it writes a notice to stderr
+  import tensorflow as tf  # here: it takes seconds to import, and only reading needs it
 
-  tf.config.set_visible_devices([], "GPU")  # it would take all of the memory that JAX needs
+  tf.config.set_visible_devices([], "GPU")  # it would take all the memory that JAX needs
   return tf
 
 
-def _records(path: pathlib.Path) -> Iterator[bytes]:
-  """The data of every record, its checksums verified."""
-  with path.open("rb") as file:
-    for number in itertools.count(1):
-      head = file.read(_HEAD.size)
-      if not head:
-        return
-      yield _record(file, head, f"{path}: record {number} is corrupt or cut off")
+def _read_serialized(file: pathlib.Path, batch: int) -> Iterator[tuple[int, Any]]:
+  """Yields `batch` serialized examples as a string tensor, with the number of the first."""
+  tf = _tensorflow()
+  number, offset = 1, 0  # of the next record, in records and in bytes
+  try:
+    for serialized in tf.data.TFRecordDataset(str(file)).batch(batch):
+      yield number, serialized
+      number += len(serialized)
+      offset += int(tf.reduce_sum(tf.strings.length(serialized) + _HEAD.size + _TAIL.size))
+  except tf.errors.DataLossError as error:
+    raise _damaged(file, number, offset) from error
+  if offset != file.stat().st_size:  # tensorflow takes part of a head for the end of the file
+    raise _damaged(file, number, offset)
 
 
-def _record(file: BinaryIO, head: bytes, complaint: str) -> bytes:
-  if len(head) < _HEAD.size:
-    raise UserError(f"{complaint} (the file ends within its length); make the file anew")
-  length, crc = _HEAD.unpack(head)
-  if crc != _masked_crc(head[:8]):
-    raise UserError(f"{complaint} (its length has the wrong checksum); make the file anew, if "
-                    "it is a TFRecord file at all")
-  content, tail = file.read(length), file.read(_TAIL.size)
-  if len(tail) < _TAIL.size:
-    raise UserError(f"{complaint} (the file ends within its {length} bytes); make the file anew")
-  if _TAIL.unpack(tail)[0] != _masked_crc(content):
-    raise UserError(f"{complaint} (its {length} bytes have the wrong checksum); make the file "
-                    "anew")
-  return content
+def _damaged(file: pathlib.Path, number: int, offset: int) -> UserError:
+  """Finds the first damaged record from a sound one on, whose number and first byte are given.
+
+  tensorflow's error names a byte, and drops the records that the batch had before it.
+  """
+  tf = _tensorflow()
+  fault, advice = "the file ends within its length", "make the file again"
+  try:
+    for record in tf.data.TFRecordDataset(str(file)).skip(number - 1).as_numpy_iterator():
+      number += 1
+      offset += _HEAD.size + len(record) + _TAIL.size
+  except tf.errors.DataLossError as error:
+    if "truncated record" in error.message:
+      fault = "the file ends within its data"
+    elif f"at {offset} " in error.message:
+      fault = "its length has the wrong checksum"
+      advice += ", if it is a TFRecord file at all"
+    else:
+      fault = "its data has the wrong checksum"
+  return UserError(f"{file}: record {number} is corrupt or cut off ({fault}); {advice}")
 
 
 def _lengths(file: pathlib.Path, number: int, record: bytes) -> dict[str, int]:
-  """Feature -> number of values in a record, which must be one of BERT's."""
+  """Returns feature -> number of values in a record, which must have all of FEATURES."""
   tf = _tensorflow()
   where = f"{file}: record {number}"
   advice = "not a file of BERT pre-training examples"
