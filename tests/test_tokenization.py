@@ -142,3 +142,22 @@ def test_transformers_is_not_imported(vocab_dir):
              f"tokenization.load_tokenizer({str(vocab_dir)!r}, None)\n"
              "sys.exit('transformers' in sys.modules)")
   subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_a_vocabulary_with_windows_line_ends(tmp_path):
+  special = tokenization.SPECIAL_TOKENS.values()
+  (tmp_path / "vocab.txt").write_bytes("\r\n".join((*special, "a")).encode())
+  own = tokenization.tokenizer_from_vocab(tmp_path / "vocab.txt", True)
+  assert own.get_vocab() == {**{token: i for i, token in enumerate(special)}, "a": 5}
+
+
+def test_messages_about_a_vocabulary(tmp_path):
+  file = tmp_path / "vocab.txt"
+  with pytest.raises(UserError, match=f"{file} cannot be read .No such file.* vocab.txt, one "):
+    tokenization.tokenizer_from_vocab(file, True)
+  file.write_bytes(b"\xff")
+  with pytest.raises(UserError, match="cannot be read .not UTF-8"):
+    tokenization.tokenizer_from_vocab(file, True)
+  file.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n")
+  with pytest.raises(UserError, match=r"vocab.txt lacks \[MASK\]; give a BERT vocab.txt"):
+    tokenization.tokenizer_from_vocab(file, True)

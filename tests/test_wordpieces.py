@@ -5,9 +5,9 @@ import string
 
 import pytest
 import tokenizers
+import transformers
 
 from pretraining import wordpieces
-from support.errors import UserError
 import tokenization
 
 PIECES = (*string.ascii_letters, *string.digits, *string.punctuation, "the", "##ing", "walk",
@@ -25,13 +25,16 @@ TRICKY = (
 
 @pytest.fixture(scope="module", params=[True, False], ids=["lower", "cased"])
 def bert(request, tmp_path_factory):
-  """A tokenizer with the pieces of the tricky texts, and whether it lower-cases."""
+  """HuggingFace's tokenizer with the pieces of the tricky texts, its file, if it lower-cases."""
   folder = tmp_path_factory.mktemp("pieces")
-  words = (*wordpieces.SPECIAL_TOKENS, *PIECES, *(f"##{piece}" for piece in PIECES
-                                                    if len(piece) == 1))
+  words = (*tokenization.SPECIAL_TOKENS.values(), *PIECES, *(f"##{piece}" for piece in PIECES
+                                                             if len(piece) == 1))
   (folder / "vocab.txt").write_text("\n".join(words) + "\n", "utf-8")
-  tokenizer = tokenization.load_tokenizer(str(folder), request.param)
-  return tokenizer, folder / "vocab.txt", request.param
+  return huggingfaces(folder / "vocab.txt", request.param), folder / "vocab.txt", request.param
+
+
+def huggingfaces(vocab_file, lower):
+  return transformers.BertTokenizer(str(vocab_file), do_lower_case=lower)
 
 
 def huggingface(tokenizer, texts):
@@ -40,7 +43,7 @@ def huggingface(tokenizer, texts):
 
 def tokens(tokenizer, text, original=True):
   return tokenizer.convert_ids_to_tokens(
-      wordpieces.WordPieces(tokenizer, original)([text])[0])
+      wordpieces.WordPieces(tokenizer.backend_tokenizer, original)([text])[0])
 
 
 def spelled(word):
@@ -49,10 +52,10 @@ def spelled(word):
 
 def test_the_ids_are_huggingfaces(bert):
   tokenizer, vocab_file, lower = bert
-  own = wordpieces.tokenizer_from_vocab(str(vocab_file), lower)
+  own = tokenization.tokenizer_from_vocab(vocab_file, lower)
   expected = huggingface(tokenizer, TRICKY)
-  for given in (tokenizer, tokenizer.backend_tokenizer, own):
-    pieces = wordpieces.WordPieces(given)
+  for backend in (tokenizer.backend_tokenizer, own.backend):
+    pieces = wordpieces.WordPieces(backend)
     assert pieces._memo is not None
     assert pieces(TRICKY) == pieces(TRICKY) == expected
   assert own.get_vocab() == tokenizer.get_vocab()
@@ -62,7 +65,8 @@ def test_every_character_alone_and_between_letters(bert):
   tokenizer = bert[0]
   texts = [f"a{chr(c)}b {chr(c)}" for c in (*range(0x3100), *range(0xf900, 0x10000),
                                             *range(0x1f600, 0x1f650), *range(0x2b700, 0x2b940))]
-  assert wordpieces.WordPieces(tokenizer)(texts) == huggingface(tokenizer, texts)
+  backend = tokenizer.backend_tokenizer
+  assert wordpieces.WordPieces(backend)(texts) == huggingface(tokenizer, texts)
 
 
 def test_names_of_special_tokens_are_text(bert):
@@ -97,7 +101,8 @@ def test_the_original_agrees_where_nothing_is_special(bert):
   same = [text for text in TRICKY if "Σ" not in text and "\ue000" not in text
           and len(text) <= 100]
   assert len(same) > 15
-  assert wordpieces.WordPieces(bert[0], original=True)(same) == huggingface(bert[0], same)
+  backend = bert[0].backend_tokenizer
+  assert wordpieces.WordPieces(backend, original=True)(same) == huggingface(bert[0], same)
 
 
 def test_the_original_splits_chinese_accents_and_unusual_punctuation(bert):
@@ -109,7 +114,7 @@ def test_the_original_splits_chinese_accents_and_unusual_punctuation(bert):
 
 def test_a_bounded_memo_forgets_and_goes_on(bert, monkeypatch):
   monkeypatch.setattr(wordpieces, "_MEMO_ENTRIES", 3)
-  pieces = wordpieces.WordPieces(bert[0])
+  pieces = wordpieces.WordPieces(bert[0].backend_tokenizer)
   texts = [*"abcdefgh", "z" * 65, "a b"]
   assert pieces(texts) == huggingface(bert[0], texts)
   assert len(pieces._memo) <= 3
@@ -118,7 +123,7 @@ def test_a_bounded_memo_forgets_and_goes_on(bert, monkeypatch):
 
 
 def test_results_do_not_share_memory(bert):
-  pieces = wordpieces.WordPieces(bert[0])
+  pieces = wordpieces.WordPieces(bert[0].backend_tokenizer)
   first = pieces(["the"])[0]
   first.append(99)
   assert pieces(["the"]) == [first[:-1]]
@@ -126,12 +131,13 @@ def test_results_do_not_share_memory(bert):
 
 def test_pickling_and_fingerprints(bert):
   tokenizer, vocab_file, lower = bert
-  plain, original = (wordpieces.WordPieces(tokenizer, flag) for flag in (False, True))
+  plain, original = (wordpieces.WordPieces(tokenizer.backend_tokenizer, flag)
+                     for flag in (False, True))
   for pieces in (plain, original):
     copy = pickle.loads(pickle.dumps(pieces))
     assert copy.fingerprint == pieces.fingerprint
     assert copy(TRICKY) == pieces(TRICKY)
-  other_case = wordpieces.tokenizer_from_vocab(str(vocab_file), not lower)
+  other_case = tokenization.tokenizer_from_vocab(vocab_file, not lower).backend
   longer = tokenizers.Tokenizer.from_str(
       tokenizer.backend_tokenizer.to_str().replace('_per_word":100', '_per_word":200'))
   assert wordpieces.WordPieces(longer).fingerprint != original.fingerprint
@@ -141,13 +147,15 @@ def test_pickling_and_fingerprints(bert):
   assert all(len(fingerprint) == 16 for fingerprint in prints)
 
 
-def test_truncation_and_added_words_of_the_tokenizer(bert, tmp_path):
-  tokenizer = tokenization.load_tokenizer(str(bert[1].parent), bert[2])
+def test_truncation_and_added_words_of_the_tokenizer(bert):
+  tokenizer = huggingfaces(*bert[1:])
+  backend = tokenizer.backend_tokenizer
   tokenizer("the", truncation=True, max_length=3, padding="max_length")  # leaves both set
   texts = [*TRICKY, "the new york walk"]
-  assert wordpieces.WordPieces(tokenizer)(texts) == huggingface(tokenizer, texts)
+  assert backend.truncation and backend.padding
+  assert wordpieces.WordPieces(backend)(texts) == huggingface(tokenizer, texts)
   tokenizer.add_tokens(["new york"])
-  pieces = wordpieces.WordPieces(tokenizer)
+  pieces = wordpieces.WordPieces(tokenizer.backend_tokenizer)
   assert pieces._memo is None
   assert pieces(texts) == huggingface(tokenizer, texts)
 
@@ -156,23 +164,3 @@ def test_a_tokenizer_that_is_not_berts_is_used_as_it_is():
   backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a b": 0, "[UNK]": 1}, "[UNK]"))
   for original in (False, True):
     assert wordpieces.WordPieces(backend, original)(["a b", "a"]) == [[0], [1]]
-  with pytest.raises(UserError, match="object has no fast version"):
-    wordpieces.WordPieces(object())
-
-
-def test_a_vocabulary_with_windows_line_ends(tmp_path):
-  (tmp_path / "vocab.txt").write_bytes("\r\n".join((*wordpieces.SPECIAL_TOKENS, "a")).encode())
-  own = wordpieces.tokenizer_from_vocab(str(tmp_path / "vocab.txt"), True)
-  assert own.get_vocab() == {**{t: i for i, t in enumerate(wordpieces.SPECIAL_TOKENS)}, "a": 5}
-
-
-def test_messages_about_a_vocabulary(tmp_path):
-  file = tmp_path / "vocab.txt"
-  with pytest.raises(UserError, match=f"{file} cannot be read .No such file.* vocab.txt, one "):
-    wordpieces.tokenizer_from_vocab(str(file), True)
-  file.write_bytes(b"\xff")
-  with pytest.raises(UserError, match="cannot be read .not UTF-8"):
-    wordpieces.tokenizer_from_vocab(str(file), True)
-  file.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n")
-  with pytest.raises(UserError, match=r"vocab.txt lacks \[MASK\]; give a BERT vocab.txt"):
-    wordpieces.tokenizer_from_vocab(str(file), True)
