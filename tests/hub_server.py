@@ -25,6 +25,7 @@ import tokenizers
 
 KINDS = ("models", "datasets")
 BERT = "google-bert/bert-base-uncased"
+OLD_NAMES = {"bert-base-uncased": BERT}  # which the hub redirects
 GLUE = "nyu-mll/glue"
 
 # --- The server -------------------------------------------------------------------------------
@@ -77,6 +78,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     form = urllib.parse.parse_qs(self.rfile.read(size).decode())
     url = urllib.parse.urlsplit(self.path)
     path = urllib.parse.unquote(url.path).strip("/").split("/")
+    old = path[2] if path[:2] == ["api", "models"] else path[0]
+    if old in OLD_NAMES:
+      location = self.path.replace(f"/{old}/", f"/{OLD_NAMES[old]}/", 1)
+      self._send(b"", {"Location": location}, status=307)
+      return
     if path[0] == "api" and len(path) >= 4:
       self._describe(path[1], "/".join(path[2:4]), path[4:],
                      urllib.parse.parse_qs(url.query) | form)
