@@ -1,13 +1,13 @@
-"""Text in, TFRecord files of masked LM and next sentence examples out.
+"""Makes TFRecord files of masked-LM and next-sentence examples from text.
 
     python3 create_pretraining_data.py --input_file='/data/*.txt' --vocab_file=vocab.txt \
         --output_file=/data/examples.tfrecord
 
-The flags are the original's, and so are the records: the same flags give what
-google-research/bert's create_pretraining_data.py writes, record for record. It holds the whole
-corpus in memory and uses one core. With --num_workers=N the same functions run on blocks of the
-text, N at a time, in bounded memory: /data/examples.tfrecord-00000-of-00012 and so on hold the
-same bytes whatever N is, but no longer the original's.
+The flags are the original's, and the same flags give the same records as google-research/bert's
+create_pretraining_data.py, one by one. As there, the whole corpus is held in memory and one core
+works. With --num_workers=N the same functions run on N blocks of the text at a time, in bounded
+memory; the files /data/examples.tfrecord-00000-of-00012 and so on hold the same bytes for every
+N, but not the original's.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,15 +22,16 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from pretraining import text, tfrecords, wordpieces
-from support import workers
+from support import files, workers
 from support.command_line import run_script
 from support.errors import UserError
 from support.reporting import progress_bar, say
+import tokenization
 
-TokenizedDocument = list[list[int]]  # the ids of its sentences, none empty
+TokenizedDocument = list[list[int]]  # the ids of each sentence, none empty
 
 _RANDOM_DOCUMENT_TRIES = 10
-_SHORTEST = 5  # tokens of an example: three special ones and one of each segment
+_SHORTEST = 5  # tokens of an example: three special tokens and one of each segment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Settings:
 
   @classmethod
   def from_flags(cls, values: flags.FlagValues) -> "Settings":
-    """The settings of parsed flags."""
+    """Returns the settings of parsed flags."""
     return cls(**{field.name: values[field.name].value for field in dataclasses.fields(cls)})
 
 
@@ -73,20 +74,22 @@ def define_flags(values: flags.FlagValues) -> None:
   define(flags.DEFINE_string, "output_file", "", "TFRecord files to write, comma-separated.")
   define(flags.DEFINE_string, "vocab_file", "", "BERT's vocab.txt.")
   define(flags.DEFINE_bool, "do_lower_case", None, "Lower-case the text and strip accents. "
-         "Default: true with --vocab_file, what it says itself with --tokenizer.")
+         "Default: true with --vocab_file, the tokenizer's own setting with --tokenizer.")
   define(flags.DEFINE_bool, "do_whole_word_mask", False, "Mask all pieces of a word together.")
-  define(flags.DEFINE_integer, "max_seq_length", 128, "Tokens of an example.")
-  define(flags.DEFINE_integer, "max_predictions_per_seq", 20, "Most masked tokens of an example.")
-  define(flags.DEFINE_integer, "random_seed", 12345, "Seed.")
-  define(flags.DEFINE_integer, "dupe_factor", 10, "Passes over the text, each masked anew.")
+  define(flags.DEFINE_integer, "max_seq_length", 128, "Tokens of an example at most.")
+  define(flags.DEFINE_integer, "max_predictions_per_seq", 20, "Masked tokens of an example at "
+         "most.")
+  define(flags.DEFINE_integer, "random_seed", 12345, "Seed of all random choices.")
+  define(flags.DEFINE_integer, "dupe_factor", 10, "Passes over the text, each with other masks.")
   define(flags.DEFINE_float, "masked_lm_prob", 0.15, "Share of the tokens to mask.")
   define(flags.DEFINE_float, "short_seq_prob", 0.1, "Share of documents cut into shorter "
          "examples.")
   define(flags.DEFINE_string, "tokenizer", "", "A HuggingFace folder or hub name, instead of "
          "--vocab_file.")
-  define(flags.DEFINE_integer, "num_workers", 0, "Processes. 0: exactly the original's records.")
-  define(flags.DEFINE_float, "shard_megabytes", 16.0, "With --num_workers: text of a shard. A "
-         "worker's memory grows with it and with --dupe_factor: 0.5 GB with both defaults.")
+  define(flags.DEFINE_integer, "num_workers", 0, "Worker processes. 0: exactly the original's "
+         "records.")
+  define(flags.DEFINE_float, "shard_megabytes", 16.0, "With --num_workers: text of a shard. "
+         "A worker's memory grows with it and with --dupe_factor: 0.5 GB with both defaults.")
 
 
 def main() -> None:
@@ -94,27 +97,26 @@ def main() -> None:
 
 
 def create(settings: Settings) -> None:
-  """Does all that the flags say.
+  """Makes the files; a failure leaves no output.
 
   Raises:
-    UserError: a flag without sense, no text, or text that cannot be read. No output is left.
+    UserError: a bad flag, no text, or text that cannot be read.
   """
-  check_values(settings)
+  check_flags(settings)
   sources = text.find_sources(settings.input_file, settings.input_format, "--input_file")
   outputs = find_outputs(settings, sources)
   maker = load_maker(settings)
   for output in outputs:
     output.parent.mkdir(parents=True, exist_ok=True)
-  with removed_on_failure() as temporaries:
-    write = write_shards if settings.num_workers else write_as_the_original
-    write(settings, sources, maker, outputs, temporaries)
+  write = write_shards if settings.num_workers else write_as_the_original
+  write(settings, sources, maker, outputs)
 
 
 # --- Flags ----------------------------------------------------------------------------------
 
 
-def check_values(settings: Settings) -> None:
-  """Raises a UserError that names the first flag without sense."""
+def check_flags(settings: Settings) -> None:
+  """Raises a UserError that names the first bad flag."""
   for name in ("input_file", "output_file"):
     if not getattr(settings, name).strip(" ,"):
       raise UserError(f"--{name} is missing")
@@ -134,7 +136,7 @@ def check_values(settings: Settings) -> None:
 
 
 def find_outputs(settings: Settings, sources: Sequence[text.Source]) -> list[pathlib.Path]:
-  """The files of --output_file, once nothing speaks against writing them."""
+  """Returns the files of --output_file; raises UserError if they must not be written."""
   names = [os.path.expanduser(name) for name in settings.output_file.split(",") if name.strip()]
   outputs = [pathlib.Path(name.strip()) for name in names]
   inputs = {os.path.realpath(source.path) for source in sources}
@@ -150,7 +152,7 @@ def find_outputs(settings: Settings, sources: Sequence[text.Source]) -> list[pat
       raise UserError(f"--output_file={settings.output_file} names {len(outputs)} files; with "
                       "--num_workers give one, which the shards are named after")
     earlier = sorted(outputs[0].parent.glob(f"{outputs[0].name}-?????-of-?????"))
-    if earlier:  # a later glob would read the shards of both runs
+    if earlier:  # the glob of a later reader would match the shards of both runs
       raise UserError(f"{earlier[0]} is there from an earlier run; remove its shards or choose "
                       "another --output_file")
   return outputs
@@ -160,25 +162,20 @@ def load_maker(settings: Settings) -> "InstanceMaker":
   """Loads the tokenizer that the flags name."""
   if settings.vocab_file:
     lower = settings.do_lower_case is not False
-    tokenizer = wordpieces.tokenizer_from_vocab(settings.vocab_file, lower)
-    names = dict.fromkeys(wordpieces.SPECIAL_TOKENS)
-    special = [tokenizer.token_to_id(f"[{name}]") for name in ("CLS", "SEP", "MASK")]
-    vocab = tokenizer.get_vocab()
-    if lower and any(w != w.lower() for w in vocab if w not in names):
+    tokenizer = tokenization.tokenizer_from_vocab(settings.vocab_file, lower)
+    if lower and tokenization.has_upper_case(tokenizer.get_vocab()):
       say("note: the vocabulary has upper-case words; --do_lower_case=False keeps the text's case")
   else:
-    import data  # here: with it come transformers and seconds
-
-    tokenizer = data.load_tokenizer(settings.tokenizer, settings.do_lower_case)
-    special = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id]
-    vocab = tokenizer.get_vocab()
-    if special[2] is None:
+    tokenizer = tokenization.load_tokenizer(settings.tokenizer, settings.do_lower_case)
+    if tokenizer.mask_token_id is None:
       raise UserError(f"the tokenizer at {settings.tokenizer!r} has no mask token")
+  vocab = tokenizer.get_vocab()
   continuing = frozenset(i for word, i in vocab.items() if word.startswith("##"))
   if settings.do_whole_word_mask and not continuing:
     raise UserError("--do_whole_word_mask needs a WordPiece vocabulary, where ## begins the later "
                     "pieces of a word")
-  return InstanceMaker(settings, wordpieces.WordPieces(tokenizer, original=True), *special,
+  return InstanceMaker(settings, wordpieces.WordPieces(tokenizer.backend, original=True),
+                       tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id,
                        sorted(vocab.values()), continuing)
 
 
@@ -191,9 +188,9 @@ class Instance(NamedTuple):
   Attributes:
     tokens: ids of [CLS] A [SEP] B [SEP], masked.
     first_length: tokens of [CLS] A [SEP].
-    random_next: B does not follow A.
-    positions: of the masked tokens, ascending.
-    labels: the ids that they had.
+    random_next: whether B is from another place, not the text after A.
+    positions: positions of the masked tokens, ascending.
+    labels: their ids before masking.
   """
 
   tokens: list[int]
@@ -205,26 +202,26 @@ class Instance(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class InstanceMaker:
-  """Makes instances of documents; draws random numbers exactly as the original does."""
+  """Makes instances from documents; draws random numbers exactly like the original."""
 
   settings: Settings
   pieces: wordpieces.WordPieces
   cls: int
   sep: int
   mask: int
-  vocabulary: list[int]  # all ids, in the vocabulary's order
+  all_ids: list[int]  # in the vocabulary's order
   continuing: frozenset[int]  # ids of the ## pieces
 
   def tokenize(self, documents: Iterable[text.Document]) -> list[TokenizedDocument]:
-    """The documents' ids, without empty sentences and documents."""
+    """Returns the documents' ids, without empty sentences and documents."""
     tokenized = ([ids for ids in self.pieces(document) if ids] for document in documents)
     return [document for document in tokenized if document]
 
   def examples(self, documents: list[TokenizedDocument], rng: random.Random) -> list[bytes]:
-    """Serialized examples of all passes over the documents (`create_training_instances`).
+    """Serializes the instances of all passes over the documents (`create_training_instances`).
 
     Args:
-      documents: are shuffled in place.
+      documents: shuffled in place.
       rng: the only source of randomness.
     """
     rng.shuffle(documents)
@@ -251,15 +248,15 @@ class InstanceMaker:
         random_next = len(chunk) == 1 or rng.random() < 0.5
         if random_next:
           b = _random_next(documents, index, target - len(a), rng)
-          i -= len(chunk) - a_end  # they have not been used
+          i -= len(chunk) - a_end  # the sentences after A have not been used
         else:
           b = _joined(chunk[a_end:])
-        yield self._instance(*truncate_pair(a, b, max_tokens, rng), random_next, rng)
+        yield self._masked_instance(*truncate_pair(a, b, max_tokens, rng), random_next, rng)
         chunk, length = [], 0
       i += 1
 
-  def _instance(self, a: list[int], b: list[int], random_next: bool,
-                rng: random.Random) -> Instance:
+  def _masked_instance(self, a: list[int], b: list[int], random_next: bool,
+                       rng: random.Random) -> Instance:
     """Masks a pair (`create_masked_lm_predictions`)."""
     tokens = [self.cls, *a, self.sep, *b, self.sep]
     first_length = len(a) + 2
@@ -277,14 +274,14 @@ class InstanceMaker:
           if rng.random() < 0.8:
             tokens[position] = self.mask
           elif rng.random() >= 0.5:
-            tokens[position] = self.vocabulary[rng.randint(0, len(self.vocabulary) - 1)]
+            tokens[position] = self.all_ids[rng.randint(0, len(self.all_ids) - 1)]
     positions = sorted(labels)
     return Instance(tokens, first_length, random_next, positions, [labels[p] for p in positions])
 
   def candidates(self, tokens: Sequence[int], first_length: int) -> list[Sequence[int]]:
-    """Positions that are masked together: of single tokens, or of words.
+    """Returns the groups of positions that are masked together: single tokens, or words.
 
-    A ## piece joins what comes before it even across [SEP], as in the original.
+    A ## piece joins the token before it even across [SEP], as in the original.
     """
     positions = (*range(1, first_length - 1), *range(first_length, len(tokens) - 1))
     if not self.settings.do_whole_word_mask:
@@ -298,7 +295,7 @@ class InstanceMaker:
     return words
 
   def serialize(self, instance: Instance) -> bytes:
-    """A `tf.train.Example` padded with zeros (`write_instance_to_example_files`)."""
+    """Makes a `tf.train.Example` padded with zeros (`write_instance_to_example_files`)."""
     length, first = len(instance.tokens), instance.first_length
     masked = len(instance.labels)
     padding = [0] * (self.settings.max_seq_length - length)
@@ -319,7 +316,7 @@ def _joined(sentences: Iterable[Sequence[int]]) -> list[int]:
 
 def _random_next(documents: Sequence[TokenizedDocument], index: int, target: int,
                  rng: random.Random) -> list[int]:
-  """Sentences from a random place of another document, until there are `target` tokens."""
+  """Takes sentences from a random place of another document until there are `target` tokens."""
   for _ in range(_RANDOM_DOCUMENT_TRIES):
     other = rng.randint(0, len(documents) - 1)
     if other != index:
@@ -335,9 +332,10 @@ def _random_next(documents: Sequence[TokenizedDocument], index: int, target: int
 
 def truncate_pair(a: list[int], b: list[int], budget: int,
                   rng: random.Random) -> tuple[list[int], list[int]]:
-  """Takes tokens off the longer one (b on a tie), front or back, until `budget` are left.
+  """Removes tokens from the longer of a and b (b on a tie) until `budget` are left.
 
-  `truncate_seq_pair` of the original; fine-tuning truncates otherwise.
+  Each comes off the front or the back at random, as in `truncate_seq_pair` of the original;
+  fine-tuning truncates differently.
   """
   starts, ends = [0, 0], [len(a), len(b)]
   for _ in range(len(a) + len(b) - budget):
@@ -352,108 +350,103 @@ def truncate_pair(a: list[int], b: list[int], budget: int,
 # --- Files ----------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def removed_on_failure() -> Iterator[list[pathlib.Path]]:
-  """Gives a list of files to fill, which are removed if what follows fails or is interrupted."""
-  files: list[pathlib.Path] = []
-  try:
-    yield files
-  except BaseException:
-    for file in files:
-      file.unlink(missing_ok=True)
-    raise
-
-
-def read_documents(settings: Settings, sources: Sequence[text.Source],
-                   progress: Any, longest: int | None = None) -> Iterator[text.Document]:
-  """The documents of the input, read as the flags say."""
-  return text.documents(
-      sources, text_field=settings.text_field, language=settings.language, errors=settings.errors,
-      longest=longest, progress=progress)
-
-
 def write_as_the_original(settings: Settings, sources: Sequence[text.Source],
-                          maker: InstanceMaker, outputs: Sequence[pathlib.Path],
-                          temporaries: list[pathlib.Path]) -> None:
-  """All documents in memory, one generator of random numbers, files filled in turn."""
+                          maker: InstanceMaker, outputs: Sequence[pathlib.Path]) -> None:
+  """Holds all documents in memory, draws from one generator and fills the files in turn."""
   with progress_bar(text.total_size(sources), "B") as progress:
-    documents = maker.tokenize(read_documents(settings, sources, progress))
+    documents = maker.tokenize(text.read_documents(
+        sources, text_field=settings.text_field, language=settings.language,
+        errors=settings.errors, progress=progress))
   if not documents:
     raise UserError(f"no documents in {settings.input_file}")
   say(f"read {len(documents)} documents of {sum(map(len, documents))} sentences")
   examples = maker.examples(documents, random.Random(settings.random_seed))
-  for i, output in enumerate(outputs):
-    temporaries.append(output.with_name(f"{output.name}.tmp"))
-    tfrecords.write_records(temporaries[-1], examples[i::len(outputs)])
-  for temporary, output in zip(temporaries, outputs, strict=True):
-    temporary.replace(output)
+  with contextlib.ExitStack() as stack:  # no file takes its name before all are written
+    temporaries = [stack.enter_context(files.written_whole(output)) for output in outputs]
+    for i, temporary in enumerate(temporaries):
+      tfrecords.write_records(temporary, examples[i::len(outputs)])
   say(f"wrote {len(examples)} instances of {len(documents)} documents to "
       f"{', '.join(map(str, outputs))}")
 
 
-class Block(NamedTuple):
-  """What a worker makes a shard of.
+class ShardTask(NamedTuple):
+  """The work of one worker process on one shard.
 
   Attributes:
-    number: from 0.
-    documents: consecutive ones.
-    size: bytes of input up to its end, less those up to the block before.
-    file: where the shard goes for now.
+    number: of the shard, from 0.
+    block: consecutive documents, the shard's text.
+    size: bytes of input that were read for the block.
+    file: the shard's temporary file.
   """
 
   number: int
-  documents: list[text.Document]
+  block: list[text.Document]
   size: int
   file: pathlib.Path
 
 
 class Shard(NamedTuple):
-  """What became of a block; a block of nothing but unprintable characters makes no file."""
+  """A finished shard; a block without a token leaves no file and has 0 instances."""
 
-  number: int
   file: pathlib.Path
   documents: int
   instances: int
   size: int
 
 
-def make_shard(maker: InstanceMaker, block: Block) -> Shard:
-  """Writes a block's instances, random by the seed and the block's number alone."""
-  documents = maker.tokenize(block.documents)
-  rng = random.Random(f"{maker.settings.random_seed} {block.number}")
+def make_shard(maker: InstanceMaker, task: ShardTask) -> Shard:
+  """Writes a block's instances; their randomness depends on the seed and the number alone."""
+  documents = maker.tokenize(task.block)
+  rng = random.Random(f"{maker.settings.random_seed} {task.number}")
   examples = maker.examples(documents, rng)
   if examples:
-    tfrecords.write_records(block.file, examples)
-  return Shard(block.number, block.file, len(documents), len(examples), block.size)
+    tfrecords.write_records(task.file, examples)
+  return Shard(task.file, len(documents), len(examples), task.size)
 
 
 def write_shards(settings: Settings, sources: Sequence[text.Source], maker: InstanceMaker,
-                 outputs: Sequence[pathlib.Path], temporaries: list[pathlib.Path]) -> None:
-  """A shard for every block of the text; the same shards for any number of workers."""
+                 outputs: Sequence[pathlib.Path]) -> None:
+  """Writes a shard for each block of the text; the number of workers changes nothing in them."""
   output, = outputs
-  shards = []
-  made = workers.ordered_map(
-      functools.partial(make_shard, maker), read_blocks(settings, sources, output, temporaries),
-      settings.num_workers, "fewer --num_workers or --shard_megabytes need less")
-  with progress_bar(text.total_size(sources), "B") as progress, contextlib.closing(made):
-    for shard in made:
-      progress(shard.size)
-      if shard.instances:
-        shards.append(shard)
-  if not shards:
-    raise UserError(f"no documents in {settings.input_file}")
-  names = [output.with_name(f"{output.name}-{i:05d}-of-{len(shards):05d}")
-           for i in range(len(shards))]
-  for shard, name in zip(shards, names, strict=True):
-    shard.file.replace(name)
+  shards: list[Shard] = []
+  with removed_on_failure() as temporaries:
+    made = workers.ordered_map(
+        functools.partial(make_shard, maker), shard_tasks(settings, sources, output, temporaries),
+        settings.num_workers, "fewer --num_workers or --shard_megabytes need less")
+    with progress_bar(text.total_size(sources), "B") as progress, contextlib.closing(made):
+      for shard in made:
+        progress(shard.size)
+        if shard.instances:
+          shards.append(shard)
+    if not shards:
+      raise UserError(f"no documents in {settings.input_file}")
+    names = [output.with_name(f"{output.name}-{i:05d}-of-{len(shards):05d}")
+             for i in range(len(shards))]
+    for shard, name in zip(shards, names, strict=True):
+      shard.file.replace(name)
   say(f"wrote {sum(shard.instances for shard in shards)} instances of "
       f"{sum(shard.documents for shard in shards)} documents to {names[0]}"
       + (f" ... {names[-1]}" if len(names) > 1 else ""))
 
 
-def read_blocks(settings: Settings, sources: Sequence[text.Source], output: pathlib.Path,
-                temporaries: list[pathlib.Path]) -> Iterator[Block]:
-  """Yields blocks of `shard_megabytes` of text; what they will write is added to temporaries."""
+@contextlib.contextmanager
+def removed_on_failure() -> Iterator[list[pathlib.Path]]:
+  """Yields an empty list; the files added to it are removed on a failure or an interrupt.
+
+  `files.written_whole` does not fit: a shard's name has the number of all shards.
+  """
+  temporaries: list[pathlib.Path] = []
+  try:
+    yield temporaries
+  except BaseException:
+    for file in temporaries:
+      file.unlink(missing_ok=True)
+    raise
+
+
+def shard_tasks(settings: Settings, sources: Sequence[text.Source], output: pathlib.Path,
+                temporaries: list[pathlib.Path]) -> Iterator[ShardTask]:
+  """Yields tasks of `shard_megabytes` of text each; adds their files to temporaries."""
   consumed = 0
 
   def progress(size: int) -> None:
@@ -461,10 +454,12 @@ def read_blocks(settings: Settings, sources: Sequence[text.Source], output: path
     consumed += size
 
   characters = max(1, int(settings.shard_megabytes * 1e6))
-  documents = read_documents(settings, sources, progress, longest=characters)
+  documents = text.read_documents(
+      sources, text_field=settings.text_field, language=settings.language, errors=settings.errors,
+      longest=characters, progress=progress)
   for number, block in enumerate(text.blocks(documents, characters)):
     temporaries.append(output.with_name(f"{output.name}-{number:05d}.tmp"))
-    yield Block(number, block, consumed, temporaries[-1])
+    yield ShardTask(number, block, consumed, temporaries[-1])
     consumed = 0
 
 

@@ -17,15 +17,15 @@ Row = Mapping[str, Any]
 
 def alternate(contestants: Mapping[str, Callable[[], Any]], rounds: int,
               warm_up: int = 2) -> dict[str, list[float]]:
-  """Seconds of every contestant in every round.
+  """Returns the seconds of every contestant in every round.
 
-  A shared machine's speed drifts by more than what is compared, and within seconds: only times
-  of one round belong together. The order is turned around in every other round.
+  A shared machine's speed drifts within seconds, by more than the differences between the
+  contestants: compare only times of the same round. Every other round runs in reverse order.
 
   Args:
     contestants: name -> a call that returns when its work is done.
-    rounds: how often each is timed.
-    warm_up: calls of each before that, which compile and fill caches.
+    rounds: number of timed calls of each.
+    warm_up: number of untimed calls of each before, which compile and fill caches.
   """
   for call in contestants.values():
     for _ in range(warm_up):
@@ -40,12 +40,12 @@ def alternate(contestants: Mapping[str, Callable[[], Any]], rounds: int,
 
 
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
-  """The median over rounds of slower / faster."""
+  """Returns the median over rounds of slower / faster."""
   return statistics.median(np.asarray(slower) / np.asarray(faster))
 
 
 def machine() -> dict[str, Any]:
-  """What a table was measured on."""
+  """Describes this machine and the versions of the packages."""
   packages = ("jax", "jaxlib", "flax", "optax", "torch", "transformers")
   versions = {}
   for name in packages:
@@ -66,12 +66,12 @@ def _processor() -> str:
 
 
 def report(rows: Sequence[Row], output: str, **more: Any) -> None:
-  """Prints a table with a line per row, and writes rows and machine as JSON where asked to.
+  """Prints a table with a line per row, and writes rows and machine as JSON if asked.
 
   Args:
-    rows: with equal keys, which head the columns; lists (all rounds' seconds) are only written.
+    rows: dicts with equal keys, the heads of the columns; lists (all seconds) are not printed.
     output: the JSON file; blank: none.
-    **more: goes into the JSON file beside them.
+    **more: further entries of the JSON file.
   """
   columns = [name for name, value in rows[0].items() if not isinstance(value, list)]
   lines = [columns] + [[_cell(row[name]) for name in columns] for row in rows]

@@ -1,10 +1,10 @@
-"""How fast batches of pre-training are made: pairs, dynamic masks, packing, on one core.
+"""Times the making of pre-training batches: pairs, dynamic masks, packing, on one core.
 
     python3 -m benchmarks.data --train_files='/data/*.txt' --tokenizer=/data/tokenizer
 
-Tokenizes the text once, if that has not been done, and times what run_pretraining.py does on the
-host for every step, with masks on single tokens and on whole words. The writing of TFRecords is
-timed by benchmarks/pretraining_data.py.
+Tokenizes the text, unless it is cached, and times the work of run_pretraining.py on the host for
+every step, with masks on single tokens and on whole words. benchmarks/pretraining_data.py times
+the writing of TFRecords.
 """
 
 import argparse
@@ -14,15 +14,15 @@ import time
 from typing import Any
 
 from benchmarks import compare
-import data
 from pretraining import batches, corpus, masking
+import tokenization
 
 
-def seconds_a_batch(examples: batches.Examples,
+def seconds_a_batch(examples: batches.ExampleSource,
                     args: argparse.Namespace) -> list[float]:
-  """Of every batch but the first."""
+  """Returns the seconds of every batch but the first."""
   phases = [batches.Phase(0, args.steps + 1, args.batch_size, examples)]
-  made = batches.train_batches(phases, seed=0, first_step=0, devices=1, micro_batches=1, pack=True)
+  made = batches.phase_batches(phases, seed=0, first_step=0, devices=1, micro_batches=1, pack=True)
   next(made)
   times = []
   for _ in range(args.steps):
@@ -33,8 +33,8 @@ def seconds_a_batch(examples: batches.Examples,
 
 
 def open_examples(text: corpus.TokenizedText, tokenizer: Any, length: int,
-                  whole_words: bool) -> batches.Examples:
-  """The original's objective and masking rates at one length."""
+                  whole_words: bool) -> batches.ExampleSource:
+  """Returns examples with the original's objective and masking rates at one length."""
   part = corpus.part_of(text, False, 0.0, length - 3)
   rates = masking.Masking(0.15, math.ceil(0.15 * length), 0.8, 0.1, whole_words)
   return batches.TextExamples(
@@ -52,7 +52,7 @@ def main() -> None:
   parser.add_argument("--cache_dir", default="", help="of the tokenized text; blank: beside it")
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()
-  tokenizer = data.load_tokenizer(args.tokenizer, None)
+  tokenizer = tokenization.load_tokenizer(args.tokenizer, None)
   reading = corpus.Reading(input_format="auto", text_field="text", language="en",
                            errors="strict", cache_dir=args.cache_dir)
   text = corpus.open_corpus(args.train_files, "train_files", tokenizer, reading)

@@ -1,4 +1,4 @@
-"""Fine-tuning beside HuggingFace PyTorch: the training time of a GLUE task with one recipe.
+"""Times the fine-tuning of a GLUE task here and in HuggingFace PyTorch, with one recipe.
 
     python3 -m benchmarks.finetune --model=demo/minilm --glue_data=DIR --tasks=cola,mrpc \\
         --output=benchmarks/finetune.json
@@ -6,20 +6,21 @@
 The recipe is run_classifier.py's default: batch 32, 3 epochs, length 128, learning rate 5e-5,
 dropout 0.1, AdamW with clipping, float32. The peers see the same examples in the same batches,
 padded to the longest of each batch ("longest") or to 128 (run_glue.py's default, "128"). They
-run in the same process, where the C library keeps their freed memory too, as it would not by
-itself. All train by turns, --chunk steps at a time, so that a machine whose speed drifts slows all
-of them; time is without compilation. --share=0.1 takes every tenth chunk, spread over the whole
-run, and the table is of the whole run in proportion (the weights do not matter to the time). Needs
-torch.
+run in the same process, so the C library keeps their freed memory too, which it does not do by
+default. All train by turns, --chunk steps at a time, so that a machine whose speed drifts slows
+all of them. Compilation is not timed. --share=0.1 times every tenth chunk and scales the seconds
+to the whole run (the time does not depend on the weights). Needs torch.
 """
 
 import argparse
 from collections.abc import Callable
 import dataclasses
 import pathlib
+import tempfile
 import time
 from typing import Any
 
+import datasets
 import jax
 import numpy as np
 import transformers
@@ -33,6 +34,7 @@ import losses
 import modeling
 import optimization
 from support import devices
+import tokenization
 import training
 
 BATCH_SIZE = 32
@@ -41,9 +43,9 @@ LENGTH = 128
 LEARNING_RATE = 5e-5
 
 
-def our_step(model_dir: str, examples: data.Examples,
+def our_step(model_dir: str, examples: data.TokenizedSplit,
              dropout: float) -> tuple[Callable[[int], float], list[int]]:
-  """-> (a call that makes update t, some t of every shape of batch)."""
+  """Returns a call that makes update t, and one t for every shape of batch."""
   checkpoint = checkpoint_utils.find_checkpoint(model_dir)
   config = dataclasses.replace(checkpoint.config, hidden_dropout_prob=dropout,
                                attention_probs_dropout_prob=dropout)
@@ -58,7 +60,7 @@ def our_step(model_dir: str, examples: data.Examples,
   length = data.row_length(int(examples.lengths.max()), LENGTH)
 
   def batch(t: int) -> data.Batch:
-    return next(data.train_batches(
+    return next(data.shuffled_batches(
         examples, seed=0, first_step=t, num_steps=t + 1, batch_size=BATCH_SIZE, devices=1,
         micro_batches=1, length=length, pack=True))
 
@@ -72,9 +74,9 @@ def our_step(model_dir: str, examples: data.Examples,
   return step, list(rows.values())
 
 
-def their_step(model_dir: str, examples: data.Examples, dropout: float,
+def their_step(model_dir: str, examples: data.TokenizedSplit, dropout: float,
                length: int | None) -> Callable[[int], float]:
-  """The same in PyTorch, padded to `length`; None: to the longest example of each batch."""
+  """Returns the same call in PyTorch, padded to `length` (None: to each batch's longest)."""
   model = transformers.AutoModelForSequenceClassification.from_pretrained(
       model_dir, num_labels=2, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
   update = pytorch_peer.make_step(model, pytorch_peer.make_optimizer(model, LEARNING_RATE))
@@ -90,7 +92,7 @@ def their_step(model_dir: str, examples: data.Examples, dropout: float,
 
 def train_by_turns(contestants: dict[str, Callable[[int], float]],
                    chunks: list[range]) -> dict[str, list[float]]:
-  """Seconds of every contestant for every chunk of steps."""
+  """Returns the seconds of every contestant for every chunk of steps."""
   seconds: dict[str, list[float]] = {name: [] for name in contestants}
   for i, chunk in enumerate(chunks):
     for name, step in list(contestants.items())[::-1 if i % 2 else 1]:
@@ -102,11 +104,14 @@ def train_by_turns(contestants: dict[str, Callable[[int], float]],
 
 
 def measure(task: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-  """The table's rows of one task."""
-  tokenizer = data.load_tokenizer(args.model, None)
+  """Returns the table's rows of one task."""
+  tokenizer = tokenization.load_tokenizer(args.model, None)
   folder, read = TASKS[task]
   first, second, labels = read(pathlib.Path(args.glue_data, folder, "train.tsv"))
-  examples = data.tokenize(tokenizer, first, second, np.asarray(labels, np.int32), LENGTH)
+  texts = datasets.Dataset.from_dict({"first": first} | ({"second": second} if second else {}))
+  with tempfile.TemporaryDirectory() as cache:
+    examples = data.tokenize(texts, np.asarray(labels, np.int32), tokenizer, LENGTH,
+                             pathlib.Path(cache))
   total, _ = optimization.training_steps(len(examples), BATCH_SIZE, EPOCHS, 0)
   ours, one_of_each_shape = our_step(args.model, examples, args.dropout)
   contestants = {"here": ours}
@@ -138,13 +143,13 @@ def main() -> None:
   parser.add_argument("--peers", default="longest,128", help="how the peers pad")
   parser.add_argument("--dropout", type=float, default=0.1)
   parser.add_argument("--chunk", type=int, default=4)
-  parser.add_argument("--share", type=float, default=1.0, help="of the run that is timed")
+  parser.add_argument("--share", type=float, default=1.0, help="timed share of the run")
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()
   devices.keep_freed_memory()
   jax.config.update("jax_default_matmul_precision", "float32")
   transformers.set_seed(0)
-  transformers.logging.set_verbosity_error()  # it reports a head made afresh, as is meant
+  transformers.logging.set_verbosity_error()  # it would warn of the new head
   transformers.logging.disable_progress_bar()
   rows = [row for task in args.tasks.split(",") for row in measure(task, args)]
   compare.report(rows, args.output, share=args.share)

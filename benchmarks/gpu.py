@@ -1,14 +1,14 @@
-"""BERT-base and BERT-large on one GPU, beside HuggingFace PyTorch with SDPA and torch.compile.
+"""Times BERT-base and BERT-large on a GPU, beside HuggingFace PyTorch (SDPA, torch.compile).
 
     python3 -m benchmarks.gpu --output=benchmarks/gpu.json
 
 Pre-training and fine-tuning steps at lengths 128 and 512: bfloat16 products, float32 parameters,
-dropout 0.1, AdamW with clipping, --config.deterministic=False. Rows are full, so every token is a
-real one; only the floating-point operations that are made are counted (steps.py). Prints, for each
-case and by turns, sequences a second here and in PyTorch, the share of the datasheet's and of the
-measured peak of dense bfloat16 products, memory and compilation as the compiler has it, and how
-far bfloat16 is from float32. Needs jax, flax, optax; torch and transformers where the peer is to
-run. On a CPU its small form shows that it works.
+dropout 0.1, AdamW with clipping, --config.deterministic=False. Rows are full: no padding. Only
+operations that really run are counted (steps.py). Prints for each case, timed by turns: sequences
+a second here and in PyTorch, the share of the peak of dense bfloat16 products (the datasheet's
+and the measured one), the compiler's figures of memory and compilation, and the error of bfloat16
+against float32. Needs jax, flax and optax, and torch and transformers for the peer. On a CPU a
+small form runs, as a test.
 """
 
 import os
@@ -34,7 +34,7 @@ import training
 # Dense bfloat16 FLOP/s on the datasheets; the first name that fits.
 DATASHEETS = {"H200 NVL": 835e12, "H200": 989e12, "H100 NVL": 835e12, "H100 PCIe": 756e12,
               "H100": 989e12, "A100": 312e12}
-# (size, length) -> rows; what fits into 80 GB beside the peer.
+# (size, length) -> rows, as many as fit into 80 GB beside the peer
 CASES = {("bert-base", 128): 256, ("bert-base", 512): 64,
          ("bert-large", 128): 128, ("bert-large", 512): 32}
 SMALL_CASES = {("bert-tiny", 32): 4}
@@ -44,14 +44,14 @@ OBJECTIVES = tuple(LOSSES)
 
 
 def make_model(objective: str, config: modeling.BertConfig, dtype: Any) -> Any:
-  """This project's model of an objective."""
+  """Returns this project's model of an objective."""
   if objective == "pretraining":
     return modeling.BertForPreTraining(config, dtype)
   return modeling.BertForSequenceClassification(config, 2, dtype)
 
 
 def matrix_product(size: int, dtype: Any) -> Callable[[], Any]:
-  """A call that makes ten products of square matrices."""
+  """Returns a call that makes ten products of square matrices."""
   a = jax.random.normal(jax.random.key(0), (size, size), dtype)  # ones would draw less power
 
   @jax.jit
@@ -62,7 +62,7 @@ def matrix_product(size: int, dtype: Any) -> Callable[[], Any]:
 
 def their_step(objective: str, config: modeling.BertConfig, batch: training.Batch,
                updates: int) -> Callable[[], Any]:
-  """The same in PyTorch."""
+  """Returns a call that makes the same updates in PyTorch."""
   import torch  # here: optional
   import transformers
 
@@ -70,7 +70,7 @@ def their_step(objective: str, config: modeling.BertConfig, batch: training.Batc
 
   device = "cuda" if torch.cuda.is_available() else "cpu"
   torch.set_float32_matmul_precision("high")
-  torch._dynamo.reset()  # or another length would be compiled for any length
+  torch._dynamo.reset()  # else a second length is compiled for all lengths
   settings = pytorch_peer.bert_config(config)
   settings._attn_implementation = "sdpa"
   if objective == "pretraining":
@@ -88,9 +88,9 @@ def their_step(objective: str, config: modeling.BertConfig, batch: training.Batc
 
 def distance(objective: str, config: modeling.BertConfig,
              batch: training.Batch) -> tuple[float, float]:
-  """bfloat16 from float32, dropout off -> (the loss's relative error, the gradient's).
+  """Returns bfloat16's relative errors of loss and gradient against float32, without dropout.
 
-  The gradient's is the norm of the difference over the norm.
+  The gradient's error is the norm of the difference over the norm.
   """
   config = dataclasses.replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
   loss_fn, weigh = LOSSES[objective]
@@ -112,7 +112,7 @@ def distance(objective: str, config: modeling.BertConfig,
 
 def measure(objective: str, size: str, length: int, rows: int,
             args: argparse.Namespace) -> dict[str, Any]:
-  """A row of the table."""
+  """Returns a row of the table."""
   config = dataclasses.replace(modeling.SIZES[size], hidden_dropout_prob=args.dropout,
                                attention_probs_dropout_prob=args.dropout)
   predictions = max(round(0.15 * length), 1)
@@ -149,9 +149,9 @@ def main() -> None:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--dropout", type=float, default=0.1)
   parser.add_argument("--rounds", type=int, default=7)
-  parser.add_argument("--updates", type=int, default=5, help="timed at once")
+  parser.add_argument("--updates", type=int, default=5, help="per timed call")
   parser.add_argument("--objectives", default=",".join(OBJECTIVES))
-  parser.add_argument("--sizes", default="", help="of the cases; blank: all")
+  parser.add_argument("--sizes", default="", help="comma-separated sizes to time; blank: all")
   parser.add_argument("--no_peer", dest="peer", action="store_false", help="leave PyTorch out")
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()

@@ -1,9 +1,10 @@
-"""A pre-training step beside HuggingFace PyTorch's BertForPreTraining, eager and compiled.
+"""Times a pre-training step here and in HuggingFace PyTorch, eager and compiled.
 
     python3 -m benchmarks.pretrain --sizes=minilm,bert-base --output=benchmarks/pretrain.json
 
 Full rows of 128 tokens, 20 predictions a row, next-sentence labels, dropout 0.1, float32, AdamW
-with clipping: the whole update, on the same batch of random tokens. Needs torch.
+with clipping: the whole update, on the same batch of random tokens, with BertForPreTraining as
+the peer. Needs torch.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import training
 
 def their_step(config: modeling.BertConfig, batch: training.Batch,
                compiled: bool) -> Callable[[], Any]:
-  """The same in PyTorch."""
+  """Returns a call that makes the same update in PyTorch."""
   model = transformers.BertForPreTraining(pytorch_peer.bert_config(config))
   step = pytorch_peer.make_step(model, pytorch_peer.make_optimizer(model, 1e-4), compiled)
   inputs = pytorch_peer.pretraining_inputs(batch)

@@ -1,12 +1,12 @@
-"""How fast create_pretraining_data.py is, as a whole process, in both of its modes.
+"""Times create_pretraining_data.py as a whole process, in both of its modes.
 
     python3 -m benchmarks.pretraining_data --input_file='/data/wiki_*' --tokenizer=demo/minilm
 
-Writes the text with one sentence a line into a temporary folder, once for the faithful mode and
---copies times for the fast one, and runs the script on it --runs times each, dupe_factor 1.
+Writes the text, one sentence a line, into a temporary folder: once for the faithful mode and
+--copies times for the fast one. Runs the script on each file --runs times with dupe_factor 1.
 
-The ratio is to the original's script, which was measured to need 16 s of one core for 4.1 MB of
-Wikipedia text with dupe_factor 1: 0.25 MB/s.
+Ratios are to the original's script, which was measured once to need 16 s of one core for 4.1 MB
+of Wikipedia text with dupe_factor 1: 0.25 MB/s.
 """
 
 import argparse
@@ -20,30 +20,30 @@ import time
 from typing import Any
 
 from benchmarks import compare
-import data
 from pretraining import text
+import tokenization
 
 ORIGINAL_MEGABYTES_PER_SECOND = 0.25
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 def write_lines(patterns: str, files: dict[pathlib.Path, int]) -> None:
-  """Writes the documents, one sentence a line, so many times to each file."""
+  """Writes the documents, one sentence a line, to each file as often as `files` says."""
   sources = text.find_sources(patterns)
   lines = "".join("".join(f"{' '.join(sentence.split())}\n" for sentence in document) + "\n"
-                 for document in text.documents(sources))
+                 for document in text.read_documents(sources))
   for file, copies in files.items():
     file.write_text(lines * copies, "utf-8")
 
 
 def write_vocabulary(tokenizer_dir: str, file: pathlib.Path) -> None:
-  """A tokenizer's entries as a vocab.txt."""
-  vocabulary = data.load_tokenizer(tokenizer_dir, None).get_vocab()
+  """Writes a tokenizer's entries as a vocab.txt."""
+  vocabulary = tokenization.load_tokenizer(tokenizer_dir, None).get_vocab()
   file.write_text("".join(f"{word}\n" for word in sorted(vocabulary, key=vocabulary.get)), "utf-8")
 
 
 def run(input_file: pathlib.Path, vocab_file: str, *arguments: str) -> dict[str, float]:
-  """Runs the script once. -> wall_seconds, cpu_seconds (its workers' too)."""
+  """Runs the script once; returns wall_seconds and cpu_seconds (with its workers')."""
   with tempfile.TemporaryDirectory(dir=input_file.parent) as folder:
     command = [sys.executable, str(ROOT / "create_pretraining_data.py"),
                f"--input_file={input_file}", f"--vocab_file={vocab_file}",
@@ -60,7 +60,7 @@ def run(input_file: pathlib.Path, vocab_file: str, *arguments: str) -> dict[str,
 
 def measure(mode: str, input_file: pathlib.Path, cores: int, args: argparse.Namespace,
             vocab_file: pathlib.Path, *arguments: str) -> dict[str, Any]:
-  """The table's row of one mode: medians over several runs."""
+  """Returns the table's row of one mode: medians over several runs."""
   results = [run(input_file, str(vocab_file), *arguments) for _ in range(args.runs)]
   wall, cpu = (statistics.median(result[key] for result in results)
                for key in ("wall_seconds", "cpu_seconds"))

@@ -1,11 +1,11 @@
-"""The peer: HuggingFace PyTorch BERT fine-tuned with the recipe of run_classifier.py.
+"""Fine-tunes the peer, HuggingFace's BERT on PyTorch, with the recipe of run_classifier.py.
 
     python3 -m benchmarks.pytorch_glue --model DIR --glue_data DIR --task cola --seeds 0,1,2
 
 Same weights, data, truncation length, batch size, steps, warm-up, schedule, AdamW
 (bias-corrected, eps 1e-6, decay 0.01 on all but LayerNorm and bias), clipping and dropout
-rates; every batch is padded to its own longest example, which changes no logit. Prints one
-JSON line a seed. Needs torch and transformers (requirements-dev.txt).
+rates. Every batch is padded to its own longest example, which changes no logit. Prints a JSON
+line for each seed. Needs torch and transformers (requirements-dev.txt).
 """
 
 import argparse
@@ -22,13 +22,13 @@ from benchmarks import pytorch_peer
 
 
 def read_cola(path: pathlib.Path):
-  """-> (sentences, None, labels) of a CoLA TSV: no header, no quoting."""
+  """Returns (sentences, None, labels) of a CoLA TSV: no header, no quoting."""
   rows = [line.split("\t") for line in path.read_text("utf-8").split("\n") if line]
   return [r[3] for r in rows], None, [int(r[1]) for r in rows]
 
 
 def read_mrpc(path: pathlib.Path):
-  """-> (first sentences, second sentences, labels) of an MRPC TSV with a header."""
+  """Returns (first sentences, second sentences, labels) of an MRPC TSV with a header."""
   rows = [line.rstrip("\r").split("\t")
           for line in path.read_text("utf-8-sig").split("\n")[1:] if line]
   return [r[3] for r in rows], [r[4] for r in rows], [int(r[0]) for r in rows]
@@ -38,7 +38,7 @@ TASKS = {"cola": ("CoLA", read_cola), "mrpc": ("MRPC", read_mrpc)}
 
 
 def batches(order, encoded, labels, batch_size, tokenizer):
-  """Yields batches of `order`, each padded to its longest example."""
+  """Yields batches in the order of the indices `order`, each padded to its longest example."""
   for start in range(0, len(order), batch_size):
     rows = order[start:start + batch_size]
     features = [{key: values[i] for key, values in encoded.items()} for i in rows]
@@ -47,7 +47,7 @@ def batches(order, encoded, labels, batch_size, tokenizer):
 
 
 def run(seed, train, dev, tokenizer, args):
-  """Fine-tunes once and scores the dev set. -> a dict for one line of results."""
+  """Fine-tunes once, scores the dev set, and returns a dict for one line of results."""
   transformers.set_seed(seed)
   model = transformers.AutoModelForSequenceClassification.from_pretrained(
       args.model, num_labels=2).to(args.device)

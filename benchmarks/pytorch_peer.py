@@ -1,4 +1,4 @@
-"""The other choice: HuggingFace's BERT on PyTorch, with the same architecture and recipe.
+"""The peer of the benchmarks: HuggingFace's BERT on PyTorch, with equal architecture and recipe.
 
 The optimizer is torch's fused AdamW (the HuggingFace Trainer's default), with decay on all but
 LayerNorm and biases and clipping to 1.0, as here.
@@ -18,13 +18,13 @@ Tensors = dict[str, torch.Tensor]
 
 
 def bert_config(config: modeling.BertConfig) -> transformers.BertConfig:
-  """The same architecture for transformers."""
+  """Returns the same architecture for transformers."""
   return transformers.BertConfig(**dataclasses.asdict(config))
 
 
 def make_optimizer(model: torch.nn.Module, learning_rate: float,
                    weight_decay: float = 0.01) -> torch.optim.Optimizer:
-  """AdamW, eps 1e-6, with two groups of parameters."""
+  """Returns AdamW, eps 1e-6, with two groups of parameters: with and without decay."""
   decayed, plain = [], []
   for name, parameter in model.named_parameters():
     (plain if "LayerNorm" in name or name.endswith("bias") else decayed).append(parameter)
@@ -36,13 +36,13 @@ def make_optimizer(model: torch.nn.Module, learning_rate: float,
 def make_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, compiled: bool = False,
               updates: int = 1, autocast: torch.dtype | None = None
               ) -> Callable[[Tensors], float]:
-  """inputs -> the loss of the last of so many updates; returns when it is done.
+  """Returns a call that makes `updates` updates on its inputs and returns the last one's loss.
 
   Args:
     model: its parameters stay in float32.
     optimizer: over them.
-    compiled: by torch.compile.
-    updates: a call makes.
+    compiled: whether torch.compile compiles the forward pass.
+    updates: number of updates in a call.
     autocast: the type of the matrix products; None: float32.
   """
   forward = torch.compile(model, dynamic=False) if compiled else model
@@ -62,16 +62,16 @@ def make_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, compiled
 
 
 def classifier_inputs(batch: Mapping[str, Any]) -> Tensors:
-  """One unpacked batch of this project, without leading axes, for sequence classification."""
+  """Converts an unpacked batch, without leading axes, for BertForSequenceClassification."""
   arrays = {"input_ids": batch["input_ids"], "token_type_ids": batch["token_type_ids"],
             "attention_mask": batch["sequence_ids"], "labels": batch["labels"]}
   return {name: torch.from_numpy(np.asarray(value, np.int64)) for name, value in arrays.items()}
 
 
 def pretraining_inputs(batch: Mapping[str, Any]) -> Tensors:
-  """One unpacked batch of this project, without its leading axes, for BertForPreTraining.
+  """Converts an unpacked batch, without leading axes, for BertForPreTraining.
 
-  Its labels stand at every token, -100 where nothing is predicted.
+  The labels are [b, s], -100 at tokens that are not predicted.
   """
   shape = batch["input_ids"].shape
   labels = np.full(shape, -100)

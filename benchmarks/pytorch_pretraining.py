@@ -1,4 +1,4 @@
-"""The same pre-training in HuggingFace PyTorch: the losses of both, step by step.
+"""Pre-trains here and in HuggingFace PyTorch alike, and compares the losses step by step.
 
     python3 -m benchmarks.pytorch_pretraining --train_files 'wiki/*' --tokenizer DIR --steps 200
 
@@ -22,17 +22,17 @@ import transformers
 from benchmarks import pytorch_peer, steps
 from benchmarks.data import open_examples
 import checkpoint_utils
-import data
 import experiment
 import losses
 import modeling
 import optimization
 from pretraining import batches, corpus
+import tokenization
 import training
 
 
 def our_run(model, params, inputs, schedule):
-  """-> losses of all steps."""
+  """Returns the losses of all steps."""
   optimizer = steps.bert_optimizer(schedule)
   step = losses.make_pretraining_step(model, optimizer)
   state = training.replicate(training.create_state(params, optimizer, seed=0))
@@ -44,13 +44,13 @@ def our_run(model, params, inputs, schedule):
 
 
 def their_run(config, params, inputs, schedule):
-  """As `our_run`, from the same weights, on the same batches without leading axes."""
+  """Returns the same in PyTorch, from the same weights, on the batches without leading axes."""
   twin = transformers.BertForPreTraining(pytorch_peer.bert_config(config))
   tensors = checkpoint_utils.to_huggingface(params, config.num_hidden_layers)
   missing, unexpected = twin.load_state_dict(
       {name: torch.tensor(value) for name, value in tensors.items()}, strict=False)
   assert not unexpected, unexpected
-  assert all("decoder" in name for name in missing), missing  # tied to what is there
+  assert all("decoder" in name for name in missing), missing  # tied to the embeddings
   optimizer = pytorch_peer.make_optimizer(twin, 1.0)
   step = pytorch_peer.make_step(twin, optimizer)
   values = []
@@ -74,13 +74,13 @@ def main():
   parser.add_argument("--output", default="pytorch_pretraining.json")
   args = parser.parse_args()
   jax.config.update("jax_default_matmul_precision", "float32")
-  tokenizer = data.load_tokenizer(args.tokenizer, None)
+  tokenizer = tokenization.load_tokenizer(args.tokenizer, None)
   reading = corpus.Reading("auto", "text", "en", "strict", args.cache_dir)
   text = corpus.open_corpus(args.train_files, "train_files", tokenizer, reading)
   examples = open_examples(text, tokenizer, args.max_seq_length, whole_words=False)
   phases = [batches.Phase(0, args.steps, args.batch_size, examples)]
   config = dataclasses.replace(
-      modeling.SIZES[args.size], vocab_size=data.vocabulary_size(tokenizer),
+      modeling.SIZES[args.size], vocab_size=tokenizer.vocab_size,
       hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
   model = modeling.BertForPreTraining(config)
   params = jax.device_get(
@@ -90,8 +90,7 @@ def main():
 
   def inputs(*leading, pack):
     for t in range(args.steps):
-      yield batches.make_batch(batches.train_rows(phases, 0, t), *leading,
-                                           pack=pack)
+      yield batches.pack_rows(batches.train_rows(phases, 0, t), *leading, pack=pack)
 
   ours = our_run(model, jax.tree.map(jnp.asarray, params),
                  inputs(jax.local_device_count(), 1, pack=True), schedule)

@@ -1,11 +1,11 @@
-"""How the cost of a pre-training step grows with rows, length, layers and data.
+"""Times pre-training steps over the number of rows, their length, the layers and the data.
 
     python3 -m benchmarks.scaling --output=benchmarks/scaling.json --plot=benchmarks/scaling.png
 
-One of the first three changes at a time, around 8 rows of 128 tokens and 6 layers of hidden size
-384. The data cost time on the host only: a batch of 256 rows with its pairs and masks, from random
-texts of a million to a hundred million tokens. All points of one curve are timed by turns. Prints
-milliseconds a step or batch and a token of it, and draws them.
+Rows, length and layers change one at a time, around 8 rows of 128 tokens and 6 layers of hidden
+size 384. Data cost time on the host only: a batch of 256 rows with its pairs and masks, from
+random texts of a million to a hundred million tokens. All points of one curve are timed by turns.
+Prints and draws milliseconds for each step or batch, and for each token of it.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BATCH_SIZE = 256
 
 
 def measure(what: str, values: Sequence[int], args: argparse.Namespace) -> list[dict[str, Any]]:
-  """The table's rows of one curve."""
+  """Returns the table's rows of one curve."""
   contestants = {}
   for value in values:
     point = CENTRE | {what: value}
@@ -47,19 +47,19 @@ def measure(what: str, values: Sequence[int], args: argparse.Namespace) -> list[
 
 
 def as_row(what: str, value: int, point: dict[str, Any], times: list[float]) -> dict[str, Any]:
-  """A row of the table."""
+  """Returns a row of the table."""
   milliseconds = 1e3 * float(np.median(times))
   return {"of": what, "at": value, **point, "ms": milliseconds,
           "ms a token": milliseconds / point["rows"] / point["length"], "all": times}
 
 
 def random_text(tokens: int, length: int) -> corpus.Part:
-  """Documents of 50 sentences of 20 word pieces, in memory."""
+  """Makes documents of 50 sentences of 20 word pieces, in memory."""
   ids = np.random.default_rng(0).integers(999, 2**15, tokens, np.uint16)
   sentences = np.arange(0, tokens + 1, 20)
   documents = np.arange(0, len(sentences), 50)
   text = corpus.TokenizedText(("random",), "", pathlib.Path(), ids, sentences, documents)
-  sentences_a_span = -(-length // 20)  # the fewest that fill a row, as far as the document goes
+  sentences_a_span = -(-length // 20)  # the fewest that fill a row, within a document
   starts = np.concatenate([np.arange(0, 50, sentences_a_span) + first
                            for first in documents[:-1]])
   ends = np.minimum(starts + sentences_a_span, (starts // 50 + 1) * 50)
@@ -68,7 +68,7 @@ def random_text(tokens: int, length: int) -> corpus.Part:
 
 
 def measure_data(args: argparse.Namespace) -> list[dict[str, Any]]:
-  """The table's rows of the host's work."""
+  """Returns the table's rows of the host's work."""
   def batch_maker(tokens: int) -> Callable[[], Any]:
     length = CENTRE["length"]
     vocabulary = masking.Vocabulary(2**15, 101, 102, 103, np.zeros(2**15, bool))
@@ -76,7 +76,7 @@ def measure_data(args: argparse.Namespace) -> list[dict[str, Any]]:
         random_text(tokens, length), vocabulary, masking.Masking(
             0.15, 20, 0.8, 0.1, False), length, "mlm_nsp", 0.1)
     phase = batches.Phase(0, 10**6, BATCH_SIZE, examples)
-    made = batches.train_batches([phase], seed=0, first_step=0, devices=1, micro_batches=1,
+    made = batches.phase_batches([phase], seed=0, first_step=0, devices=1, micro_batches=1,
                                  pack=True)
     return lambda: list(itertools.islice(made, 10))
 
@@ -87,7 +87,7 @@ def measure_data(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def draw(table: Sequence[dict[str, Any]], file: str) -> None:
-  """A panel for each curve, with the line of equal cost a token through its middle."""
+  """Draws a panel for each curve, with the line of equal cost per token through its middle."""
   matplotlib.use("Agg")
   from matplotlib import pyplot  # after its backend
 
@@ -114,7 +114,7 @@ def main() -> None:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--dropout", type=float, default=0.1)
   parser.add_argument("--rounds", type=int, default=7)
-  parser.add_argument("--plot", default="", help="the picture")
+  parser.add_argument("--plot", default="", help="the PNG file")
   parser.add_argument("--output", default="", help="the JSON file")
   args = parser.parse_args()
   devices.keep_freed_memory()

@@ -1,9 +1,9 @@
-"""How long a command takes to its first training step, the first time and again.
+"""Times a command from its start to its first training step, the first time and again.
 
     python3 -m benchmarks.startup --model=demo/minilm --dataset_path=demo/reviews
 
 Starts run_classifier.py with an empty and then with a filled compilation cache, by turns, and
-stops each at its first logged step. Also prints what the imports of both scripts cost.
+stops each run at its first logged step. Also times the imports of both scripts.
 """
 
 import argparse
@@ -22,7 +22,7 @@ MODULES = ("run_classifier", "run_pretraining")
 
 
 def first_step_seconds(cache: str, args: argparse.Namespace) -> float:
-  """From the start of the process to the line of step 1."""
+  """Returns the seconds from the start of the process to the line of step 1."""
   with tempfile.TemporaryDirectory() as folder:
     command = [sys.executable, "-u", str(ROOT / "run_classifier.py"),
                f"--config={ROOT / 'configs/classifier.py'}",
@@ -43,7 +43,7 @@ def first_step_seconds(cache: str, args: argparse.Namespace) -> float:
 
 
 def import_seconds(module: str) -> float:
-  """What importing a script costs a fresh interpreter."""
+  """Returns the seconds that a fresh interpreter needs to import a script."""
   start = time.perf_counter()
   subprocess.run([sys.executable, "-c", f"import {module}"], cwd=ROOT, check=True)
   return time.perf_counter() - start

@@ -1,11 +1,10 @@
-"""How near a train step comes to the machine's matrix products, on given shapes.
+"""Compares the speed of a train step with the machine's matrix products, on given shapes.
 
     python3 -m benchmarks.step --shapes=32x128,3x128,8x512 --output=benchmarks/step.json
 
-Times, by turns: the gradient of the encoder's layers alone (no embeddings, head or optimizer),
-with dropout; the whole fine-tuning step, an example a row; and bare matrix products of three
-sizes, the best of which is the machine's rate. A layer's arithmetic is counted as 6 floating-point
-operations a weight of its products and token, and 12 * length * hidden a token for attention.
+Times by turns: the gradient of the encoder's layers alone (no embeddings, head or optimizer),
+with dropout; the whole fine-tuning step, one example in a row; and bare matrix products of three
+sizes, the fastest of which is the machine's rate. `steps.layers_flops` counts a layer's arithmetic.
 """
 
 import argparse
@@ -32,7 +31,7 @@ class Layers(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, sequence_ids: jax.Array) -> jax.Array:
-    """[rows, length, hidden] -> the same."""
+    """Takes and returns [b, s, h]."""
     bias = modeling.attention_bias_from(sequence_ids)
     for i in range(self.config.num_hidden_layers):
       x = modeling.BertLayer(self.config, name=f"layer_{i}")(x, bias, False)
@@ -40,7 +39,7 @@ class Layers(nn.Module):
 
 
 def layers_gradient(config: modeling.BertConfig, rows: int, length: int) -> Callable[[], Any]:
-  """A call that computes the gradient of all layers' weights and of their input."""
+  """Returns a call that computes the gradients of all layers' weights and of their input."""
   model = Layers(config)
   x = jax.random.normal(jax.random.key(0), (rows, length, config.hidden_size))
   ids = jnp.ones((rows, length), jnp.int32)
@@ -59,7 +58,7 @@ def layers_gradient(config: modeling.BertConfig, rows: int, length: int) -> Call
 
 
 def product(rows: int, inner: int, columns: int) -> Callable[[], Any]:
-  """A call that multiplies two matrices."""
+  """Returns a call that multiplies two matrices."""
   a, b = jnp.ones((rows, inner)), jnp.ones((inner, columns))
   multiply = jax.jit(jnp.matmul)
   return lambda: multiply(a, b).block_until_ready()

@@ -1,6 +1,6 @@
-"""The train steps that the benchmarks time, as this project's scripts make them.
+"""The train steps of this project's scripts, for the benchmarks to time.
 
-Needs jax, flax and optax only, so that it runs on a bare accelerator machine.
+Needs only jax, flax and optax, so that it runs on a bare accelerator machine.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,12 @@ import training
 SIZES = {"minilm": modeling.BertConfig(hidden_size=384, num_hidden_layers=6,
                                        num_attention_heads=12, intermediate_size=1536),
          **modeling.SIZES}
-FIRST_WORD = 999  # below it bert-base-uncased's vocabulary has special and unused tokens
+FIRST_WORD = 999  # bert-base-uncased's ids below it are special and unused tokens
 
 
 def random_batch(config: modeling.BertConfig, rows: int, length: int,
                  predictions: int) -> training.Batch:
-  """Random pairs in full rows, for both objectives, without the leading axes of a device."""
+  """Makes random pairs in full rows, for both objectives, without leading axes."""
   rng = np.random.default_rng(0)
   positions = np.argsort(rng.random((rows, length - 2)), axis=1)[:, :predictions] + 1
   positions += np.arange(rows)[:, None] * length
@@ -48,22 +48,22 @@ def random_batch(config: modeling.BertConfig, rows: int, length: int,
 
 
 def bert_optimizer(schedule: optax.Schedule) -> optax.GradientTransformation:
-  """The scripts' AdamW."""
+  """Returns the scripts' AdamW."""
   return optimization.create_optimizer(
       "adamw", schedule, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=1.0,
       bias_correction=True)
 
 
 class CompiledStep(NamedTuple):
-  """A train step and what its compiler says of it."""
+  """A train step and the compiler's figures of it."""
 
-  update: Callable[[], float]  # makes the updates and returns the last one's loss
+  update: Callable[[], float]  # makes the updates, returns the last one's loss
   compile_seconds: float
-  gigabytes: float  # the most that it holds at once, with parameters and optimizer
+  gigabytes: float  # peak memory, with parameters and optimizer
 
 
 def compile_step(model: nn.Module, batch: training.Batch, updates: int = 1) -> CompiledStep:
-  """The step of a classifier or pre-trainer on one device, so many updates a call."""
+  """Compiles the step of a classifier or pre-trainer for one device, `updates` in a call."""
   optimizer = bert_optimizer(lambda step: jnp.float32(1e-5))
   make = (losses.make_pretraining_step if isinstance(model, modeling.BertForPreTraining)
           else losses.make_classifier_step)
@@ -88,12 +88,12 @@ def compile_step(model: nn.Module, batch: training.Batch, updates: int = 1) -> C
 
 
 def make_step(model: nn.Module, batch: training.Batch, updates: int = 1) -> Callable[[], float]:
-  """A call that updates a classifier or pre-trainer so many times, and returns the last loss."""
+  """Returns a call that makes `updates` updates of a model and returns the last loss."""
   return compile_step(model, batch, updates).update
 
 
 def step_flops(model: nn.Module, rows: int, length: int, predictions: int) -> float:
-  """Floating-point operations of a step's products on full rows, as far as they are computed.
+  """Counts the floating-point operations of a step's products on full rows.
 
   In the last layer only the tokens that a head reads go on after attention.
   """
@@ -108,9 +108,9 @@ def step_flops(model: nn.Module, rows: int, length: int, predictions: int) -> fl
 
 
 def layers_flops(config: modeling.BertConfig, rows: int, length: int) -> float:
-  """Floating-point operations of all layers' products, forward and backward, at full rows.
+  """Counts the floating-point operations of all layers' products, forward and backward.
 
-  6 for each weight and token, and 12 * length * hidden for a token's attention.
+  6 for each weight and token, and 12 * length * hidden for each token's attention.
   """
   hidden = config.hidden_size
   weights = 4 * hidden**2 + 2 * hidden * config.intermediate_size

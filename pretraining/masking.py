@@ -1,4 +1,4 @@
-"""Which tokens are predicted, and what stands in their place."""
+"""Masking: chooses the tokens that are predicted and replaces them."""
 
 import dataclasses
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from tokenization import Tokenizer
 
 
 class Rows(NamedTuple):
-  """Examples before and after masking, one a row.
+  """Examples before masking, one per row.
 
   Attributes:
     input_ids: [n, length] int32.
     token_type_ids: [n, length] int32.
-    lengths: [n] tokens with [CLS] and [SEP].
-    labels: [n] int32.
-    label_weights: [n] float32: 0 where a row has no second segment to speak of.
+    lengths: [n] tokens, [CLS] and [SEP] included.
+    labels: [n] int32, of the sentence-pair task.
+    label_weights: [n] float32: 0 for a row without a second segment.
   """
 
   input_ids: np.ndarray
@@ -29,14 +29,14 @@ class Rows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
-  """How tokens are chosen and hidden (Devlin et al., 2018, section 3.1).
+  """The rates of masking (Devlin et al., 2018, section 3.1).
 
   Attributes:
     probability: share of a row's tokens, [CLS] and [SEP] counted, that is predicted.
-    max_predictions: predictions a row at most.
-    mask_share: of those, how many become [MASK].
-    random_share: how many become a random token; the rest stay as they are.
-    whole_words: all pieces of a word are predicted together.
+    max_predictions: maximum number of predictions per row.
+    mask_share: share of the predicted tokens that become [MASK].
+    random_share: share of them that become a random token; the rest stay as they are.
+    whole_words: whether all pieces of a word are predicted together.
   """
 
   probability: float
@@ -48,14 +48,14 @@ class Masking:
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-  """What pairing and masking must know of a tokenizer.
+  """The facts about a tokenizer's vocabulary that pairing and masking need.
 
   Attributes:
-    size: entries; random tokens are drawn from all of them, as in the original.
-    cls: id of [CLS], as are the next two.
-    sep: of [SEP].
-    mask: of [MASK].
-    continues: [size] bool: pieces that continue a word (##).
+    size: number of entries; random tokens are drawn from all of them, as in the original.
+    cls: id of [CLS].
+    sep: id of [SEP].
+    mask: id of [MASK].
+    continues: [size] bool: whether a piece continues a word (##).
   """
 
   size: int
@@ -76,21 +76,21 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 
 def choose_masks(rows: Rows, vocabulary: Vocabulary, masking: Masking, choice_keys: np.ndarray,
                  token_keys: np.ndarray) -> dict[str, np.ndarray]:
-  """Which tokens are predicted, and what stands in their place.
+  """Chooses the tokens that are predicted and replaces them in `input_ids`.
 
-  The rules of `create_masked_lm_predictions` of the original, for all rows at once; but a piece
-  that continues a word never joins a word before [SEP].
+  Follows `create_masked_lm_predictions` of the original, for all rows at once; but a piece that
+  continues a word never joins a word before [SEP].
 
   Args:
     rows: the examples, n of them.
     vocabulary: the tokenizer's.
-    masking: rates.
-    choice_keys: [n] uint64: which tokens.
-    token_keys: [n] uint64: what they become.
+    masking: the rates.
+    choice_keys: [n] uint64, the randomness of the choice.
+    token_keys: [n] uint64, the randomness of the replacements.
 
   Returns:
-    input_ids [n, length] with the masks in, and masked_lm_positions (ascending in the row),
-    masked_lm_ids, masked_lm_weights [n, max_predictions].
+    The masked input_ids [n, length]; masked_lm_positions (within the row, ascending),
+    masked_lm_ids and masked_lm_weights [n, max_predictions].
   """
   ids = rows.input_ids
   column = np.arange(ids.shape[1])[None]
@@ -112,7 +112,7 @@ def choose_masks(rows: Rows, vocabulary: Vocabulary, masking: Masking, choice_ke
 
 
 def _choose_tokens(maskable: np.ndarray, wanted: np.ndarray, draws: np.ndarray) -> np.ndarray:
-  """[n, length] bool: the `wanted` maskable tokens with the lowest draws."""
+  """Chooses the `wanted` [n] maskable tokens with the lowest draws. -> [n, length] bool."""
   order = np.argsort(np.where(maskable, draws, 2.0), axis=1)
   chosen = np.zeros_like(maskable)
   np.put_along_axis(chosen, order, np.arange(order.shape[1])[None] < wanted[:, None], axis=1)
@@ -121,11 +121,11 @@ def _choose_tokens(maskable: np.ndarray, wanted: np.ndarray, draws: np.ndarray) 
 
 def _choose_words(maskable: np.ndarray, continues: np.ndarray, wanted: np.ndarray,
                   draws: np.ndarray) -> np.ndarray:
-  """[n, length] bool: whole words in random order; one that would pass `wanted` is left out."""
+  """Takes whole words in random order, but none that would pass `wanted`. -> [n, length] bool."""
   follows = np.zeros_like(maskable)
   follows[:, 1:] = maskable[:, :-1]
   starts = maskable & ~(continues & follows)
-  word = np.cumsum(starts, axis=1) - 1  # of each maskable token, from 0
+  word = np.cumsum(starts, axis=1) - 1  # [n, length]: each maskable token's word, from 0
   rows, columns = np.nonzero(maskable)
   sizes = np.zeros(maskable.shape, np.int64)
   np.add.at(sizes, (rows, word[rows, columns]), 1)
@@ -142,16 +142,16 @@ def _choose_words(maskable: np.ndarray, continues: np.ndarray, wanted: np.ndarra
 
 def _hide(ids: np.ndarray, positions: np.ndarray, labels: np.ndarray, filled: np.ndarray,
           vocabulary: Vocabulary, masking: Masking, token_keys: np.ndarray) -> np.ndarray:
-  """A copy of ids where the chosen are [MASK], a random token, or themselves."""
-  what, which = np.split(stateless_random.uniform(token_keys, 2 * positions.shape[1]), 2, axis=1)
-  hidden = np.where(what < masking.mask_share, vocabulary.mask,
-                    np.where(what < masking.mask_share + masking.random_share,
-                             below(which, vocabulary.size), labels))
+  """Replaces the chosen tokens in a copy of ids by [MASK], a random token, or themselves."""
+  share, draws = np.split(stateless_random.uniform(token_keys, 2 * positions.shape[1]), 2, axis=1)
+  hidden = np.where(share < masking.mask_share, vocabulary.mask,
+                    np.where(share < masking.mask_share + masking.random_share,
+                             below(draws, vocabulary.size), labels))
   ids = ids.copy()
   ids[np.nonzero(filled)[0], positions[filled]] = hidden[filled]
   return ids
 
 
 def below(draws: np.ndarray, bounds: np.ndarray | int) -> np.ndarray:
-  """Uniform draws in [0, 1) -> integers from 0 below `bounds`; 0 where a bound is 0."""
+  """Turns uniform draws in [0, 1) into integers in range(bounds); 0 if a bound is 0."""
   return (draws * bounds).astype(np.int64)

@@ -127,7 +127,7 @@ def read_records(path: str | os.PathLike[str],
   file = pathlib.Path(path)
   lengths: dict[str, int] = {}
   for first, serialized in _read_serialized(file, batch):
-    lengths = lengths or _lengths(file, first, serialized[0].numpy())
+    lengths = lengths or _feature_lengths(file, first, serialized[0].numpy())
     specification = {
         name: tf.io.FixedLenFeature([length], tf.float32 if name in _FLOATS else tf.int64)
         for name, length in lengths.items()}
@@ -135,7 +135,7 @@ def read_records(path: str | os.PathLike[str],
       parsed = tf.io.parse_example(serialized, specification)
     except tf.errors.InvalidArgumentError as error:
       for number, record in enumerate(serialized.numpy(), first):
-        found = _lengths(file, number, record)
+        found = _feature_lengths(file, number, record)
         if found != lengths:
           raise _differs(file, number, found, lengths) from error
       raise
@@ -191,7 +191,7 @@ def _damaged(file: pathlib.Path, number: int, offset: int) -> UserError:
   return UserError(f"{file}: record {number} is corrupt or cut off ({fault}); {advice}")
 
 
-def _lengths(file: pathlib.Path, number: int, record: bytes) -> dict[str, int]:
+def _feature_lengths(file: pathlib.Path, number: int, record: bytes) -> dict[str, int]:
   """Returns feature -> number of values in a record, which must have all of FEATURES."""
   tf = _tensorflow()
   where = f"{file}: record {number}"

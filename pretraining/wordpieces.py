@@ -1,7 +1,7 @@
-"""Text to WordPiece ids, quickly.
+"""Fast WordPiece tokenization.
 
-BERT splits text at white space before anything else, and nothing it does to a word depends on
-its neighbours. So every distinct word needs to be tokenized once: the rest is a dictionary.
+BERT splits text at white space first, and the pieces of a word do not depend on its neighbours.
+So each distinct word is tokenized once and then looked up in a dictionary.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ import unicodedata
 
 import tokenizers
 
-ORIGINAL_LONGEST_WORD = 200  # characters; a longer one is [UNK]. HuggingFace: 100
+ORIGINAL_LONGEST_WORD = 200  # characters; a longer word is [UNK]. HuggingFace's limit: 100
 _MEMO_ENTRIES = 1 << 20
-_MEMO_WORD = 64  # characters; a longer word is hardly seen again
+_MEMO_WORD = 64  # characters; a longer word is unlikely to come again
 
-# str.split() cuts at these, BERT deletes them, which joins their neighbours.
+# BERT deletes these, which joins their neighbours, but str.split() would cut there.
 _DELETED = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
 _ASCII_PARTS = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z]")  # BERT cuts at every ASCII punctuation
 _CHINESE = re.compile("([\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f"
@@ -27,20 +27,19 @@ _CHINESE = re.compile("([\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a7
 
 
 class WordPieces:
-  """The ids of sentences, without [CLS] and [SEP].
+  """A function from sentences to ids, without [CLS] and [SEP]; it can be pickled.
 
-  The names of special tokens in a text are split like any other text. It can be pickled, for
-  worker processes.
+  The names of special tokens in a text are split like any other text.
   """
 
   def __init__(self, backend: tokenizers.Tokenizer, original: bool = False):
-    """Takes a private copy of a tokenizer.
+    """Copies a tokenizer.
 
     Args:
       backend: the tokenizer of the `tokenizers` library (`tokenization.Tokenizer.backend`).
-      original: split as `FullTokenizer` of the original does, where HuggingFace's differs:
-        words up to 200 characters, a word lower-cased as a whole (a final sigma), Python's
-        classes of Unicode characters. A tokenizer that is not BERT's is used as it is.
+      original: splits like the original's `FullTokenizer` instead of HuggingFace's: words up to
+        200 characters, a word lower-cased as a whole (a final sigma), Python's classes of
+        Unicode characters. No effect on a tokenizer that is not BERT's.
     """
     settings = json.loads(backend.to_str())
     settings.update(truncation=None, padding=None, post_processor=None)
@@ -53,7 +52,7 @@ class WordPieces:
     self._memo = _Memo(self._backend, settings, original) if local else None
 
   def __call__(self, sentences: Sequence[str]) -> list[list[int]]:
-    """The ids of each sentence."""
+    """Returns the ids of each sentence."""
     if self._memo is None:
       encoded = self._backend.encode_batch(list(sentences), add_special_tokens=False)
       return [encoding.ids for encoding in encoded]
@@ -70,7 +69,7 @@ class WordPieces:
 
 
 def _splits_locally(settings: dict[str, Any]) -> bool:
-  """Whether words can be tokenized one by one, and control characters go first."""
+  """Tells whether words can be tokenized one by one once control characters are deleted."""
   normalizer = settings["normalizer"] or {}
   return (settings["model"].get("type") == "WordPiece"
           and normalizer.get("type") == "BertNormalizer" and normalizer["clean_text"]
@@ -79,7 +78,7 @@ def _splits_locally(settings: dict[str, Any]) -> bool:
 
 
 class _Memo(dict[str, Sequence[int]]):
-  """Word without white space -> its ids, worked out when first asked for."""
+  """Word without white space -> its ids, computed on first use."""
 
   def __init__(self, backend: tokenizers.Tokenizer, settings: dict[str, Any], original: bool):
     super().__init__()
@@ -95,10 +94,10 @@ class _Memo(dict[str, Sequence[int]]):
                    if len(word) <= model["max_input_chars_per_word"]}
 
   def ids(self, sentence: str) -> list[int]:
-    """The ids of a sentence."""
+    """Returns the ids of a sentence."""
     if _DELETED.search(sentence):
       sentence = _DELETED.sub("", sentence)
-    # All in C but for the misses: __getitem__ of a dict calls __missing__.
+    # Known words are looked up in C: __getitem__ calls __missing__ for the others only.
     return list(itertools.chain.from_iterable(map(self.__getitem__, sentence.split())))
 
   def __missing__(self, word: str) -> Sequence[int]:
@@ -116,7 +115,7 @@ class _Memo(dict[str, Sequence[int]]):
     return ids
 
   def _join(self, tokens: Sequence[str]) -> Sequence[int]:
-    """The pieces of tokens that need no further splitting."""
+    """Returns the ids of the pieces of tokens that need no further splitting."""
     if len(tokens) == 1 and tokens[0] in self._whole:
       return self._whole[tokens[0]]
     ids: list[int] = []
@@ -125,7 +124,7 @@ class _Memo(dict[str, Sequence[int]]):
     return ids
 
   def _original_tokens(self, word: str) -> list[str]:
-    """`BasicTokenizer.tokenize` of the original, for a word."""
+    """Splits a word like `BasicTokenizer.tokenize` of the original."""
     word = "".join(c for c in word if not _is_removed(c))
     if self._chinese:
       word = _CHINESE.sub(r" \1 ", word)
@@ -141,12 +140,12 @@ class _Memo(dict[str, Sequence[int]]):
 
 
 def _is_removed(character: str) -> bool:
-  """Control characters and the mark of a broken one; white space is not asked about."""
+  """Tells whether a character, not white space, is a control character or U+FFFD."""
   return character in "\0\ufffd" or unicodedata.category(character) in ("Cc", "Cf")
 
 
 def _is_punctuation(character: str) -> bool:
-  """All printable ASCII but letters and digits counts; else what Unicode calls punctuation."""
+  """Tells whether it is ASCII but no letter or digit, or punctuation by its Unicode category."""
   if character.isascii():
     return character.isprintable() and not character.isalnum() and character != " "
   return unicodedata.category(character).startswith("P")

@@ -19,8 +19,11 @@ def prepare_devices(config: ml_collections.ConfigDict, script: str) -> None:
     script: its name, for the printed line.
   """
   logging.set_verbosity(logging.WARNING)  # at INFO, Orbax logs every file
-  if config.deterministic:  # otherwise a GPU sums the gradients of embeddings in any order
-    os.environ["XLA_FLAGS"] = "--xla_gpu_deterministic_ops=true " + os.environ.get("XLA_FLAGS", "")
+  given, flag = os.environ.get("XLA_FLAGS", ""), "--xla_gpu_deterministic_ops=true"
+  # Otherwise a GPU sums the gradients of embeddings in any order. Once: a repeated flag changes
+  # the key of the compiled programs.
+  if config.deterministic and flag not in given:
+    os.environ["XLA_FLAGS"] = f"{flag} {given}"
   jax.config.update("jax_default_matmul_precision", config.matmul_precision)
   keep_compiled_programs()
   keep_freed_memory()

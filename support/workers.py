@@ -1,4 +1,4 @@
-"""A function over a stream of items in several processes: results in order, in bounded memory."""
+"""Maps a function over a stream of items in several processes, in order and bounded memory."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 import contextlib
@@ -17,16 +17,17 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], num_w
                 remedy: str) -> Generator[Result, None, None]:
   """Yields function(item) for every item, in order.
 
-  An item is taken once a worker waits for it, and no more than two a worker are on their way at
-  any time. Closing the generator ends the workers.
+  Reads an item only when a worker is idle; at most two items per worker are in flight, results
+  that nobody has taken included. Closing the generator ends the workers.
 
-  Pipes and not an executor: that one hangs where a worker is ended while an item is sent to it.
+  Not joblib, whose generator reads items however few results are taken, and not an executor,
+  which EXECUTOR.
 
   Args:
-    function: can be pickled; goes to each worker once.
-    items: can be pickled.
-    num_workers: processes, from 1; 1 works in this process.
-    remedy: what to do about a worker that died for want of memory.
+    function: must be picklable; each worker receives it once.
+    items: must be picklable.
+    num_workers: processes, from 1; with 1 this process does the work.
+    remedy: advice for the message about a worker that died, probably for lack of memory.
 
   Raises:
     UserError: a worker died.
@@ -61,10 +62,10 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], num_w
 @contextlib.contextmanager
 def _started(function: Callable[[Any], Any],
              num_workers: int) -> Iterator[list[connection.Connection]]:
-  """Worker processes that wait for items at the other end of the connections."""
+  """Starts worker processes; yields a connection to each."""
   context = multiprocessing.get_context("spawn")
   processes, connections = [], []
-  resource_tracker.ensure_running()  # started by a process's start, it would let interrupts in
+  resource_tracker.ensure_running()  # else process.start() starts it and unblocks interrupts
   try:
     for _ in range(num_workers):
       ours, theirs = context.Pipe()
@@ -74,18 +75,18 @@ def _started(function: Callable[[Any], Any],
         processes.append(process)
       theirs.close()
       connections.append(ours)
-    for worker in connections:  # now that all of them are starting: it waits for its reader
+    for worker in connections:  # after all have been started: sending waits for the receiver
       worker.send(function)
     yield connections
   finally:
     for process in processes:
-      process.terminate()  # what it still works on, nobody wants
+      process.terminate()  # nobody wants the result that it may be working on
       process.join()
 
 
 def _collect(idle: list[connection.Connection], busy: dict[connection.Connection, int],
              done: dict[int, Any]) -> None:
-  """Waits for one worker or more, which then are idle."""
+  """Waits for at least one worker's result; moves its worker from `busy` to `idle`."""
   for worker in connection.wait(list(busy)):
     result = worker.recv()
     if isinstance(result, Exception):
@@ -96,9 +97,9 @@ def _collect(idle: list[connection.Connection], busy: dict[connection.Connection
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-  """A process that is started in here never sees Ctrl-C, which a terminal sends to all.
+  """Blocks Ctrl-C, which a terminal sends to all processes, in those that are started inside.
 
-  Its parent ends it: there a Ctrl-C of the meantime arrives afterwards.
+  The parent receives it after this and ends them.
   """
   before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   try:
@@ -108,13 +109,13 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def _work(main_process: connection.Connection) -> None:
-  """A worker process: items in, results or exceptions out, until the other end is closed."""
+  """Runs in a worker: receives items, sends results or exceptions, until the pipe is closed."""
   with contextlib.suppress(EOFError, ConnectionError):
     function = main_process.recv()
     while True:
       item = main_process.recv()
       try:
         result = function(item)
-      except Exception as error:  # whatever it is, the main process raises it
+      except Exception as error:  # the main process raises it, whatever it is
         result = error
       main_process.send(result)

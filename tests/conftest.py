@@ -90,7 +90,8 @@ def run_script_in_process(script, config_file, *arguments):
   if config_file == "classifier":
     arguments = (f"--config.cache_dir={TOKENS}", *arguments)
   last = {str(argument).split("=")[0]: str(argument) for argument in arguments}
-  argv = [f"{script.__name__}.py", *last.values()]  # ml_collections would join tuples given twice
+  # ml_collections would join tuples given twice, and wants --config first
+  argv = [f"{script.__name__}.py", *sorted(last.values(), key=lambda a: a[:9] != "--config=")]
   if not any(a.startswith("--config=") for a in argv):
     argv.insert(1, f"--config={ROOT}/configs/{config_file}.py")
   with unittest.mock.patch.object(sys, "argv", argv):  # ml_collections looks there for overrides

@@ -316,9 +316,9 @@ def test_several_outputs_are_filled_in_turn(folder, tmp_path, capsys):
 
 
 def test_a_document_of_one_sentence_is_used(folder, tmp_path):
-  text = tmp_path / "text"
-  text.write_text("d0s0 d0s0\n\nd1s0 d1s0\nd1s1\n\n\u200b\n\n\u200b\nd2s0")
-  run(f"--input_file={text}", f"--vocab_file={folder}/vocab.txt", f"--output_file={tmp_path}/out",
+  file = tmp_path / "text"
+  file.write_text("d0s0 d0s0\n\nd1s0 d1s0\nd1s1\n\n\u200b\n\n\u200b\nd2s0")
+  run(f"--input_file={file}", f"--vocab_file={folder}/vocab.txt", f"--output_file={tmp_path}/out",
       "--dupe_factor=5")
   used = {place(tokens[1])[0] for tokens, *_ in examples(records(tmp_path / "out"))}
   assert used == {0, 1, 2}
@@ -391,7 +391,7 @@ def test_any_number_of_workers_gives_the_same_shards(folder, tmp_path, sharded, 
 def test_a_shard_is_made_of_its_own_documents(folder, sharded, tmp_path):
   """Shard k is what the same functions make of block k; all documents are in some shard."""
   sources = text.find_sources(str(folder / "text.txt"))
-  blocks = list(text.blocks(text.documents(sources), 700))
+  blocks = list(text.blocks(text.read_documents(sources), 700))
   assert len(blocks) == len(sharded)
   for block, (_, content) in zip(blocks, sorted(sharded.items()), strict=True):
     (tmp_path / "shard").write_bytes(content)
@@ -403,9 +403,9 @@ def test_a_shard_is_made_of_its_own_documents(folder, sharded, tmp_path):
 
 
 def test_shards_differ_though_their_text_is_the_same(folder, tmp_path):
-  text = (folder / "text.txt").read_text()
-  (tmp_path / "twice").write_text(text * 2)
-  megabytes = sum(len(line) for line in text.splitlines()) / 1e6
+  content = (folder / "text.txt").read_text()
+  (tmp_path / "twice").write_text(content * 2)
+  megabytes = sum(len(line) for line in content.splitlines()) / 1e6
   run(f"--input_file={tmp_path}/twice", f"--vocab_file={folder}/vocab.txt", "--num_workers=1",
       f"--output_file={tmp_path}/out", f"--shard_megabytes={megabytes}")
   first, second = sorted(tmp_path.glob("out-*"))
@@ -453,14 +453,14 @@ def test_a_failure_leaves_nothing_behind(folder, tmp_path, monkeypatch, workers)
 
 
 def test_messages(folder, tmp_path):
-  text, vocab = f"--input_file={folder}/text.txt", f"--vocab_file={folder}/vocab.txt"
+  source, vocab = f"--input_file={folder}/text.txt", f"--vocab_file={folder}/vocab.txt"
   out = f"--output_file={tmp_path}/out"
-  say = functools.partial(complaint, text, vocab, out)
+  say = functools.partial(complaint, source, vocab, out)
   assert complaint(vocab, out) == "--input_file is missing"
-  assert complaint(text, vocab) == "--output_file is missing"
-  assert complaint(text, vocab, "--output_file= ,") == "--output_file is missing"
+  assert complaint(source, vocab) == "--output_file is missing"
+  assert complaint(source, vocab, "--output_file= ,") == "--output_file is missing"
   either = "give either --vocab_file=/path/to/vocab.txt or --tokenizer=/path/to/dir"
-  assert complaint(text, out) == either == say(f"--tokenizer={folder}")
+  assert complaint(source, out) == either == say(f"--tokenizer={folder}")
   assert complaint("--input_file=/none/*.txt", vocab, out) == (
       "--input_file: no file matches '/none/*.txt'")
   assert say("--max_seq_length=4") == "--max_seq_length=4 must be 5 or more"
@@ -473,35 +473,37 @@ def test_messages(folder, tmp_path):
     assert "--short_seq_prob" in say(f"--short_seq_prob={share}")
   assert say("--shard_megabytes=0") == "--shard_megabytes=0.0 must be a number above 0"
   assert "input_format 'word' is not one of auto, " in say("--input_format=word")
-  assert "vocab.txt, one entry a line" in complaint(text, out, "--vocab_file=/none/vocab.txt")
-  assert "/text.txt lacks [CLS], [MASK]" in complaint(text, out, f"--vocab_file={folder}/text.txt")
-  assert "is a folder; name a file in it" in complaint(text, vocab, f"--output_file={tmp_path}")
-  assert complaint(text, vocab, f"--output_file={folder}/../{folder.name}/text.txt").endswith(
+  assert "vocab.txt, one entry a line" in complaint(source, out, "--vocab_file=/none/vocab.txt")
+  assert "/text.txt lacks [CLS], [MASK]" in complaint(
+      source, out, f"--vocab_file={folder}/text.txt")
+  assert "is a folder; name a file in it" in complaint(source, vocab, f"--output_file={tmp_path}")
+  assert complaint(source, vocab, f"--output_file={folder}/../{folder.name}/text.txt").endswith(
       "is one of the input files too")
-  assert "names a file twice" in complaint(text, vocab, f"--output_file={tmp_path}/a,{tmp_path}/a")
+  assert "names a file twice" in complaint(
+      source, vocab, f"--output_file={tmp_path}/a,{tmp_path}/a")
   assert "names 2 files; with --num_workers give one" in complaint(
-      text, vocab, f"--output_file={tmp_path}/a,{tmp_path}/b", "--num_workers=1")
+      source, vocab, f"--output_file={tmp_path}/a,{tmp_path}/b", "--num_workers=1")
   (tmp_path / "out-00000-of-00002").touch()
   assert "out-00000-of-00002 is there from an earlier run" in say("--num_workers=1")
   (tmp_path / "vocab.txt").write_text("\n".join((*SPECIAL, "a")))
   assert "--do_whole_word_mask needs a WordPiece vocabulary" in complaint(
-      text, out, f"--vocab_file={tmp_path}/vocab.txt", "--do_whole_word_mask")
+      source, out, f"--vocab_file={tmp_path}/vocab.txt", "--do_whole_word_mask")
   assert sorted(os.listdir(tmp_path)) == ["out-00000-of-00002", "vocab.txt"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_messages_about_the_text(folder, tmp_path, workers):
-  text = tmp_path / "text"
+  file = tmp_path / "text"
 
   def message(content, *arguments):
-    text.write_bytes(content)
-    return complaint(f"--input_file={text}", f"--vocab_file={folder}/vocab.txt",
+    file.write_bytes(content)
+    return complaint(f"--input_file={file}", f"--vocab_file={folder}/vocab.txt",
                      f"--output_file={tmp_path}/out", f"--num_workers={workers}", *arguments)
 
   for nothing in (b"", b"\n \n", "\u200b\n".encode()):
-    assert message(nothing) == f"no documents in {text}"
+    assert message(nothing) == f"no documents in {file}"
   bad = b"d0s0 d0s1\n\nd1s0\n\n\xff\n"
-  assert f"{text}, line 5: byte 0xff is not UTF-8" in message(bad, "--shard_megabytes=0.000001")
+  assert f"{file}, line 5: byte 0xff is not UTF-8" in message(bad, "--shard_megabytes=0.000001")
   assert os.listdir(tmp_path) == ["text"]
 
 

@@ -312,7 +312,7 @@ def test_config_errors(tiny_config, field, value, message):
     dataclasses.replace(tiny_config, **{field: value})
 
 
-def test_gelu_and_its_closed_gradient_are_those_of_the_normal_distribution():
+def test_gelu_and_its_gradient_are_those_of_the_normal_distribution():
   x = np.concatenate([np.linspace(-12, 12, 4801), [-40.0, 40.0]])
   value, gradient = jax.vmap(jax.value_and_grad(modeling.ACTIVATIONS["gelu"]))(jnp.asarray(x))
   normal = scipy.stats.norm

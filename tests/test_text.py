@@ -24,7 +24,7 @@ def write(path, content):
 
 
 def read(patterns, input_format="auto", **options):
-  return list(text.documents(text.find_sources(str(patterns), input_format), **options))
+  return list(text.read_documents(text.find_sources(str(patterns), input_format), **options))
 
 
 def complaint(patterns, input_format="auto", **options):
@@ -120,7 +120,7 @@ def test_saved_datasets_and_hub_names(tmp_path, monkeypatch):
   for patterns in (tmp_path / "single", tmp_path / "both", "owner/name", "owner/name:20231101.en"):
     sources = text.find_sources(str(patterns))
     assert [source.kind for source in sources] == ["dataset"]
-    assert list(text.documents(sources, progress=done.append)) == expected
+    assert list(text.read_documents(sources, progress=done.append)) == expected
     assert sum(done) == text.total_size(sources)
     assert (text.total_size(sources) > 0) == (patterns not in ("owner/name",
                                                                  "owner/name:20231101.en"))
@@ -152,7 +152,7 @@ def test_patterns(tmp_path, monkeypatch):
 def test_messages_about_patterns(tmp_path):
   write(tmp_path / "a.txt", TWO)
   with pytest.raises(UserError, match=r"^train_files: no file matches '/none/\*.txt'$"):
-    text.find_sources("/none/*.txt", what="train_files")
+    text.find_sources("/none/*.txt", flag="train_files")
   for missing in ("data/a.txt", "./data", "a/b/c", "none", "data/a.tfrecord", "data/wiki_*"):
     with pytest.raises(UserError, match="input_file: no file matches"):
       text.find_sources(missing)
@@ -223,7 +223,7 @@ def test_progress_adds_up_to_the_size(tmp_path):
     write(tmp_path / name, "A line of text.\n" * 3000)
   sources = text.find_sources(str(tmp_path / "*"))
   steps = []
-  documents = text.documents(sources, longest=100, progress=steps.append)
+  documents = text.read_documents(sources, longest=100, progress=steps.append)
   next(documents)
   assert sum(steps) == 0
   list(documents)
@@ -241,5 +241,5 @@ def test_blocks():
 
 def test_a_stream_without_end_needs_no_memory(tmp_path):
   file = write(tmp_path / "a.txt", "A line of text without any blank line.\n" * 50000)
-  documents = text.documents(text.find_sources(str(file)), longest=1000)
+  documents = text.read_documents(text.find_sources(str(file)), longest=1000)
   assert max(sum(map(len, document)) for document in documents) <= 1000
