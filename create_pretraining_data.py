@@ -1,4 +1,4 @@
-"""Makes TFRecord files of masked-LM and next-sentence examples from text.
+r"""Makes TFRecord files of masked-LM and next-sentence examples from text.
 
     python3 create_pretraining_data.py --input_file='/data/*.txt' --vocab_file=vocab.txt \
         --output_file=/data/examples.tfrecord

@@ -1,4 +1,4 @@
-"""Fine-tunes BERT on a GLUE task or on your own labelled text, scores it, and predicts.
+r"""Fine-tunes BERT on a GLUE task or on your own labelled text, scores it, and predicts.
 
     python3 run_classifier.py --config=configs/classifier.py:bert-base-uncased \
         --config.dataset_name=mrpc --output_dir=OUT

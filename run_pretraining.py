@@ -1,4 +1,4 @@
-"""Pre-trains BERT on text or on the original's TFRecords, and evaluates it on held-out text.
+r"""Pre-trains BERT on text or on the original's TFRecords, and evaluates it on held-out text.
 
     python3 run_pretraining.py --config=configs/pretraining.py:bert-base-uncased \
         --config.train_files='/data/*.txt' --output_dir=OUT
