@@ -74,7 +74,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
   """Scales all gradients down together to the norm `max_norm` (`tf.clip_by_global_norm`).
 
   The multiplication fuses with Adam's moments. optax divides in a pass of its own over all
-  gradients, 4% of a small step on a CPU (benchmarks/NOTES.md).
+  gradients, 5% of a small step on a CPU (benchmarks/NOTES.md).
   """
 
   def update(grads: Any, state: optax.EmptyState, params: Params | None = None
