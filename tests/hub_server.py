@@ -1,4 +1,4 @@
-"""A small HuggingFace hub on the loopback, with a tiny BERT and a tiny GLUE under their real names.
+"""A small HuggingFace hub on the loopback, with tiny BERTs and a tiny GLUE under real names.
 
 It answers the requests that `huggingface_hub` and `datasets` make: about a repository and its
 commit, its file tree, and its files.
@@ -24,8 +24,8 @@ import safetensors.numpy
 import tokenizers
 
 KINDS = ("models", "datasets")
-BERT = "google-bert/bert-base-uncased"
-OLD_NAMES = {"bert-base-uncased": BERT}  # which the hub redirects
+BERTS = ("google-bert/bert-base-uncased", "google-bert/bert-large-uncased")
+OLD_NAMES = {"bert-base-uncased": BERTS[0]}  # the hub redirects them
 GLUE = "nyu-mll/glue"
 
 # --- The server -------------------------------------------------------------------------------
@@ -161,15 +161,16 @@ def _tree(repository: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def write_hub(root: pathlib.Path) -> pathlib.Path:
-  """Writes both repositories in the form that `serve` takes; returns `root`."""
-  write_bert(root / "models" / BERT)
+  """Writes the repositories in the form that `serve` takes; returns `root`."""
+  for name in BERTS:
+    write_bert(root / "models" / name)
   write_glue(root / "datasets" / GLUE)
   return root
 
 
 def write_bert(folder: pathlib.Path, hidden: int = 16, intermediate: int = 32,
                positions: int = 512) -> None:
-  """A one-layer bert-base-uncased: its files, its tensors' old names, random weights."""
+  """A one-layer BERT with random weights, in the published ones' files and under their names."""
   folder.mkdir(parents=True)
   (folder / "config.json").write_text(json.dumps({
       "architectures": ["BertForMaskedLM"], "attention_probs_dropout_prob": 0.1,
