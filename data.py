@@ -1,14 +1,15 @@
 """The pipeline: a `datasets.Dataset` of text in, packed batches out.
 
-A batch is a dict of fixed-shape numpy arrays, with R rows of S tokens and B examples a device:
+A batch is a dict of fixed-shape numpy arrays, with R rows of S tokens and B examples a micro-batch:
 
   input_ids, token_type_ids, position_ids  [R, S] int32; positions restart in every example
   sequence_ids                             [R, S] int32: 1, 2, ... by example; 0 is padding
   cls_positions                            [B] int32: each [CLS] in the flattened R * S tokens
   labels, weights                          [B]; weight 0 marks an example that only fills up
 
-with leading axes [devices, micro-batches]. Packing several examples into a row changes no
-number: attention stays inside an example (`modeling.attention_bias_from`). Batch t is a pure
+with leading axes [devices, micro-batches], or [devices] for evaluation. Packing several examples
+into a row changes no number but dropout's draws: attention stays inside an example
+(`modeling.attention_bias_from`). Batch t is a pure
 function of (seed, t).
 """
 
@@ -145,7 +146,7 @@ def _encode(texts: "pyarrow.Table", tokenizer: Tokenizer, max_seq_length: int) -
 
 
 def pair_lengths(a: IntOrArray, b: IntOrArray, budget: int) -> tuple[IntOrArray, IntOrArray]:
-  """Computes the lengths of two segments after the longer one (b on a tie) is popped to fit."""
+  """Computes the lengths of two segments cut to fit: the longer (b on a tie) loses each token."""
   lower, upper = np.minimum, np.maximum
   if isinstance(a, int):
     lower, upper = min, max  # ten times as fast on two numbers
@@ -174,7 +175,7 @@ def shuffled(places: np.ndarray, size: int, *key: int) -> np.ndarray:
 
 
 def batch_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarray:
-  """Returns the examples, of `size`, that make up fine-tuning's batch `step`: [batch_size]."""
+  """Returns the indices, in range(size), of the examples in fine-tuning's batch `step`."""
   return shuffled(np.arange(step * batch_size, (step + 1) * batch_size), size, seed)
 
 
@@ -292,7 +293,7 @@ def make_batch(split: TokenizedSplit, indices: np.ndarray, length: int, pack: bo
 
   Args:
     split: the tokenized split.
-    indices: [..., B] the examples; -1 fills up.
+    indices: [..., B] the examples; -1 makes an empty one of weight 0.
     length: tokens a row, at least those of the longest example.
     pack: False gives every example its own row.
 

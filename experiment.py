@@ -81,7 +81,7 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
     name: of the data.
 
   Raises:
-    UserError: the folder holds another run, or is to be used untrained.
+    UserError: the folder holds another run, or an unfinished one and do_train is False.
   """
   config = asked.config
   folder = (pathlib.Path(os.path.expanduser(asked.output_dir)) if asked.output_dir
@@ -96,7 +96,7 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
       raise UserError(f"output_dir {folder} holds a run that is not finished; continue it with "
                       "--config.do_train=True and its other flags first")
   if stored is not None:
-    check_same_run(folder, stored, config.to_dict())
+    check_same_run(folder, stored, config.to_dict(), asked.overrides)
     if config.do_train and not stored["do_train"] and not finished:
       raise UserError(f"output_dir {folder} holds a run that only scored; choose another")
   return Run(folder, config, finished)
@@ -128,6 +128,11 @@ def find_weights(run: Run) -> checkpoint_utils.Checkpoint | None:
 def find_tokenizer(run: Run, checkpoint: checkpoint_utils.Checkpoint | None,
                    usual: str) -> Tokenizer:
   """Loads a finished run's own tokenizer, or config.tokenizer, or the checkpoint's, or `usual`.
+
+  Args:
+    run: the run.
+    checkpoint: the weights' origin; None for random weights.
+    usual: the hub name to fall back on; "" for none.
 
   Raises:
     UserError: none to be had, or one with another vocabulary than the checkpoint's.
@@ -210,7 +215,7 @@ class TrainingPlan:
     schedule: the optimizer's.
     loop: number of steps and cadences.
     num_warmup_steps: for the log.
-    batch_size: a step's batch in words, for the log.
+    batch_description: a step's batch, for the log.
     step_fn: see `training.pmap_train_step`.
     batches_from: first step -> the batches from there on, for the local devices.
     evaluate: (parameters, step) -> results; None: nothing to evaluate.
@@ -225,7 +230,7 @@ class TrainingPlan:
   schedule: optax.Schedule
   loop: training.Loop
   num_warmup_steps: int
-  batch_size: str
+  batch_description: str
   step_fn: Callable[..., Any]
   batches_from: Callable[[int], Iterator[data.Batch]]
   evaluate: Callable[[training.Params, int], dict[str, float]] | None
@@ -299,7 +304,7 @@ def say_plan(config: ml_collections.ConfigDict, plan: TrainingPlan, first_step: 
   decayed = jax.tree.map(lambda size, decays: size * decays, sizes,
                          optimization.decay_mask(plan.params))
   total, decaying = sum(jax.tree.leaves(sizes)), sum(jax.tree.leaves(decayed))
-  say(f"training: {plan.loop.num_train_steps} steps of {plan.batch_size}, "
+  say(f"training: {plan.loop.num_train_steps} steps of {plan.batch_description}, "
       f"{plan.num_warmup_steps} of them warm-up; weight decay {config.weight_decay} on "
       f"{decaying:,} parameters, none on {total - decaying:,}")
   if first_step:
@@ -395,15 +400,16 @@ def _tuples(value: Any) -> Any:
 
 
 def check_same_run(folder: pathlib.Path, stored: Mapping[str, Any],
-                   config: Mapping[str, Any]) -> None:
+                   config: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
   """Raises UserError where the two configs would train different weights.
 
-  A key that the stored one lacks came later, and its default is what was done before.
+  A knob that the stored config lacks is newer than the run: its default keeps what the run did,
+  and another value on the command line (`overrides`) is a difference.
   """
   there, here = _flat(stored), _flat(config)
   differences = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
-                 for key in sorted(there.keys() | here.keys())
-                 if key not in rules.FREE_KEYS and there.get(key, here.get(key)) != here.get(key)]
+                 for key in sorted(there.keys() | here.keys()) if key not in rules.FREE_KEYS
+                 and (there[key] != here.get(key) if key in there else key in overrides)]
   if differences:
     raise UserError(f"output_dir {folder} already holds another run ({'; '.join(differences)}); "
                     "choose another --output_dir")

@@ -149,7 +149,7 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
       loop=training.Loop(num_train_steps, config.log_every_steps,
                          max(round(eval_steps), 1) if config.do_eval and eval_steps else 0,
                          config.save_checkpoints_steps),
-      num_warmup_steps=num_warmup_steps, batch_size=f"{config.train_batch_size} examples",
+      num_warmup_steps=num_warmup_steps, batch_description=f"{config.train_batch_size} examples",
       step_fn=losses.make_classifier_step(classifier.model, optimizer),
       batches_from=functools.partial(train_batches, config, examples, num_train_steps),
       evaluate=(lambda params, _: score_splits(
@@ -196,7 +196,7 @@ def split_logits(config: ml_collections.ConfigDict, classifier: Classifier,
 
 def score_splits(config: ml_collections.ConfigDict, classifier: Classifier, run_data: RunData,
                  predict_fn: PredictFn | None = None) -> dict[str, float]:
-  """Computes eval_<metric> of every dev split; MNLI's second one ends in _mismatched."""
+  """Computes eval_<metric> of every dev split; those of MNLI's second end in _mismatched."""
   task = run_data.task
   predict_fn = predict_fn or make_predict_fn(classifier.model)
   results = {}
@@ -227,7 +227,9 @@ def write_predictions(run: experiment.Run, classifier: Classifier, run_data: Run
 def export_classifier(run: experiment.Run, classifier: Classifier, task: tasks.Task,
                       tokenizer: Tokenizer, results: Mapping[str, float]) -> None:
   """Writes model/, with the names of the classes."""
-  config, names = run.config, classifier.label_names or ("LABEL_0",)
+  config = run.config
+  # LABEL_0 is the name that transformers gives to the output of a regression.
+  names = classifier.label_names or ("LABEL_0",)
   card = experiment.model_card(
       f"BERT fine-tuned on {config.dataset_name or config.dataset_path}", "text-classification",
       f"Fine-tuned from `{config.init_checkpoint or 'random weights'}` with BERT in Flax:\n"

@@ -1,4 +1,4 @@
-"""Parsers of a user's files: csv, tsv, jsonl and parquet into Arrow columns and line numbers."""
+"""Parsers: GLUE's tsv, csv, tsv, jsonl and parquet into Arrow columns and line numbers."""
 
 import codecs
 from collections.abc import Iterable, Iterator, Sequence
@@ -86,7 +86,7 @@ def parse_plain_tsv(file: pathlib.Path, *, header: Sequence[str] = (),
   return _checked(file, header, rows, skip_bad_rows)
 
 
-def parse_quoted(file: pathlib.Path, *, delimiter: str, skip_bad_rows: bool) -> Parsed:
+def parse_csv(file: pathlib.Path, *, skip_bad_rows: bool, delimiter: str = ",") -> Parsed:
   """Parses RFC 4180: quoted fields may hold delimiters, doubled quotes and line ends."""
   reader = csv.reader((f"{line}\n" for _, line in _lines(file)), delimiter=delimiter, strict=True)
 
@@ -116,7 +116,7 @@ def parse_tsv(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
   with contextlib.suppress(_BadRow):
     plain = parse_plain_tsv(file)
   try:
-    quoted = parse_quoted(file, delimiter="\t", skip_bad_rows=skip_bad_rows)
+    quoted = parse_csv(file, skip_bad_rows=skip_bad_rows, delimiter="\t")
   except _BadQuoting:
     return plain or parse_plain_tsv(file, skip_bad_rows=skip_bad_rows)
   except _BadRow:
@@ -126,8 +126,9 @@ def parse_tsv(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
   return plain if plain is not None and len(plain.lines) > len(quoted.lines) else quoted
 
 
-def parse_jsonl(file: pathlib.Path) -> Parsed:
+def parse_jsonl(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
   """Parses one JSON object a line; the keys of all rows become columns."""
+  del skip_bad_rows  # no row has a wrong number of fields
   import pyarrow.json
 
   lines = [(number, len(line)) for number, line in _lines(file) if line.strip()]
@@ -172,8 +173,10 @@ def _bad_line(file: pathlib.Path, error: Exception) -> UserError:
   return UserError(f"{file} cannot be read: {first_line(error)}")
 
 
-def parse_parquet(file: pathlib.Path) -> Parsed:
+def parse_parquet(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
   import pyarrow.parquet
+
+  del skip_bad_rows  # no row has a wrong number of fields
 
   try:
     columns = pyarrow.parquet.read_table(file)

@@ -57,7 +57,7 @@ def read_run_data(config: ml_collections.ConfigDict,
   label_names = order_labels(config, task, checkpoint)
   splits = {}
   for split, table in read.items():
-    if split in task.test_splits:  # has no labels, or none to look at
+    if split in task.test_splits:  # labels are absent or withheld
       encoded = np.zeros(len(table), np.float32 if task.regression else np.int32)
     else:
       encoded = labels.encode_labels(table, labels.label_values(table, layout), task, label_names)
@@ -98,7 +98,7 @@ def wanted_splits(config: ml_collections.ConfigDict, source: tables.LabelledSour
   Raises:
     UserError: one of them is not there.
   """
-  task = source.glue_task or tasks.own_task((), ())
+  task = source.glue_task or tasks.own_task((), ())  # for its splits; its classes come later
   wanted = [*(["train"] if config.do_train else []),
             *(task.eval_splits if config.do_eval else ()),
             *(task.test_splits if config.do_predict else ())]

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
   import datasets
 
 HUB_GLUE = ("glue", "nyu-mll/glue")
-EXTENSIONS = (".csv", ".tsv", ".jsonl", ".parquet")
+# Ending of a user's file -> its parser.
+PARSERS = {".csv": parsers.parse_csv, ".tsv": parsers.parse_tsv, ".jsonl": parsers.parse_jsonl,
+           ".parquet": parsers.parse_parquet}
 SPLIT_FILES = {"train": ("train",), "validation": ("validation", "dev", "valid"),
                "test": ("test",)}
 TEXT_NAMES = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
@@ -43,7 +45,7 @@ class Table:
   Attributes:
     source: the file or dataset, for messages.
     rows: its rows.
-    line_numbers: gives each row's line in the source, from 1; read again when an error needs it.
+    line_numbers: gives each row's line in the source, from 1; parses the file again, for errors.
     skipped: number of rows left out for a wrong number of fields.
   """
 
@@ -208,7 +210,7 @@ def _own_files_source(folder: pathlib.Path, skip_bad_rows: bool,
   """Returns a source of train, validation (or dev, valid) and test files."""
   found = {}
   for split, stems in SPLIT_FILES.items():
-    candidates = [folder / f"{stem}{ext}" for stem in stems for ext in EXTENSIONS
+    candidates = [folder / f"{stem}{ext}" for stem in stems for ext in PARSERS
                   if (folder / f"{stem}{ext}").is_file()]
     if len(candidates) > 1:
       raise UserError(f"{folder} holds several {split} files: "
@@ -220,13 +222,7 @@ def _own_files_source(folder: pathlib.Path, skip_bad_rows: bool,
 
   def read(split: str) -> Table:
     file = found[split]
-    if file.suffix == ".csv":
-      return _file_table(file, cache_dir, parsers.parse_quoted, delimiter=",",
-                         skip_bad_rows=skip_bad_rows)
-    if file.suffix == ".tsv":
-      return _file_table(file, cache_dir, parsers.parse_tsv, skip_bad_rows=skip_bad_rows)
-    parse = {".jsonl": parsers.parse_jsonl, ".parquet": parsers.parse_parquet}[file.suffix]
-    return _file_table(file, cache_dir, parse)
+    return _file_table(file, cache_dir, PARSERS[file.suffix], skip_bad_rows=skip_bad_rows)
 
   return LabelledSource(str(folder), None, read, tuple(found))
 

@@ -1,7 +1,7 @@
 """The tasks: GLUE's (https://gluebenchmark.com) and the user's own; metrics and leaderboard files.
 
 A task says which columns hold the texts and the label, what the classes are called, which
-splits are scored and how. Readers of files are in `tables.py`.
+splits are scored and how. Files are read in `tables.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,8 +29,8 @@ class Task:
     folder: in GLUE's TSV layout.
     tsv_texts: the TSV header's names of the text columns.
     tsv_label: the TSV header's name of the label column.
-    tsv_header: the columns of training and dev files that have no header.
-    numbered: files may number the classes, in the order of `label_names`.
+    tsv_header: the columns, for a task whose training and dev files have no header.
+    numbered: labels may be given as 0, 1, ... in the order of `label_names`.
     eval_splits: split -> suffix of its metrics' names.
     test_splits: split -> GLUE's name of the prediction file.
     predicts_names: the leaderboard wants label names, not numbers.

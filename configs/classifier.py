@@ -63,7 +63,7 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   config.skip_bad_rows = False
   # Most tokens of an example, with [CLS] and [SEP]. Longer ones are truncated.
   config.max_seq_length = 128
-  # Put several examples into one row: the same numbers, less padding.
+  # Put several examples into one row: the same numbers but for the draws of dropout, less padding.
   config.pack_sequences = True
   # Folder that keeps tokenized text for later runs. Blank: ~/.cache/bert_in_flax/tokenized.
   config.cache_dir = ""
@@ -83,7 +83,7 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   config.eval_batch_size = 64
   # Examples per batch of a prediction, over all devices.
   config.predict_batch_size = 64
-  # Micro-batches per step: less memory, the same update.
+  # Micro-batches per step: less memory, the same update but for the draws of dropout.
   config.gradient_accumulation_steps = 1
   # Passes over the training examples; a fraction is fine.
   config.num_train_epochs = 3.0

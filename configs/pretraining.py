@@ -83,7 +83,7 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   config.do_whole_word_mask = False
   # Share of the examples that are cut to a random shorter length.
   config.short_seq_prob = 0.1
-  # Put several examples into one row: the same numbers, less padding.
+  # Put several examples into one row: the same numbers but for the draws of dropout, less padding.
   config.pack_sequences = True
 
   # Train, until the run is finished.
@@ -100,7 +100,7 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   config.phases = ((0.9, 128, 256), (0.1, 512, 256))
   # Examples per batch of an evaluation, over all devices.
   config.eval_batch_size = 256
-  # Micro-batches per step: less memory, the same update.
+  # Micro-batches per step: less memory, the same update but for the draws of dropout.
   config.gradient_accumulation_steps = 1
 
   # Peak learning rate.
