@@ -16,10 +16,7 @@ Params = Mapping[str, Any]
 
 def training_steps(num_examples: int, batch_size: int, epochs: float, warmup_proportion: float
                    ) -> tuple[int, int]:
-  """Returns fine-tuning's steps and warm-up steps (`main` of the original's run_classifier.py).
-
-  Both are rounded down.
-  """
+  """Returns fine-tuning's steps and warm-up steps, rounded down as in run_classifier.py's `main`."""
   num_train_steps = int(num_examples / batch_size * epochs)
   return num_train_steps, int(num_train_steps * warmup_proportion)
 
@@ -62,11 +59,7 @@ def _mask_by_path(params: Params, choose: Callable[[tuple[str, ...]], bool]) -> 
 
 
 def decay_mask(params: Params) -> Params:
-  """Returns True for each parameter with weight decay: all but biases and LayerNorm's.
-
-  Decided by path (`_do_use_weight_decay` of the original), because the number of dimensions does
-  not tell them apart in every layout.
-  """
+  """Returns True for all parameters but biases and LayerNorm's (`_do_use_weight_decay`)."""
   return _mask_by_path(params, lambda path: path[-1] != "bias" and "layer_norm" not in path)
 
 
@@ -142,15 +135,13 @@ def freeze(optimizer: optax.GradientTransformation,
            modules: tuple[tuple[str, ...], ...]) -> optax.GradientTransformation:
   """Keeps the parameters of some modules as they are: no update and no decay (`optax.masked`).
 
-  Their gradients still count for clipping's global norm. For a module without a loss, such as
-  the pooler and the next-sentence head in pre-training on masked words alone (Liu et al., 2019,
-  https://arxiv.org/abs/1907.11692), decay alone would shrink the weights.
+  Their gradients still count in the global norm. For modules that no loss reaches, such as the
+  pooler in pre-training on masked words alone: decay alone would shrink them.
 
   Args:
     optimizer: updates all other parameters.
     modules: paths in the tree of parameters, such as ("bert", "pooler").
   """
-
   def frozen(params: Params) -> Params:
     return _mask_by_path(params, lambda path: any(
         path[:len(module)] == module for module in modules))

@@ -349,9 +349,6 @@ class _Meter:
       log: ends a record with this step.
       wait: returns when the devices have finished the step: the first, so that its record is
         logged at once, and the last, so that its time counts.
-
-    Raises:
-      NotFiniteError: of this step or one of the two before it.
     """
     start = time.perf_counter()
     batch, counts = next(batches)
