@@ -16,7 +16,7 @@ Params = Mapping[str, Any]
 
 def training_steps(num_examples: int, batch_size: int, epochs: float, warmup_proportion: float
                    ) -> tuple[int, int]:
-  """Returns fine-tuning's steps and warm-up steps, rounded down as in run_classifier.py's `main`."""
+  """Returns fine-tuning's steps and warm-up steps, both rounded down as in the original."""
   num_train_steps = int(num_examples / batch_size * epochs)
   return num_train_steps, int(num_train_steps * warmup_proportion)
 
