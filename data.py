@@ -174,9 +174,17 @@ def shuffled(places: np.ndarray, size: int, *key: int) -> np.ndarray:
   return stateless_random.permute(within, size, stateless_random.keys(*key, epochs))
 
 
+@functools.lru_cache(maxsize=2)
+def _epoch(seed: int, epoch: int, size: int) -> np.ndarray:
+  """Returns a whole epoch of `shuffled`, whose cost for some places is that for thousands."""
+  return shuffled(np.arange(epoch * size, (epoch + 1) * size), size, seed)
+
+
 def batch_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarray:
   """Returns the indices, in range(size), of the examples in fine-tuning's batch `step`."""
-  return shuffled(np.arange(step * batch_size, (step + 1) * batch_size), size, seed)
+  epochs, within = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), size)
+  return np.concatenate([_epoch(seed, int(epoch), size)[within[epochs == epoch]]
+                         for epoch in np.unique(epochs)])
 
 
 # --- Packing --------------------------------------------------------------------------------

@@ -115,7 +115,13 @@ def test_batches_cut_up_epochs_that_are_permutations():
 
 def test_batch_t_needs_no_batch_before_it():
   in_turn = [data.batch_indices(1, t, 8, 100) for t in range(1000)]
+  data._epoch.cache_clear()
   np.testing.assert_array_equal(data.batch_indices(1, 999, 8, 100), in_turn[999])
+
+
+def test_batches_are_the_stateless_shuffle():
+  stream = np.concatenate([data.batch_indices(3, t, 7, 25) for t in range(20)])
+  np.testing.assert_array_equal(stream, data.shuffled(np.arange(140), 25, 3))
 
 
 def test_a_batch_may_be_larger_than_the_data():
