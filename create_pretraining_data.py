@@ -23,7 +23,6 @@ from absl import flags
 
 from pretraining import text, tfrecords, wordpieces
 from support import files, workers
-from support.command_line import run_script
 from support.errors import UserError
 from support.reporting import progress_bar, say
 import tokenization
@@ -464,5 +463,7 @@ def shard_tasks(settings: Settings, sources: Sequence[text.Source], output: path
 
 
 if __name__ == "__main__":
+  from support.command_line import run_script  # here: the worker processes do without it
+
   define_flags(flags.FLAGS)
   run_script(main, interrupted="nothing was written")
