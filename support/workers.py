@@ -20,8 +20,8 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], num_w
   Reads an item only when a worker is idle; at most two items per worker are in flight, results
   that nobody has taken included. Closing the generator ends the workers.
 
-  Not joblib, whose generator reads items however few results are taken, and not an executor,
-  which EXECUTOR.
+  Not joblib, whose generator reads on when no result is taken; not an executor of
+  concurrent.futures, which hangs when a worker dies while it sends a result.
 
   Args:
     function: must be picklable; each worker receives it once.
@@ -88,7 +88,10 @@ def _collect(idle: list[connection.Connection], busy: dict[connection.Connection
              done: dict[int, Any]) -> None:
   """Waits for at least one worker's result; moves its worker from `busy` to `idle`."""
   for worker in connection.wait(list(busy)):
-    result = worker.recv()
+    try:
+      result = worker.recv()
+    except OSError as error:  # it died while it was sending
+      raise EOFError from error
     if isinstance(result, Exception):
       raise result
     done[busy.pop(worker)] = result
