@@ -17,8 +17,8 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], num_w
                 remedy: str) -> Generator[Result, None, None]:
   """Yields function(item) for every item, in order.
 
-  Reads an item only when a worker is idle; at most two items per worker are in flight, results
-  that nobody has taken included. Closing the generator ends the workers.
+  Reads one item ahead of the workers; at most two items per worker are in flight, results that
+  wait for their turn included. Closing the generator ends the workers.
 
   Not joblib, whose generator reads on when no result is taken; not an executor of
   concurrent.futures, which hangs when a worker dies while it sends a result.
