@@ -24,10 +24,13 @@ def written_whole(path: pathlib.Path, shared: bool = False) -> Iterator[pathlib.
   _remove(temporary)  # left by a process that was killed
   try:
     yield temporary
-    if not (shared and path.exists()):
-      if path.is_dir():
-        shutil.rmtree(path)
+    if path.is_dir() and not shared:
+      shutil.rmtree(path)
+    try:
       temporary.replace(path)
+    except OSError:  # a folder that is there
+      if not (shared and path.exists()):
+        raise
   finally:
     _remove(temporary)
 
