@@ -321,7 +321,7 @@ def test_the_loss_is_the_global_mean_with_unequal_masks_per_device():
           "next_sentence_labels": np.array([0, 1, 1, 0], np.int32),
           "next_sentence_weights": np.array([1, 1, 0, 1], np.float32)}
   params = init_params(model, jax.tree.map(lambda x: x[0, 0],
-                                           batches.make_batch(rows, 1, 1,
+                                           batches.pack_rows(rows, 1, 1,
                                                                           pack=False)))
   results = []
   for devices, micro_batches in ((1, 1), (4, 1), (2, 2)):
@@ -331,7 +331,7 @@ def test_the_loss_is_the_global_mean_with_unequal_masks_per_device():
         axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
         devices=jax.local_devices()[:devices])
     state = training.create_state(params, optax.sgd(1.0), seed=0)
-    state, sums = step(state, batches.make_batch(rows, devices, micro_batches,
+    state, sums = step(state, batches.pack_rows(rows, devices, micro_batches,
                                                             pack=False))
     results.append(jax.device_get((state.params, sums)))
   for result in results[1:]:

@@ -127,7 +127,7 @@ def test_predictions_from_logits():
 def written(folder, task, predictions, label_names, index=("0", "1", "2")):
   """The bytes of the file, which lies alone in its folder."""
   file = folder / "predictions.tsv"
-  tasks.write_predictions(file, task, np.asarray(predictions), label_names, index)
+  tasks.write_leaderboard_file(file, task, np.asarray(predictions), label_names, index)
   assert list(folder.iterdir()) == [file]
   return file.read_bytes()
 
