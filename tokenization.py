@@ -62,10 +62,6 @@ class Tokenizer:
     return self._id("sep_token")
 
   @property
-  def unk_token_id(self) -> int:
-    return self._id("unk_token")
-
-  @property
   def mask_token_id(self) -> int | None:
     """None for a tokenizer without [MASK], which can be fine-tuned with but not pre-trained."""
     return self._id("mask_token")

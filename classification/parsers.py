@@ -74,11 +74,11 @@ def _checked(file: pathlib.Path, header: Sequence[str],
       raise _BadRow(file, line, len(fields), len(header))
   columns = zip(*rows, strict=True) if rows else ((),) * len(header)
   return Parsed(pyarrow.table([pyarrow.array(column, pyarrow.string()) for column in columns],
-                               names=list(header)), lines, skipped)
+                              names=list(header)), lines, skipped)
 
 
 def parse_plain_tsv(file: pathlib.Path, *, header: Sequence[str] = (),
-                     skip_bad_rows: bool = False) -> Parsed:
+                    skip_bad_rows: bool = False) -> Parsed:
   """Parses TSV as GLUE writes it: without quoting, quotes are ordinary characters."""
   rows = ((number, line.split("\t")) for number, line in _lines(file) if line)
   if not header:
@@ -150,7 +150,19 @@ def parse_jsonl(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
       columns = parsed(explicit_schema=pyarrow.schema(dates))
   except pyarrow.ArrowInvalid as error:
     raise _bad_line(file, error) from error
+  _check_integers(file, [field.name for field in columns.schema
+                         if pyarrow.types.is_floating(field.type)])
   return Parsed(columns, [number for number, _ in lines])
+
+
+def _check_integers(file: pathlib.Path, float_columns: Sequence[str]) -> None:
+  """Raises UserError for an integer of a jsonl that pyarrow has rounded to a float."""
+  for number, line in _lines(file) if float_columns else ():
+    row = json.loads(line) if line.strip() else {}
+    for name in float_columns:
+      if type(row.get(name)) is int and abs(row[name]) > 1 << 53:
+        raise UserError(f"{file}:{number}: column {name!r} would round the integer "
+                        f"{str(row[name])[:40]}; write the column as strings")
 
 
 def _bad_line(file: pathlib.Path, error: Exception) -> UserError:
@@ -174,9 +186,9 @@ def _bad_line(file: pathlib.Path, error: Exception) -> UserError:
 
 
 def parse_parquet(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
-  import pyarrow.parquet
-
+  """Parses parquet; dictionary-encoded columns become plain ones."""
   del skip_bad_rows  # no row has a wrong number of fields
+  import pyarrow.parquet
 
   try:
     columns = pyarrow.parquet.read_table(file)

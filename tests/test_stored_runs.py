@@ -13,6 +13,7 @@ import pytest
 
 import run_classifier
 import run_pretraining
+from support.errors import UserError
 
 
 @pytest.fixture
@@ -26,11 +27,11 @@ def results(folder):
   return json.loads(pathlib.Path(folder, "eval_results.json").read_text())
 
 
-def the_same_command(script, config, folder):
-  """Runs the command that a run's config.json holds."""
+def the_same_command(script, config, folder, *more):
+  """Runs the command that a run's config.json holds, with more flags."""
   command = json.loads(pathlib.Path(folder, "config.json").read_text())["command"]
   run_script_in_process(script, config, *(argument for argument in command[1:]
-                                          if not argument.startswith("--config=")))
+                                          if not argument.startswith("--config=")), *more)
 
 
 def test_a_finished_run_is_scored_and_predicts(stored):
@@ -58,3 +59,9 @@ def test_an_interrupted_pre_training_ends_as_if_never_stopped(stored, capsys):
   assert "continuing after step 5\n" in capsys.readouterr().out
   assert results("pretraining-interrupted") == pytest.approx(results("pretraining-finished"),
                                                              rel=1e-4)
+
+
+def test_a_knob_that_is_newer_than_a_run_may_not_change_it(stored):
+  with pytest.raises(UserError, match="holds another run .optimizer is None there and 'lamb' here"):
+    the_same_command(run_classifier, "classifier", "classifier-interrupted",
+                     "--config.optimizer=lamb")

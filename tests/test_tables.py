@@ -461,6 +461,23 @@ def test_broken_jsonl(tmp_path, line, message):
     own_table(tmp_path, "train.jsonl", f'{{"text": "a"}}\n{line}\n')
 
 
+@pytest.mark.parametrize("first,second", [(12345678901234567890123, 1), (9007199254740993, 0.5)])
+def test_jsonl_rounds_no_integer(tmp_path, first, second):
+  content = f'{{"text": "a", "label": {second}}}\n\n{{"text": "b", "label": {first}}}\n'
+  with refuses(f"train.jsonl:3: column 'label' would round the integer {first}; write the"):
+    own_table(tmp_path, "train.jsonl", content)
+  whole = own_table(tmp_path / "whole", "train.jsonl", '{"text": "a", "label": 9007199254740993}')
+  assert whole.column("label") == [9007199254740993]
+
+
+def test_jsonl_dates_and_types(tmp_path):
+  """A text that reads like a date is a text; a column has one type, or its line is named."""
+  table = own_table(tmp_path, "train.jsonl", '{"text": "2020-01-01", "label": "a"}\n')
+  assert table.column("text") == ["2020-01-01"]
+  with refuses("train.jsonl:2: column 'label' is 'x' here and of another type before"):
+    own_table(tmp_path, "train.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": "x"}\n')
+
+
 def test_parquet(tmp_path):
   columns = {"text": ["a\nb", "ü"], "label": [1, 0], "score": [0.5, None]}
   pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "train.parquet")
