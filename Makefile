@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 BENCH := $(BIN)/python -m benchmarks
 OUT := benchmarks/results
 
-.PHONY: demo test lint assets bench clean
+.PHONY: demo test fuzz lint assets bench clean
 
 demo: assets
 	$(BIN)/python run_classifier.py --config=configs/classifier.py \
@@ -18,6 +18,11 @@ demo: assets
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest
+
+# Ten minutes of damaged files for every reader; the short round is part of the tests.
+MINUTES ?= 10
+fuzz: $(VENV)/dev
+	$(BIN)/python -m tests.fuzz --minutes=$(MINUTES)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

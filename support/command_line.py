@@ -16,7 +16,7 @@ from absl import app, flags
 import ml_collections
 from ml_collections import config_flags
 
-from support.errors import first_line, UserError
+from support.errors import first_line, one_line, UserError
 
 _HELP = ("--help", "-help", "-?", "--helpshort", "-helpshort")
 
@@ -194,5 +194,5 @@ def _suggest(name: str, knobs: Sequence[str]) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-  print(f"error: {' '.join(message.split())}", file=sys.stderr)
+  print(f"error: {one_line(message)}", file=sys.stderr)
   sys.exit(1)
