@@ -10,6 +10,11 @@ memory; the files /data/examples.tfrecord-00000-of-00012 and so on hold the same
 N, but not the original's.
 """
 
+if __name__ == "__main__":
+  from support import stopping
+
+  stopping.catch_signals()  # first: the imports below take seconds
+
 from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import dataclasses

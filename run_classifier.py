@@ -8,6 +8,11 @@ continues an interrupted run; --config.do_train=False --output_dir=OUT scores or
 a finished one.
 """
 
+if __name__ == "__main__":
+  from support import stopping
+
+  stopping.catch_signals()  # first: the imports below take seconds
+
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools

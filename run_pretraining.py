@@ -8,6 +8,11 @@ continues an interrupted run; --config.do_train=False --output_dir=OUT evaluates
 The result, OUT/model, is a HuggingFace folder and an init_checkpoint for run_classifier.py.
 """
 
+if __name__ == "__main__":
+  from support import stopping
+
+  stopping.catch_signals()  # first: the imports below take seconds
+
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools

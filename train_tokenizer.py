@@ -6,6 +6,11 @@ OUTPUT_DIR becomes a HuggingFace tokenizer folder; Google's scripts take its voc
 The same text and flags give the same vocabulary, entry by entry.
 """
 
+if __name__ == "__main__":
+  from support import stopping
+
+  stopping.catch_signals()  # first: the imports below take seconds
+
 import collections
 from collections.abc import Iterable, Iterator, Sequence
 import contextlib

@@ -16,6 +16,7 @@ from absl import app, flags
 import ml_collections
 from ml_collections import config_flags
 
+from support import stopping
 from support.errors import first_line, one_line, UserError
 
 _HELP = ("--help", "-help", "-?", "--helpshort", "-helpshort")
@@ -46,10 +47,10 @@ def run_script(main: Callable[[], None], interrupted: str = "the same command co
         raise
       _fail(f"the device has not enough memory ({first_line(error)}); a smaller batch, "
             "--config.gradient_accumulation_steps or a shorter length needs less")
-    except KeyboardInterrupt:
-      print(f"interrupted; {interrupted}", file=sys.stderr)
-      sys.exit(130)
+    except KeyboardInterrupt as error:
+      _end(f"interrupted; {error.args[0] if error.args else interrupted}", stopping.exit_status())
 
+  stopping.raise_stopped()
   app.run(checked_main, flags_parser=_parse_flags)
   raise AssertionError("app.run does not return")
 
@@ -196,3 +197,14 @@ def _suggest(name: str, knobs: Sequence[str]) -> str:
 def _fail(message: str) -> NoReturn:
   print(f"error: {one_line(message)}", file=sys.stderr)
   sys.exit(1)
+
+
+def _end(line: str, status: int) -> NoReturn:
+  """Ends the process as it stands: Python's own end may crash while a step is under way.
+
+  Threads of XLA would go on with their step among libraries that are being unloaded.
+  """
+  print(line, file=sys.stderr)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)

@@ -1,0 +1,94 @@
+"""Signals that end a run: Ctrl-C, SIGTERM (a cluster takes the machine), SIGHUP (hang-up).
+
+Python raises KeyboardInterrupt wherever its main thread happens to be. In a callback of a compiled
+library, such as JAX's at each garbage collection, that is lost ("Exception ignored in ...") or
+ends the process with a crash. So the handler raises nothing while steps are made: it takes a
+note, and the loop asks for it between two steps. A second signal ends the process at once.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import enum
+import os
+import signal
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(KeyboardInterrupt):
+  """Raised where a run stops for a signal; the message, if any, says what was saved."""
+
+
+class _Mode(enum.Enum):
+  """The answer to a first signal."""
+
+  END = enum.auto()  # ends the process
+  RAISE = enum.auto()
+  NOTE = enum.auto()
+
+
+_mode = _Mode.END
+_received = 0  # the first signal's number
+
+
+def catch_signals() -> None:
+  """Ends the process with one line at a signal, from now until `raise_stopped`.
+
+  A signal that this process was started to ignore, as by nohup, stays ignored.
+  """
+  for number in _SIGNALS:
+    if signal.getsignal(number) is not signal.SIG_IGN:
+      signal.signal(number, _answer)
+
+
+def raise_stopped() -> None:
+  """Makes a first signal raise Stopped from now on."""
+  global _mode
+  _mode = _Mode.RAISE
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[None]:
+  """A context in which a first signal only makes `check` raise Stopped, and its end."""
+  global _mode
+  before, _mode = _mode, _Mode.NOTE
+  try:
+    check()
+    yield
+  finally:
+    _mode = before
+  check()
+
+
+def check() -> None:
+  """Raises Stopped if a signal came."""
+  if _received:
+    raise Stopped
+
+
+def exit_status() -> int:
+  """Returns 128 + the signal's number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
+  return 128 + (_received or signal.SIGINT)
+
+
+def _answer(number: int, frame: FrameType | None) -> None:
+  """Handles a signal; in the main thread, between two instructions of Python."""
+  del frame
+  global _received
+  first, _received = not _received, _received or number
+  if not first or _mode is _Mode.END:
+    _end("ended at once" if not first else "interrupted before it began")
+  if _mode is _Mode.RAISE:
+    raise Stopped
+  _write(f"{signal.Signals(number).name}: stopping after this step; once more ends it at once")
+
+
+def _end(line: str) -> None:
+  """Ends the process without Python's own end, which waits for threads and unloads libraries."""
+  _write(line)
+  os._exit(exit_status())
+
+
+def _write(line: str) -> None:
+  os.write(2, f"{line}\n".encode())  # print is not safe here: the signal may interrupt a print
