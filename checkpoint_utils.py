@@ -4,13 +4,15 @@ One table (`WEIGHTS`) names every parameter in the three formats and is read bot
 safetensors and TF1 files are read without torch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import dataclasses
 import glob
-import json
+import math
 import os
 import pathlib
 import re
+import shutil
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -19,7 +21,7 @@ import numpy as np
 
 import modeling
 from support import files, hub
-from support.errors import first_line, UserError
+from support.errors import first_line, shown, UserError
 from tokenization import Tokenizer
 
 Tensors = dict[str, np.ndarray]
@@ -91,8 +93,17 @@ WEIGHTS: tuple[Weight, ...] = (
     *_head("classifier", "classifier", "output_weights", "output_bias"),
 )
 
+# `torch.compile` and DataParallel put these before names, also before each other.
+_WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod)\.")
+
+# Entries under which people save a model's state beside its optimizer's.
+_STATES = ("state_dict", "model_state_dict", "model")
+
 # A checkpoint may lack these; anything else that is missing means a broken file.
 HEADS = ("bert/pooler/", "masked_lm/", "next_sentence/", "classifier/")
+
+# These have a row for each word of the vocabulary.
+_ROW_PER_WORD = ("bert/embeddings/word_embeddings/embedding", "masked_lm/bias")
 
 # Not weights, copies of weights, optimizer slots, or heads that this project does not have.
 _IGNORABLE = re.compile(
@@ -128,18 +139,24 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-  """Names of the parameters loaded, freshly initialized, and left in the file."""
+  """Names of the parameters loaded, freshly initialized, and left in the file.
+
+  `new_rows` counts the fresh rows of the word embeddings, for tokens that the file does not know.
+  """
 
   loaded: tuple[str, ...]
   initialized: tuple[str, ...]
   ignored: tuple[str, ...]
+  new_rows: int = 0
 
   def __str__(self) -> str:
     def named(names: tuple[str, ...]) -> str:
       return f" ({', '.join(names)})" if names else ""
     return (f"{len(self.loaded)} tensors loaded, "
             f"{len(self.initialized)} freshly initialized{named(self.initialized)}, "
-            f"{len(self.ignored)} ignored{named(self.ignored)}")
+            f"{len(self.ignored)} ignored{named(self.ignored)}"
+            + (f"; {self.new_rows} freshly initialized rows of word embeddings for added tokens"
+               if self.new_rows else ""))
 
 
 # --- Finding a checkpoint -------------------------------------------------------------------
@@ -205,65 +222,99 @@ def _download(name: str) -> pathlib.Path:
 
 
 def _huggingface_checkpoint(folder: pathlib.Path) -> Checkpoint:
-  fields = _read_json(folder / "config.json")
+  file = folder / "config.json"
+  fields = files.read_json(file)
   if fields.get("model_type", "bert") != "bert" or "hidden_size" not in fields:
-    raise UserError(f"{folder / 'config.json'}: model_type is {fields.get('model_type')!r}; "
-                    "only 'bert' can be loaded")
+    raise UserError(f"{file}: model_type is {shown(fields.get('model_type'))}; only 'bert' can be "
+                    "loaded")
   for key, right in (("position_embedding_type", "absolute"), ("is_decoder", False),
                      ("add_cross_attention", False)):
     if fields.get(key, right) != right:
-      raise UserError(f"{folder / 'config.json'}: {key} is {fields[key]!r}, must be {right!r}")
-  files = _huggingface_files(folder)
-  names = _class_names(fields, folder / "config.json")
+      raise UserError(f"{file}: {key} is {shown(fields[key])}, must be {right!r}")
+  weights = _huggingface_files(folder)
+  names = _class_names(fields, file)
+  _check_problem_type(fields, file, len(names))
+  config = _bert_config(fields, file)
+  _check_size(config, file, weights[0], sum(part.stat().st_size for part in weights))
   has_tokenizer = any((folder / f).exists() for f in ("tokenizer.json", "vocab.txt"))
   return Checkpoint(
-      path=str(folder), format="huggingface",
-      config=_bert_config(fields, folder / "config.json"), regression=len(names) == 1,
-      label_names=names if len(names) > 1 else (),
-      text_columns=tuple(fields.get("text_columns") or ()),
-      tokenizer=str(folder) if has_tokenizer else "", read=lambda: _read_huggingface(files))
+      path=str(folder), format="huggingface", config=config, regression=len(names) == 1,
+      label_names=() if len(names) == 1 or _only_numbered(names) else names,
+      text_columns=_names(fields, "text_columns", file),
+      tokenizer=str(folder) if has_tokenizer else "", read=lambda: _read_huggingface(weights))
 
 
 def _class_names(fields: Mapping[str, Any], file: pathlib.Path) -> tuple[str, ...]:
-  """Reads the names of the classifier's outputs in order; () if they are only numbered.
+  """Reads the names of the classifier's outputs in order; a single output is a regression.
 
-  transformers numbers them LABEL_0, LABEL_1, ...; a single output is a regression.
+  transformers numbers those without a name LABEL_0, LABEL_1, ...
   """
   id2label = fields.get("id2label") or {}
-  try:
-    names = tuple(str(id2label[key]) for key in sorted(id2label, key=int))
-  except (TypeError, ValueError, AttributeError) as error:
-    raise UserError(f"{file}: id2label must map 0, 1, ... to names, not {id2label!r}") from error
-  unnamed = tuple(f"LABEL_{i}" for i in range(len(names)))
-  return () if names == unnamed and len(names) > 1 else names
+  if not id2label and fields.get("num_labels") == 1:
+    id2label = {"0": "LABEL_0"}
+  right = isinstance(id2label, dict) and all(
+      str(i) in id2label and isinstance(id2label[str(i)], str | int) for i in range(len(id2label)))
+  if not right:
+    raise UserError(f"{file}: id2label must map 0, 1, ... to names, not {shown(id2label)}")
+  names = tuple(str(id2label[str(i)]) for i in range(len(id2label)))
+  if len(set(names)) < len(names):
+    raise UserError(f"{file}: id2label gives two classes the same name: {shown(id2label)}")
+  return names
+
+
+def _only_numbered(names: tuple[str, ...]) -> bool:
+  return names == tuple(f"LABEL_{i}" for i in range(len(names)))
+
+
+def _check_problem_type(fields: Mapping[str, Any], file: pathlib.Path, outputs: int) -> None:
+  """Raises UserError for a classifier of a kind that this project does not have.
+
+  transformers infers a type that is null from the number of outputs: one is a regression.
+  """
+  kind = fields.get("problem_type")
+  right = {None: True, "regression": outputs == 1, "single_label_classification": outputs != 1}
+  if kind not in tuple(right) or not right[kind]:
+    raise UserError(f"{file}: problem_type {shown(kind)} with {outputs} names in id2label is "
+                    "neither a regression on one value nor one class of several; delete both "
+                    "entries to start from the encoder")
 
 
 def _huggingface_files(folder: pathlib.Path) -> list[pathlib.Path]:
   """Lists the weight files of a folder, sharded or not; prefers safetensors to pickles."""
   for single in ("model.safetensors", "pytorch_model.bin"):
-    if (folder / single).exists():
+    if (folder / single).is_file():
       return [folder / single]
     index = folder / f"{single}.index.json"
     if index.exists():
-      shards = sorted(set(_entry(_read_json(index), "weight_map", index).values()))
+      weight_map = _entry(files.read_json(index), "weight_map", index, dict)
+      shards = list(dict.fromkeys(weight_map.values())) if all(
+          isinstance(shard, str) for shard in weight_map.values()) else []
+      suffix = pathlib.Path(single).suffix
+      if not shards or any(pathlib.Path(shard).name != shard or not shard.endswith(suffix)
+                           for shard in shards):
+        raise UserError(f"{index}: weight_map must map tensors to names of {suffix} files beside "
+                        f"it, not {shown(weight_map)}")
       for shard in shards:
-        if not (folder / shard).exists():
+        if not (folder / shard).is_file():
           raise UserError(f"{folder / shard} is missing; {index.name} names it")
-      return [folder / shard for shard in shards]
+      return [folder / shard for shard in sorted(shards)]
   raise UserError(f"{folder} has a config.json but no model.safetensors or pytorch_model.bin")
 
 
-def _read_huggingface(files: list[pathlib.Path]) -> Tensors:
+def _read_huggingface(weights: list[pathlib.Path]) -> Tensors:
   """Reads all tensors under canonical names: `bert.` prefix, LayerNorm weight and bias."""
   tensors = {}
-  for file in files:
+  for file in weights:
     read = _read_safetensors if file.suffix == ".safetensors" else _read_torch
     for name, value in read(file).items():
+      if _canonical(name) in tensors:
+        raise UserError(f"{file}: {name} is there twice, under two names or in two files")
       tensors[_canonical(name)] = value
   return tensors
 
 
 def _canonical(name: str) -> str:
+  name = _WRAPPERS.sub("", name)
   name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
   name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
   return re.sub(r"^(embeddings|encoder|pooler)\.", r"bert.\1.", name)
@@ -274,7 +325,8 @@ def _read_safetensors(file: pathlib.Path) -> Tensors:
   import safetensors.numpy
 
   try:
-    return safetensors.numpy.load_file(file)
+    with files.plain_path(file) as plain:
+      return safetensors.numpy.load_file(plain)
   except Exception as error:  # SafetensorError is a bare Exception
     raise UserError(f"{file} cannot be read (truncated?): {first_line(error)}") from error
 
@@ -287,7 +339,13 @@ def _read_torch(file: pathlib.Path) -> Tensors:
                     "model.safetensors") from error
   try:
     state = torch.load(file, map_location="cpu", weights_only=True)
+    for key in _STATES:
+      state = state[key] if isinstance(state.get(key), dict) else state
+    # An expanded tensor repeats few numbers: its size is not bounded by the file's.
+    _check_stored(file, sum(value.numel() for value in state.values()), file.stat().st_size)
     return {name: value.float().numpy() for name, value in state.items()}
+  except UserError:
+    raise
   except Exception as error:  # truncated archives raise anything from EOFError to RuntimeError
     raise UserError(f"{file} cannot be read (truncated, or not only weights by their names?): "
                     f"{first_line(error)}") from error
@@ -310,25 +368,36 @@ def _google_checkpoint(prefix: pathlib.Path) -> Checkpoint:
   config_file = prefix.parent / "bert_config.json"
   if not config_file.exists():
     raise UserError(f"{prefix} needs a bert_config.json beside it; {config_file} does not exist")
-  fields = _read_json(config_file)
+  fields = files.read_json(config_file)
   if "hidden_size" not in fields:
     raise UserError(f"{config_file} is no BERT configuration: it has no hidden_size")
   if fields.get("hidden_act") == "gelu":
     fields["hidden_act"] = "gelu_new"  # what the original's code computes under this name
-  vocab = prefix.parent / "vocab.txt"
+  config, vocab = _bert_config(fields, config_file), prefix.parent / "vocab.txt"
+  _check_size(config, config_file, prefix, _google_bytes(prefix))
   return Checkpoint(
-      path=str(prefix), format="google", config=_bert_config(fields, config_file),
-      regression=False, label_names=(), text_columns=(),
-      tokenizer=str(prefix.parent) if vocab.exists() else "", read=lambda: _read_google(prefix))
+      path=str(prefix), format="google", config=config, regression=False, label_names=(),
+      text_columns=(), tokenizer=str(prefix.parent) if vocab.exists() else "",
+      read=lambda: _read_google(prefix))
+
+
+def _google_bytes(prefix: pathlib.Path) -> int:
+  return sum(file.stat().st_size for file in prefix.parent.iterdir()
+             if file.name.startswith(f"{prefix.name}.data-"))
 
 
 def _read_google(prefix: pathlib.Path) -> Tensors:
   import tensorflow as tf  # here: it takes seconds to import and only this format needs it
 
   try:
-    reader = tf.train.load_checkpoint(str(prefix))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
-            if not _IGNORABLE.fullmatch(name)}
+    with files.plain_path(prefix) as plain:
+      reader = tf.train.load_checkpoint(str(plain))
+      shapes = {name: shape for name, shape in reader.get_variable_to_shape_map().items()
+                if not _IGNORABLE.fullmatch(name)}
+      _check_stored(prefix, sum(map(math.prod, shapes.values())), _google_bytes(prefix))
+      return {name: reader.get_tensor(name) for name in shapes}
+  except UserError:
+    raise
   except Exception as error:  # DataLossError, NotFoundError, OutOfRangeError, ValueError ...
     raise UserError(f"{prefix} cannot be read (truncated?): {first_line(error)}") from error
 
@@ -339,48 +408,85 @@ def _read_google(prefix: pathlib.Path) -> Tensors:
 def _our_checkpoint(folder: pathlib.Path) -> Checkpoint:
   """Opens a step of a run's `checkpoints/`: Orbax items `params` and `model`."""
   file = folder / "model" / "metadata"
-  description = _read_json(file)
+  description = files.read_json(file)
+  config = _bert_config(_entry(description, "config", file, dict), file)
+  _check_size(config, file, folder, _our_bytes(folder))
   tokenizer = folder.resolve().parent.parent / "tokenizer"
   return Checkpoint(
-      path=str(folder), format="ours",
-      config=_bert_config(_entry(description, "config", file), file),
-      regression=_entry(description, "regression", file),
-      label_names=tuple(_entry(description, "label_names", file)),
-      text_columns=tuple(_entry(description, "text_columns", file)),
+      path=str(folder), format="ours", config=config,
+      regression=_entry(description, "regression", file, bool),
+      label_names=_names(description, "label_names", file),
+      text_columns=_names(description, "text_columns", file),
       tokenizer=str(tokenizer) if tokenizer.is_dir() else "", read=lambda: _read_ours(folder))
 
 
-def _read_ours(folder: pathlib.Path) -> Tensors:
+def _our_bytes(folder: pathlib.Path) -> int:
+  """Returns the size of the parameters in memory: Orbax compresses its files."""
+  with _opened(folder) as (_, _, tree):
+    return sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+@contextlib.contextmanager
+def _opened(folder: pathlib.Path) -> Iterator[tuple[Any, pathlib.Path, Any]]:
+  """Yields Orbax's checkpointer, the path of the item `params`, and its tree of shapes."""
   import orbax.checkpoint as ocp  # here: importing it takes a second
 
-  params = str(folder.resolve() / "params")
   try:
-    with ocp.PyTreeCheckpointer() as checkpointer:
-      tree = checkpointer.metadata(params).item_metadata.tree
-      as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-      restored = checkpointer.restore(params, restore_args=as_numpy)
+    with files.plain_path(folder / "params") as params, ocp.PyTreeCheckpointer() as checkpointer:
+      yield checkpointer, params, checkpointer.metadata(params).item_metadata.tree
   except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
     raise UserError(f"{folder} cannot be read (truncated?): {first_line(error)}") from error
+
+
+def _read_ours(folder: pathlib.Path) -> Tensors:
+  import orbax.checkpoint as ocp
+
+  with _opened(folder) as (checkpointer, params, tree):
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    restored = checkpointer.restore(params, restore_args=as_numpy)
   return flax.traverse_util.flatten_dict(restored, sep="/")
 
 
 # --- Into parameters and out ----------------------------------------------------------------
 
 
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-  try:
-    content = json.loads(file.read_text("utf-8"))
-  except (OSError, ValueError) as error:
-    raise UserError(f"{file} cannot be read as JSON: {first_line(error)}") from error
-  if not isinstance(content, dict):
-    raise UserError(f"{file} must hold a JSON object, not {str(content)[:40]}")
-  return content
-
-
-def _entry(content: Mapping[str, Any], key: str, file: pathlib.Path) -> Any:
+def _entry(content: Mapping[str, Any], key: str, file: pathlib.Path, kind: type) -> Any:
   if key not in content:
     raise UserError(f"{file} has no {key!r}")
+  if not isinstance(content[key], kind):
+    raise UserError(f"{file}: {key} must be a {kind.__name__}, not {shown(content[key])}")
   return content[key]
+
+
+def _names(content: Mapping[str, Any], key: str, file: pathlib.Path) -> tuple[str, ...]:
+  """Reads a list of names; () for an entry that is missing or null."""
+  names = content.get(key) or []
+  if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+    raise UserError(f"{file}: {key} must be a list of names, not {shown(names)}")
+  return tuple(names)
+
+
+def _check_size(config: modeling.BertConfig, config_file: pathlib.Path, weights: pathlib.Path,
+                size: int) -> None:
+  """Raises UserError if a configuration describes more parameters than bytes are stored.
+
+  Nothing is allocated before: a layer count of 10**9 in a damaged file would take all memory.
+  """
+  hidden = config.hidden_size
+  embeddings = hidden * (config.vocab_size + config.max_position_embeddings
+                         + config.type_vocab_size)
+  layer = 4 * hidden**2 + 2 * hidden * config.intermediate_size  # the matrices
+  if embeddings + config.num_hidden_layers * layer > size:
+    raise UserError(f"{weights} cannot be read (truncated?): {config_file.name} describes "
+                    f"{shown(embeddings + config.num_hidden_layers * layer)} parameters and more, "
+                    f"which {size:,} bytes cannot hold")
+
+
+def _check_stored(file: pathlib.Path, values: int, size: int) -> None:
+  """Raises UserError if tensors are said to have more values than the file has bytes."""
+  if values > size:
+    raise UserError(f"{file} cannot be read (truncated?): its tensors have {shown(values)} values, "
+                    f"which {size:,} bytes cannot hold")
 
 
 def _bert_config(fields: Mapping[str, Any], file: pathlib.Path) -> modeling.BertConfig:
@@ -402,33 +508,39 @@ def _expand(weights: tuple[Weight, ...], num_hidden_layers: int) -> list[Weight]
 
 
 def load_params(checkpoint: Checkpoint, fresh: Params,
-                reinitialize: tuple[str, ...] = ()) -> tuple[Params, LoadReport]:
+                reinitialize: tuple[str, ...] = (), resize_embeddings: bool = False
+                ) -> tuple[Params, LoadReport]:
   """Merges a checkpoint's weights into freshly initialized parameters.
 
   Args:
     checkpoint: what `find_checkpoint` found.
     fresh: the model's initialized parameters; kept where the checkpoint has no such head.
     reinitialize: prefixes of parameters to keep fresh even if the checkpoint has them.
+    resize_embeddings: the model may have more words than the checkpoint; their rows stay fresh.
 
   Returns:
     The parameters as float32 numpy arrays, and what came from where.
 
   Raises:
-    UserError: a tensor that is unknown, missing (and no head's), or of another shape.
+    UserError: a tensor that is unknown, missing (and no head's), of another shape, or with values
+      that are not finite.
   """
   flat = flax.traverse_util.flatten_dict(fresh, sep="/")
   tensors = checkpoint.read()
   if "masked_lm/bias" in flat:
     _check_tied_decoder(checkpoint.path, tensors)
   by_ours = _by_our_name(checkpoint, tensors)
-  params, loaded, initialized = {}, [], []
+  params, loaded, initialized, new_rows = {}, [], [], 0
   for name, initial in flat.items():
     if name in by_ours and not name.startswith(reinitialize):
       value = by_ours.pop(name)
+      if resize_embeddings and name in _ROW_PER_WORD and len(value) < len(initial):
+        new_rows = len(initial) - len(value)
+        value = np.concatenate([value, initial[-new_rows:]])
       if value.shape != initial.shape:
         raise UserError(f"{checkpoint.path}: {name} has shape {list(value.shape)} in the "
                         f"checkpoint and {list(initial.shape)} in the model")
-      params[name] = np.asarray(value, np.float32)
+      params[name] = _finite(value, f"{checkpoint.path}: {name}")
       loaded.append(name)
     elif name.startswith(HEADS):
       params[name] = np.asarray(initial)
@@ -440,8 +552,25 @@ def load_params(checkpoint: Checkpoint, fresh: Params,
     there = [name for name in loaded if name.startswith(head)]
     if missing and there:
       raise UserError(f"{checkpoint.path} has {', '.join(there)} but not {', '.join(missing)}")
-  report = LoadReport(tuple(loaded), tuple(initialized), tuple(sorted(by_ours)))
+  report = LoadReport(tuple(loaded), tuple(initialized), tuple(sorted(by_ours)), new_rows)
   return flax.traverse_util.unflatten_dict(params, sep="/"), report
+
+
+def _finite(value: np.ndarray, name: str) -> np.ndarray:
+  """Returns a tensor as float32; `name` is the tensor's, with its file.
+
+  Raises:
+    UserError: numbers that are no floats, as of a quantized model, or NaN or infinite.
+  """
+  if not jax.dtypes.issubdtype(value.dtype, np.floating):
+    raise UserError(f"{name} holds {value.dtype} and not floating-point numbers; quantized weights "
+                    "cannot be loaded")
+  with np.errstate(over="ignore"):  # of float64: counted below
+    value = np.asarray(value, np.float32)
+  bad = value.size - np.count_nonzero(np.isfinite(value))
+  if bad:
+    raise UserError(f"{name} is broken: {bad:,} of its {value.size:,} values are NaN or infinite")
+  return value
 
 
 def _check_tied_decoder(path: str, tensors: Tensors) -> None:
@@ -501,5 +630,8 @@ def export_huggingface(folder: pathlib.Path, config: modeling.BertConfig, params
     tokenizer.save_pretrained(temporary)
     transformers.BertConfig(**dataclasses.asdict(config), **extra).save_pretrained(temporary)
     tensors = to_huggingface(params, config.num_hidden_layers)
-    safetensors.numpy.save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
+    with files.plain_path(temporary) as plain:
+      safetensors.numpy.save_file(tensors, plain / "model.safetensors", {"format": "pt"})
     (temporary / "README.md").write_text(model_card, "utf-8")
+    # safetensors lets only the owner read its file.
+    shutil.copymode(temporary / "README.md", temporary / "model.safetensors")

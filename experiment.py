@@ -150,24 +150,38 @@ def find_tokenizer(run: Run, checkpoint: checkpoint_utils.Checkpoint | None,
                     "--config=configs/classifier.py:bert-base-uncased, or for a random model "
                     "--config.tokenizer=/path/to/dir")
   tokenizer = tokenization.load_tokenizer(source, config.do_lower_case)
-  if config.tokenizer and own and (
-      tokenizer.get_vocab() != tokenization.load_tokenizer(own, None).get_vocab()):
-    raise UserError(f"tokenizer {config.tokenizer} has another vocabulary than init_checkpoint "
-                    f"{checkpoint.path}; leave --config.tokenizer out to use the checkpoint's")
+  if config.tokenizer and own:
+    vocabulary = tokenization.load_tokenizer(own, None).get_vocab()
+    same = tokenizer.get_vocab() == vocabulary
+    if not same and not (config.resize_embeddings
+                         and vocabulary.items() <= tokenizer.get_vocab().items()):
+      raise UserError(f"tokenizer {config.tokenizer} has another vocabulary than init_checkpoint "
+                      f"{checkpoint.path}; leave --config.tokenizer out to use the checkpoint's "
+                      "(or, if it only adds tokens, give --config.resize_embeddings=True)")
   return tokenizer
 
 
 def model_config(config: ml_collections.ConfigDict, base: modeling.BertConfig,
-                 tokenizer_size: int, max_seq_length: int) -> modeling.BertConfig:
-  """Applies config.model's overrides; the tokenizer and the length must fit the result."""
+                 tokenizer_size: int, max_seq_length: int, segments: int) -> modeling.BertConfig:
+  """Applies config.model's overrides; tokenizer, length and number of texts must fit the result.
+
+  With config.resize_embeddings the vocabulary grows to the tokenizer's.
+  """
   overrides = {name: value for name, value in config.model.items() if value is not None}
+  if config.resize_embeddings:
+    overrides.setdefault("vocab_size", max(tokenizer_size, base.vocab_size))
   try:
     bert_config = dataclasses.replace(base, **overrides)
   except ValueError as error:
     raise UserError(f"config.model: {error}") from error
   if tokenizer_size > bert_config.vocab_size:
     raise UserError(f"the tokenizer has {tokenizer_size} entries and the model's vocabulary "
-                    f"{bert_config.vocab_size}; they do not belong together")
+                    f"{bert_config.vocab_size}; they do not belong together, unless tokens were "
+                    "added to the model's own: --config.resize_embeddings=True")
+  if segments > bert_config.type_vocab_size:
+    raise UserError(f"the model's type_vocab_size is {bert_config.type_vocab_size}, so it cannot "
+                    f"tell {segments} texts apart; give it one text (classification: "
+                    "--config.text_columns=NAME; pre-training: --config.objective=mlm)")
   if max_seq_length > bert_config.max_position_embeddings:
     raise UserError(f"max_seq_length {max_seq_length} is over the model's "
                     f"max_position_embeddings {bert_config.max_position_embeddings}")

@@ -52,6 +52,7 @@ class BertConfig:
   hidden_act: str = "gelu"  # a key of ACTIVATIONS
   hidden_dropout_prob: float = 0.1
   attention_probs_dropout_prob: float = 0.1
+  classifier_dropout: float | None = None  # None: hidden_dropout_prob
   max_position_embeddings: int = 512
   type_vocab_size: int = 2
   initializer_range: float = 0.02  # standard deviation, cut at twice that
@@ -65,7 +66,8 @@ class BertConfig:
       value = getattr(self, field.name)
       if field.type is int and not (type(value) is int and value >= 1):
         raise ValueError(f"{field.name} must be an integer of at least 1, not {value!r}")
-      if field.type is float and not (type(value) in (int, float) and 0 <= value < 1):
+      rate = field.type is float or field.type == float | None and value is not None
+      if rate and not (type(value) in (int, float) and 0 <= value < 1):
         raise ValueError(f"{field.name} must be a number in [0, 1), not {value!r}")
     if self.hidden_size % self.num_attention_heads:
       raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of "
@@ -297,7 +299,10 @@ class BertForSequenceClassification(nn.Module):
     _, pooled, _ = BertModel(self.config, self.dtype, self.remat, name="bert")(
         batch["input_ids"], batch["token_type_ids"], batch["position_ids"],
         batch["sequence_ids"], batch["cls_positions"], only_cls, deterministic=deterministic)
-    pooled = Dropout(self.config.hidden_dropout_prob)(pooled, deterministic=deterministic)
+    dropout = self.config.classifier_dropout
+    if dropout is None:
+      dropout = self.config.hidden_dropout_prob
+    pooled = Dropout(dropout)(pooled, deterministic=deterministic)
     return _dense(self.num_labels, self.config, jnp.float32, "classifier")(pooled)
 
 

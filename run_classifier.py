@@ -107,7 +107,8 @@ def build_classifier(config: ml_collections.ConfigDict,
   """Builds the model and fills it from the checkpoint; a head for other classes starts afresh."""
   task, label_names = run_data.task, run_data.label_names
   base = checkpoint.config if checkpoint else modeling.BertConfig(vocab_size=tokenizer.vocab_size)
-  bert_config = experiment.model_config(config, base, tokenizer.vocab_size, config.max_seq_length)
+  bert_config = experiment.model_config(config, base, tokenizer.vocab_size, config.max_seq_length,
+                                        segments=len(task.text_columns))
   model = modeling.BertForSequenceClassification(bert_config, max(len(label_names), 1),
                                                  jnp.dtype(config.dtype))
   params = jax.jit(model.init)(jax.random.key(config.seed), experiment.one_token())["params"]
@@ -115,8 +116,9 @@ def build_classifier(config: ml_collections.ConfigDict,
     return Classifier(model, params, label_names, task.text_columns)
   named = checkpoint.label_names or names_in(config.label_names)
   same = checkpoint.regression if task.regression else named == label_names
-  params, report = checkpoint_utils.load_params(checkpoint, params,
-                                                reinitialize=() if same else ("classifier/",))
+  params, report = checkpoint_utils.load_params(
+      checkpoint, params, reinitialize=() if same else ("classifier/",),
+      resize_embeddings=config.resize_embeddings)
   say(f"  {report}")
   if "classifier/kernel" in report.ignored:
     say(f"  the checkpoint's classes ({', '.join(checkpoint.label_names) or 'unnamed'}) are not "

@@ -254,12 +254,14 @@ def build_pretrainer(config: ml_collections.ConfigDict,
   base = (checkpoint.config if checkpoint else
           dataclasses.replace(modeling.SIZES[config.size], vocab_size=tokenizer.vocab_size))
   bert_config = experiment.model_config(config, base, tokenizer.vocab_size,
-                                        max(phase.max_seq_length for phase in phases))
+                                        max(phase.max_seq_length for phase in phases),
+                                        segments=1 if config.objective == "mlm" else 2)
   model = modeling.BertForPreTraining(bert_config, jnp.dtype(config.dtype), config.remat)
   params = jax.jit(model.init)(jax.random.key(config.seed), experiment.one_token())["params"]
   if checkpoint is None:
     return Pretrainer(model, params)
-  params, report = checkpoint_utils.load_params(checkpoint, params)
+  params, report = checkpoint_utils.load_params(checkpoint, params,
+                                                resize_embeddings=config.resize_embeddings)
   say(f"  {report}")
   return Pretrainer(model, params)
 

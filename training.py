@@ -20,6 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
+from support import files
+
 Array = jax.Array
 Batch = Mapping[str, Any]
 Params = Mapping[str, Any]
@@ -148,14 +150,22 @@ class Checkpointer:
 
   def __init__(self, folder: pathlib.Path, description: dict[str, Any], keep: int = 1,
                keep_every: int = 0):
-    """Keeps the last `keep` checkpoints and those at multiples of `keep_every` steps."""
+    """Makes the folder; keeps the last `keep` checkpoints and those of every `keep_every` steps.
+
+    Raises:
+      UserError: see `support.files.plain_path`.
+    """
     import orbax.checkpoint as ocp  # here: it takes a second to import
 
     self._ocp = ocp
     self._description = description
+    self._folder = folder
+    folder.mkdir(parents=True, exist_ok=True)
+    self._link = contextlib.ExitStack()
+    plain = self._link.enter_context(files.plain_path(folder.resolve()))
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_every or None)
     self._manager = ocp.CheckpointManager(
-        folder.resolve(), options=options, item_names=("params", "optimizer", "model"))
+        plain, options=options, item_names=("params", "optimizer", "model"))
 
   def save(self, state: TrainState) -> None:
     """Saves in the background; the folder gets its final name only when it is complete."""
@@ -184,13 +194,14 @@ class Checkpointer:
           optimizer=restore({"opt_state": state.opt_state, "step": state.step})))
     except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
       raise DamagedCheckpointError(
-          f"{self._manager.directory / str(step)} cannot be read; delete it to continue from the "
+          f"{self._folder / str(step)} cannot be read; delete it to continue from the "
           "checkpoint before it, or from the start") from error
     return state.replace(params=restored.params, **restored.optimizer)
 
   def close(self) -> None:
     """Waits until all checkpoints are written."""
     self._manager.close()
+    self._link.close()
 
 
 # --- The loop -------------------------------------------------------------------------------

@@ -40,6 +40,9 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   config.size = MODELS[model][0]
   # Folder with tokenizer.json or vocab.txt, or a hub name. Blank: init_checkpoint's tokenizer.
   config.tokenizer = ""
+  # Give tokens of the tokenizer that init_checkpoint lacks (added ones, at the end of its
+  # vocabulary) freshly initialized embeddings. False: stop.
+  config.resize_embeddings = False
   # Hub name of the tokenizer if neither tokenizer nor init_checkpoint is given.
   config.hub_tokenizer = MODELS[model][1]
   # Lower-case the text and strip accents. None: as the tokenizer's files say.
@@ -163,6 +166,9 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   # Dropout rates of the layers' outputs and of the attention probabilities.
   config.model.hidden_dropout_prob = config_dict.placeholder(float)
   config.model.attention_probs_dropout_prob = config_dict.placeholder(float)
+  # Dropout rate before the classifier. None: init_checkpoint's or, where it has none,
+  # hidden_dropout_prob.
+  config.model.classifier_dropout = config_dict.placeholder(float)
   # Number of position embeddings (the longest row) and of token type embeddings.
   config.model.max_position_embeddings = config_dict.placeholder(int)
   config.model.type_vocab_size = config_dict.placeholder(int)

@@ -1,10 +1,66 @@
-"""Files and folders that are written whole or not at all, and cache folders with a bound."""
+"""Files: written whole or not at all, read as JSON, named plainly; cache folders with a bound."""
 
 from collections.abc import Iterator
 import contextlib
+import json
 import os
 import pathlib
+import re
 import shutil
+import tempfile
+from typing import Any
+
+from support.errors import first_line, shown, UserError
+
+# Orbax and TensorFlow take these for a pattern, or cannot pass them to their C++ (the last ones
+# stand for bytes that are not UTF-8).
+_NOT_PLAIN = re.compile(r"[\[\]*?\\\ud800-\udfff]")
+
+
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+  """Reads a JSON object.
+
+  Raises:
+    UserError: no such file, no JSON, no object, nested too deep, or half a surrogate pair in it.
+  """
+  try:
+    content = json.loads(file.read_text("utf-8"))
+    json.dumps(content, ensure_ascii=False).encode()
+  except (OSError, ValueError) as error:
+    raise UserError(f"{file} cannot be read as JSON: {first_line(error)}") from error
+  except RecursionError as error:
+    raise UserError(f"{file} cannot be read as JSON: it is nested too deep") from error
+  if not isinstance(content, dict):
+    raise UserError(f"{file} must hold a JSON object, not {shown(content)}")
+  return content
+
+
+@contextlib.contextmanager
+def plain_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a path to the same file or folder for a library that cannot take every path.
+
+  That is the absolute path itself, or, where it has a `[`, `*`, a backslash or the like, a symbolic
+  link in a temporary folder. Files whose names begin with the path's name are linked alike, so
+  that a prefix (of a TF1 checkpoint) is a path too.
+
+  Args:
+    path: a file, a folder or a prefix; what is there when the block begins is linked.
+
+  Raises:
+    UserError: the folder for temporary files has such a path itself.
+  """
+  path = pathlib.Path(os.path.abspath(path))
+  if not _NOT_PLAIN.search(str(path)):
+    yield path
+    return
+  with tempfile.TemporaryDirectory(prefix="plain-path-") as links:
+    if _NOT_PLAIN.search(links):
+      raise UserError(f"neither {path} nor the folder for temporary files ({links}) has a path "
+                      "without [ ] * ? and backslashes; set TMPDIR=/tmp")
+    for file in path.parent.iterdir():
+      if file.name.startswith(path.name):
+        pathlib.Path(links, "link" + file.name.removeprefix(path.name)).symlink_to(file)
+    yield pathlib.Path(links, "link")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ BOTTOM = {
     "tokenization": ("support",),
     "configs": ("support",),
     "losses": ("training", "modeling"),
-    "training": (),
+    "training": ("support",),
     "optimization": (),
     "modeling": (),
     "support": (),
