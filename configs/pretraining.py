@@ -48,9 +48,9 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   # Lower-case the text and strip accents. None: as the tokenizer's files say.
   config.do_lower_case = config_dict.placeholder(bool)
 
-  # Comma-separated files or globs: text (.gz too), jsonl, WikiExtractor's output, the folder of a
-  # saved dataset or a hub dataset (wikimedia/wikipedia:20231101.en); or TFRecords of
-  # create_pretraining_data.py or of the original, whose pairs and masks are used as they are.
+  # Comma-separated files or globs: text (.gz too), jsonl, csv, tsv, parquet, WikiExtractor's
+  # output, the folder of a saved dataset or a hub dataset (wikimedia/wikipedia:20231101.en); or
+  # TFRecords of create_pretraining_data.py or of the original, whose pairs and masks are used.
   config.train_files = ""
   # The same for evaluation. Blank: hold out a share of the documents of train_files, the same
   # ones in every run on these files.
@@ -58,10 +58,10 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   # Share of the documents to hold out if eval_files is blank. TFRecords do not tell documents
   # apart: give eval_files, or 0 here.
   config.eval_fraction = 0.01
-  # "auto", "lines" (one sentence a line), "paragraphs" (running text), "jsonl", "wikiextractor"
-  # or "dataset".
+  # "auto", "lines" (one sentence a line), "paragraphs" (running text), "jsonl", "wikiextractor",
+  # "csv", "tsv", "parquet" or "dataset".
   config.input_format = "auto"
-  # Field of jsonl, or column of a dataset, that holds the text.
+  # Field of jsonl, or column of a table or dataset, that holds the text.
   config.text_field = "text"
   # Language whose rules split running text into sentences.
   config.language = "en"
@@ -138,8 +138,8 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   # Give the same bits for the same seed on a GPU too, a few percent slower. A CPU always does.
   config.deterministic = True
 
-  # Steps between two log lines.
-  config.log_every_steps = 100
+  # Steps between two log lines. 0: 50, or fewer in a short run, which then has 20 lines.
+  config.log_every_steps = 0
   # Steps between two evaluations while training, at the current phase's length; none shortly
   # before the end. 0: evaluate only at the end.
   config.eval_steps = 10_000

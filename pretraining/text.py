@@ -7,18 +7,23 @@ A document is a list of sentences, each a stripped, non-empty string. The input 
   paragraphs     running text, one paragraph a line; a blank line or the file's end ends a document
   jsonl          one JSON object a line, whose text field is a document (WikiExtractor --json too)
   wikiextractor  `<doc ... title="...">`, the title, one paragraph a line, `</doc>`
+  csv, tsv       a header, then one document a row, in its text column; quotes mean nothing in tsv
+  parquet        one document a row, in its text column
   dataset        a HuggingFace dataset by name or saved by save_to_disk; a row is a document
 
-Files may be gzipped. Text is streamed: at most one document is held in memory.
+Files may be gzipped, but for parquet. Text is streamed: at most one document is held in memory,
+and no line may be longer than 16 MB.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
+import csv
 import dataclasses
 import glob
 import gzip
 import html
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -28,22 +33,46 @@ import zlib
 
 from absl import flags
 
+from pretraining import tfrecords
 from support import hub
-from support.errors import first_line, UserError
+from support.errors import first_line, shown, UserError
 
 Document = list[str]
 
-FILE_KINDS = ("lines", "paragraphs", "jsonl", "wikiextractor")
+FILE_KINDS = ("lines", "paragraphs", "jsonl", "wikiextractor", "csv", "tsv", "parquet")
 INPUT_FORMATS = ("auto", *FILE_KINDS, "dataset")
 DECODING_ERRORS = ("strict", "replace", "ignore")
 
+_LONGEST_LINE = 1 << 24  # bytes: a .gz of 100 kB can hold a line of 100 MB
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 _BOM = b"\xef\xbb\xbf"
 _BUFFER_BYTES = 1 << 16
+_PARQUET_ROWS = 64  # that are held at a time
 _PROGRESS_LINES = 256  # lines between two calls of `progress`
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?")
-_FILE_EXTENSIONS = (".txt", ".gz", ".json", ".jsonl", ".tfrecord")
+_FILE_EXTENSIONS = (".txt", ".gz", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".tfrecord")
+_KINDS_BY_NAME = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+_PARQUET = re.compile(rb"PAR1\x15")  # the byte begins its first structure
+_MARKUP = re.compile(rb"(?i)<(!doctype html|html|\?xml|mediawiki)\b")
+# The first bytes of files that are not text: (their pattern, their name, the remedy).
+_UNPACK = "unpack it"
+_NO_TEXT = tuple((re.compile(start, re.DOTALL), name, remedy) for start, name, remedy in (
+    (rb"BZh[1-9][1\x17]", "bzip2", _UNPACK),
+    (rb"\xfd7zXZ\x00", "xz", _UNPACK),
+    (rb"\x28\xb5\x2f\xfd", "zstd", _UNPACK),
+    (rb"\x04\x22\x4d\x18", "lz4", _UNPACK),
+    (_GZIP_MAGIC, "gzip inside gzip", _UNPACK),
+    (rb"PK\x03\x04|7z\xbc\xaf|Rar!\x1a", "an archive or an office document",
+     "unpack it, or save it as text"),
+    (rb".{257}ustar", "a tar archive", _UNPACK),
+    (rb"%PDF-|\{\\rtf|\xd0\xcf\x11\xe0", "a PDF or an office document", "save it as text"),
+    (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "UTF-32", "convert it: iconv -f UTF-32 -t UTF-8"),
+    (rb"\xff\xfe|\xfe\xff", "UTF-16", "convert it: iconv -f UTF-16 -t UTF-8"),
+    (_PARQUET.pattern, "parquet", "it is read without gzip, by input_format=parquet"),
+    (rb"version https://git-lfs\.", "a pointer to the file (Git LFS)", "fetch it: git lfs pull"),
+    (rb"ARROW1\x00", "Arrow", "give its save_to_disk folder, or save it as parquet")))
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _DOC = re.compile(r"<doc\b[^\n]*>")
 _DOC_TITLE = re.compile(r'\stitle="(.*)"\s*>')
 
@@ -74,8 +103,8 @@ def define_flags(values: flags.FlagValues) -> None:
   define("input_file", "", "Text: comma-separated files, globs, folders saved by "
          "datasets.save_to_disk or hub names (owner/name:config).")
   define("input_format", "auto", f"{', '.join(INPUT_FORMATS)}.")
-  define("text_field", "text", "The field of a JSON line, or the column of a dataset, that holds "
-         "the text.")
+  define("text_field", "text", "The field of a JSON line, or the column of a table or dataset, "
+         "that holds the text.")
   define("language", "en", "The language whose rules cut running text into sentences.")
   define("errors", "strict", f"Bytes that are not UTF-8: {', '.join(DECODING_ERRORS)} (the "
          "original's scripts ignore them).")
@@ -90,7 +119,8 @@ def find_sources(patterns: str, input_format: str = "auto",
 
   Args:
     patterns: comma-separated files, globs (`**` goes into folders), folders saved by
-      `datasets.save_to_disk`, and hub names (`owner/name` or `owner/name:config`).
+      `datasets.save_to_disk`, and hub names (`owner/name` or `owner/name:config`). The name of
+      an existing file is no pattern, whatever its characters.
     input_format: one of INPUT_FORMATS. "auto" detects it from a file's name and first line.
     flag: the flag's name, for messages.
 
@@ -102,7 +132,8 @@ def find_sources(patterns: str, input_format: str = "auto",
   """
   if input_format not in INPUT_FORMATS:
     raise UserError(f"input_format {input_format!r} is not one of {', '.join(INPUT_FORMATS)}")
-  wanted = [pattern for pattern in map(str.strip, patterns.split(",")) if pattern]
+  wanted = [patterns] if os.path.exists(os.path.expanduser(patterns)) else [
+      pattern for pattern in map(str.strip, patterns.split(",")) if pattern]
   if not wanted:
     raise UserError(f"{flag} is blank; give text files, as in {flag}='/data/*.txt'")
   found: dict[str, Source] = {}
@@ -124,6 +155,9 @@ def _matches(pattern: str, input_format: str, flag: str) -> list[Source]:
     if _HUB_NAME.fullmatch(pattern) and not pattern.endswith(_FILE_EXTENSIONS):
       return [Source(pattern, "dataset")]
     raise UserError(f"{flag}: no file matches {pattern!r}")
+  for file in files:
+    if not os.path.isfile(file):  # it is read more than once
+      raise UserError(f"{flag}: {file} is a pipe or a device; give a file")
   if input_format == "dataset":
     raise UserError(f"{flag}: {files[0]} is a file; input_format=dataset takes a folder saved by "
                     "datasets.save_to_disk or a hub name such as wikimedia/wikipedia:20231101.en")
@@ -139,16 +173,24 @@ def _saved_dataset(folder: str, flag: str) -> Source:
 
 
 def _detect_kind(file: str) -> str:
-  if file.removesuffix(".gz").endswith((".jsonl", ".json")):
-    return "jsonl"
+  name = file.lower()
+  if name.endswith(".parquet"):
+    return "parquet"
+  if kind := _KINDS_BY_NAME.get(os.path.splitext(name.removesuffix(".gz"))[1]):
+    return kind
   start = b""
   with open(file, "rb") as raw, contextlib.suppress(*_GZIP_ERRORS):  # reported when read, by line
     stream = _unzipped(raw)
     while not start and (line := stream.readline(_BUFFER_BYTES)):
       start = line.removeprefix(_BOM).lstrip()
+  if _MARKUP.match(start):
+    raise UserError(f"{file} holds HTML or XML, not text; extract its text first (WikiExtractor "
+                    "does so for a dump of Wikipedia)")
   if start.startswith(b"<doc "):
     return "wikiextractor"
-  return "jsonl" if start.startswith(b"{") else "lines"
+  if _PARQUET.match(start) and stream is raw:
+    return "parquet"
+  return "jsonl" if start.startswith(b"{") and not start.startswith(b"{\\rtf") else "lines"
 
 
 def total_size(sources: Iterable[Source]) -> int:
@@ -220,7 +262,8 @@ class _Reader:
 
   def sentences(self, sources: Sequence[Source]) -> Iterator[_SentenceOrEnd]:
     readers = {"lines": self._plain_lines, "paragraphs": self._paragraphs, "jsonl": self._jsonl,
-               "wikiextractor": self._wikiextractor, "dataset": self._dataset}
+               "wikiextractor": self._wikiextractor, "csv": self._table, "tsv": self._table,
+               "parquet": self._parquet, "dataset": self._dataset}
     for i, source in enumerate(sources):
       if i and not source.kind == sources[i - 1].kind == "lines":
         yield None
@@ -228,21 +271,23 @@ class _Reader:
 
   def _lines(self, source: Source) -> Iterator[tuple[int, str]]:
     """Yields a file's line numbers, from 1, and stripped lines; only \\n ends a line."""
+    return ((number, line.strip()) for number, line in self._whole_lines(source))
+
+  def _whole_lines(self, source: Source) -> Iterator[tuple[int, str]]:
+    """Yields a file's line numbers, from 1, and lines as they are, but for a byte order mark."""
     offset = reported = number = 0
     with open(source.path, "rb") as raw:
       try:
-        for number, line in enumerate(_unzipped(raw), 1):
+        stream = _unzipped(raw)
+        _check_is_text(source.path, stream.peek(_BUFFER_BYTES))
+        for number, line in enumerate(iter(lambda: stream.readline(_LONGEST_LINE), b""), 1):
+          if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+            raise UserError(f"{source.path}, line {number}: longer than {_LONGEST_LINE:,} bytes; "
+                            "break it into shorter lines or documents")
           if number == 1 and line.startswith(_BOM):
             line = line[len(_BOM):]
             offset += len(_BOM)
-          try:
-            text = line.decode("utf-8", self.errors)
-          except UnicodeDecodeError as error:
-            raise UserError(
-                f"{source.path}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8 "
-                f"(offset {offset + error.start}); errors=replace goes on with U+FFFD in its "
-                "place") from error
-          yield number, text.strip()
+          yield number, self._decoded(line, f"{source.path}, line {number}", offset)
           offset += len(line)
           if number % _PROGRESS_LINES == 0:
             self.progress(raw.tell() - reported)
@@ -250,6 +295,18 @@ class _Reader:
       except _GZIP_ERRORS as error:
         raise _damaged_gzip(source.path, number + 1, error) from error
       self.progress(raw.tell() - reported)
+
+  def _decoded(self, content: bytes, place: str, offset: int = 0) -> str:
+    """Decodes UTF-8; `place` and the content's offset in the file are for messages."""
+    try:
+      return content.decode("utf-8", self.errors)
+    except UnicodeDecodeError as error:
+      bad = content.decode("utf-8", "replace").count("\ufffd")
+      advice = ("is this a text file?" if bad > len(content) // 5 else
+                "iconv -f LATIN1 -t UTF-8 converts a file of another encoding; errors=replace "
+                "reads stray bytes as U+FFFD")
+      raise UserError(f"{place}: byte 0x{content[error.start]:02x} is not UTF-8 (offset "
+                      f"{offset + error.start}); {advice}") from error
 
   def _cut(self, paragraph: str) -> Iterator[str]:
     """Yields the sentences of a paragraph."""
@@ -285,8 +342,8 @@ class _Reader:
         match = _DOC_TITLE.search(line)
         title = html.unescape(match[1]) if match else ""
       elif not inside:
-        raise UserError(f"{source.path}, line {number}: {line[:40]!r} stands outside of "
-                        "<doc ...> and </doc>; input_format=lines reads it as plain text")
+        raise UserError(f"{source.path}, line {number}: {shown(line)} stands outside of "
+                        "<doc ...> and </doc>; is this all WikiExtractor's output?")
       elif line:
         paragraph = html.unescape(line)
         if paragraph != title:
@@ -300,31 +357,92 @@ class _Reader:
       place = f"{source.path}, line {number}"
       try:
         row = json.loads(line)
-      except ValueError as error:
-        raise UserError(f"{place}: not JSON ({error}); input_format=lines reads it as plain "
-                        "text") from error
+      except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not JSON ({first_line(error)}); a line must be a JSON object "
+                        "with the text") from error
       if not isinstance(row, dict):
-        raise UserError(f"{place}: a line must be a JSON object, not {line[:40]}")
+        raise UserError(f"{place}: a line must be a JSON object, not {shown(row)}")
       yield from self._row(place, row)
 
+  def _table(self, source: Source) -> Iterator[_SentenceOrEnd]:
+    """Reads csv or tsv by the column `text_field`."""
+    lines = (line for _, line in self._whole_lines(source))
+    csv.field_size_limit(_LONGEST_LINE)  # a quote that never closes would take the whole file
+    rows = (csv.reader(lines, strict=True) if source.kind == "csv" else
+            csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    try:
+      header = [name.strip() for name in next(rows, ())]
+      if header.count(self.text_field) > 1:
+        raise UserError(f"{source.path}: two columns are called {self.text_field!r}")
+      for row in filter(None, rows):  # a blank line is no row
+        place = f"{source.path}, line {rows.line_num}"
+        if len(row) != len(header):
+          raise UserError(f"{place}: a row of {len(row)} fields under a header of {len(header)}")
+        yield from self._row(place, dict(zip(header, row, strict=True)))
+    except csv.Error as error:
+      raise UserError(
+          f"{source.path}, line {rows.line_num}: not {source.kind} ({error})") from error
+
   def _row(self, place: str, row: dict[str, Any]) -> Iterator[_SentenceOrEnd]:
-    """Reads the document in a JSON line or a dataset's row; `place` is for messages."""
+    """Reads the document in a JSON line or a table's row; `place` is for messages."""
     if self.text_field not in row:
-      raise UserError(f"{place}: no field {self.text_field!r}; it has "
-                      f"{', '.join(map(repr, row)) or 'none'}; name the one with the text: "
-                      "text_field=NAME")
+      raise self._no_field(place, row)
     content = row[self.text_field]
     if not isinstance(content, str):
-      raise UserError(f"{place}: field {self.text_field!r} is {str(content)[:40]}, not a string; "
+      raise UserError(f"{place}: field {self.text_field!r} is {shown(content)}, not a string; "
                       f"the fields are {', '.join(map(repr, row))}")
+    if found := _SURROGATE.search(content):  # JSON can spell half of a character
+      if self.errors == "strict":
+        raise UserError(f"{place}: field {self.text_field!r} holds {found[0]!a}, half of a "
+                        "character (a lone surrogate); errors=replace reads it as U+FFFD")
+      content = _SURROGATE.sub("\ufffd" if self.errors == "replace" else "", content)
     return self._whole_document(content)
+
+  def _no_field(self, place: str, names: Iterable[str]) -> UserError:
+    return UserError(f"{place}: no field {self.text_field!r}; it has "
+                     f"{', '.join(map(repr, names)) or 'none'}; name the one with the text: "
+                     "text_field=NAME")
+
+  def _parquet(self, source: Source) -> Iterator[_SentenceOrEnd]:
+    import pyarrow.parquet  # here: other input does not need it
+
+    try:
+      file = pyarrow.parquet.ParquetFile(source.path)
+      yield from self._rows(source, self._parquet_rows(source.path, file), file.metadata.num_rows)
+    except (pyarrow.ArrowException, OSError) as error:
+      raise UserError(f"{source.path} is no readable parquet file: {first_line(error)}") from error
+
+  def _parquet_rows(self, path: str, file: Any) -> Iterator[dict[str, str | None]]:
+    """Yields the text column of an open `pyarrow.parquet.ParquetFile`, row by row."""
+    import pyarrow
+
+    if file.schema_arrow.names.count(self.text_field) != 1:
+      raise self._no_field(path, file.schema_arrow.names)
+    numbers = itertools.count(1)
+    for batch in file.iter_batches(_PARQUET_ROWS, columns=[self.text_field]):
+      column = batch.column(0)
+      if pyarrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+      if column.type not in (pyarrow.string(), pyarrow.large_string()):
+        raise UserError(f"{path}: column {self.text_field!r} holds {column.type}, not text")
+      for value in column.cast(pyarrow.large_binary()).to_pylist():
+        place = f"{path}, row {next(numbers)}"
+        yield {self.text_field: None if value is None else self._decoded(value, place)}
 
   def _dataset(self, source: Source) -> Iterator[_SentenceOrEnd]:
     rows = _open_dataset(source)
+    if self.text_field not in rows.column_names:
+      raise self._no_field(source.path, rows.column_names)
+    # The other columns may be images, which would be decoded.
+    yield from self._rows(source, rows.select_columns([self.text_field]), len(rows))
+
+  def _rows(self, source: Source, rows: Iterable[dict[str, Any]],
+            total: int) -> Iterator[_SentenceOrEnd]:
+    """Reads the documents of a table whose rows have no lines."""
     reported = 0
     for number, row in enumerate(rows, 1):
       yield from self._row(f"{source.path}, row {number}", row)
-      done = source.size * number // len(rows)
+      done = source.size * number // total
       if done > reported:
         self.progress(done - reported)
         reported = done
@@ -357,6 +475,19 @@ def _unzipped(raw: BinaryIO) -> BinaryIO:
   gzipped = raw.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
   raw.seek(0)
   return io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES) if gzipped else raw
+
+
+def _check_is_text(path: str, start: bytes) -> None:
+  """Raises a UserError if a file's first bytes, unzipped, are not those of a text."""
+  for pattern, name, remedy in _NO_TEXT:
+    if pattern.match(start):
+      raise UserError(f"{path} holds {name}, not text; {remedy}")
+  if tfrecords.begins_record(start):
+    raise UserError(f"{path} holds TFRecords, not text; run_pretraining.py reads them, without "
+                    "gzip")
+  if start.count(0) > len(start) // 20:  # some crawled texts have a few, which BERT deletes
+    raise UserError(f"{path} holds binary data or UTF-16, not text: {start.count(0)} of its first "
+                    f"{len(start)} bytes are 0; for UTF-16: iconv -f UTF-16LE -t UTF-8")
 
 
 def _damaged_gzip(file: str, line: int, error: Exception) -> UserError:

@@ -106,7 +106,12 @@ def _masked_crc(content: bytes) -> int:
 def is_tfrecord(path: str | os.PathLike[str]) -> bool:
   """Tells whether a file begins with a record's length and its checksum; an empty one does not."""
   with open(path, "rb") as file:
-    head = file.read(_HEAD.size)
+    return begins_record(file.read(_HEAD.size))
+
+
+def begins_record(content: bytes) -> bool:
+  """Tells whether bytes begin with a record's length and its checksum."""
+  head = content[:_HEAD.size]
   return len(head) == _HEAD.size and _HEAD.unpack(head)[1] == _masked_crc(head[:8])
 
 

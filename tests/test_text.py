@@ -1,11 +1,21 @@
 """Every input format, found and read; every message about a bad one."""
 
+import bz2
 import gzip
+import io
 import json
+import lzma
+import os
+import random
+import struct
+import tarfile
+import tracemalloc
+import zipfile
 
+import pyarrow.parquet
 import pytest
 
-from pretraining import text
+from pretraining import text, tfrecords
 from support import hub
 from support.errors import UserError
 
@@ -126,10 +136,89 @@ def test_saved_datasets_and_hub_names(tmp_path, monkeypatch):
                                                                  "owner/name:20231101.en"))
     done.clear()
   assert asked == [("owner/name",), ("owner/name", "20231101.en")]
-  assert "row 1: no field 'body'; it has 'text', 'id'" in complaint("owner/name", text_field="body")
+  assert "owner/name: no field 'body'; it has 'text', 'id'" in complaint(
+      "owner/name", text_field="body")
   assert "row 1: field 'id' is 1, not a string" in complaint("owner/name", text_field="id")
   del both["train"]
   assert "owner/name has no split 'train'; it has 'test'" in complaint("owner/name")
+
+
+# --- Tables ---------------------------------------------------------------------------------
+
+
+ROWS = (("1", "It rained. It stopped, \"for long\".\nSun."), ("2", " "), ("3", "Two."))
+TABLE = [["It rained.", 'It stopped, "for long".', "Sun."], ["Two."]]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.CSV", "a.csv.gz"])
+def test_csv_by_its_text_column(tmp_path, name):
+  quoted = "".join('{},"{}"\r\n'.format(i, t.replace('"', '""')) for i, t in ROWS)
+  file = write(tmp_path / name, f"\ufeffid, text \n\n{quoted}")
+  if name == "a.csv.gz":
+    assert file.read_bytes()[:2] == b"\x1f\x8b"
+  assert read(file) == TABLE
+  assert read(file, text_field="id") == [["1"], ["2"], ["3"]]
+
+
+def test_tsv_by_its_text_column(tmp_path):
+  file = write(tmp_path / "a.tsv", 'id\ttext\n1\tA "quote stays.\n\n\tAn empty field before.\n')
+  assert read(file) == [['A "quote stays.'], ["An empty field before."]]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "no_name"])
+def test_parquet_by_its_text_column(tmp_path, name):
+  for type_ in (pyarrow.string(), pyarrow.large_string(),
+                pyarrow.dictionary(pyarrow.int32(), pyarrow.string())):
+    table = pyarrow.table({"id": [1, 2, 3], "text": pyarrow.array([t for _, t in ROWS], type_)})
+    pyarrow.parquet.write_table(table, tmp_path / name)
+    sources, done = text.find_sources(str(tmp_path / name)), []
+    assert list(text.read_documents(sources, progress=done.append)) == TABLE
+    assert sum(done) == text.total_size(sources)
+
+
+def test_bad_tables(tmp_path):
+  def message(name, content, **options):
+    return complaint(write(tmp_path / name, content), **options).removeprefix(f"{tmp_path}/")
+
+  assert message("a.csv", "id;text\n1;X.\n") == (
+      "a.csv, line 2: no field 'text'; it has 'id;text'; name the one with the text: "
+      "text_field=NAME")
+  assert message("a.csv", "id,text\n1,X.\n2,Y, Z.\n") == (
+      "a.csv, line 3: a row of 3 fields under a header of 2")
+  assert message("a.csv", 'id,text\n1,"X." Y\n') == (
+      "a.csv, line 2: not csv (',' expected after '\"')")
+  assert message("a.csv", 'text\n"' + "X.\n" * 9) == (
+      "a.csv, line 10: not csv (unexpected end of data)")
+  assert message("a.csv", "text,text\nX.,Y.\n") == "a.csv: two columns are called 'text'"
+  assert message("a.csv", b"id,text\n1,X.\n2,\xff more and more\n").startswith(
+      "a.csv, line 3: byte 0xff is not UTF-8 (offset 15)")
+  assert message("a.parquet", "no").startswith("a.parquet is no readable parquet file: ")
+
+
+def test_bad_parquet(tmp_path):
+  def message(column, **options):
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    return complaint(tmp_path / "a.parquet", **options).removeprefix(f"{tmp_path}/")
+
+  assert message(pyarrow.array(["X."]), text_field="body") == (
+      "a.parquet: no field 'body'; it has 'text'; name the one with the text: text_field=NAME")
+  assert message(pyarrow.array(["X.", None])).startswith(
+      "a.parquet, row 2: field 'text' is None, not a string")
+  for other in ([["X."]], [1], [b"X."]):
+    assert message(pyarrow.array(other)).endswith(", not text")
+  latin = pyarrow.array([b"X. or not to be", b"caf\xe9 or not"]).view(pyarrow.string())
+  assert message(latin).startswith("a.parquet, row 2: byte 0xe9 is not UTF-8 (offset 3)")
+  assert read(tmp_path / "a.parquet", errors="replace")[1] == ["caf\ufffd or not"]
+
+
+def test_only_the_text_column_of_a_dataset_is_read(tmp_path):
+  import datasets
+
+  features = datasets.Features(text=datasets.Value("string"), image=datasets.Image())
+  rows = datasets.Dataset.from_dict(
+      {"text": ["X."], "image": [{"bytes": b"no image", "path": None}]}, features=features)
+  rows.save_to_disk(str(tmp_path / "saved"))
+  assert read(tmp_path / "saved") == [["X."]]
 
 
 # --- Finding --------------------------------------------------------------------------------
@@ -168,14 +257,86 @@ def test_messages_about_patterns(tmp_path):
       tmp_path / "a.txt", errors="strikt")
 
 
+def test_a_files_name_is_no_pattern(tmp_path):
+  for name in ("a,b.txt", " c.txt", "d[1]\\*.txt"):
+    file = write(tmp_path / name, name)
+    assert read(file) == [[name.strip()]]
+
+
+def test_pipes_and_devices_are_refused(tmp_path):
+  os.mkfifo(tmp_path / "pipe")
+  for path in (tmp_path / "pipe", "/dev/zero", tmp_path / "*"):
+    assert "is a pipe or a device; give a file" in complaint(path)
+
+
+# --- What is no text ------------------------------------------------------------------------
+
+
+def tar():
+  with io.BytesIO() as stream, tarfile.open(fileobj=stream, mode="w") as archive:
+    archive.addfile(tarfile.TarInfo("a.txt"))
+    archive.close()
+    return stream.getvalue()
+
+
+def zipped():
+  with io.BytesIO() as stream:
+    with zipfile.ZipFile(stream, "w") as archive:
+      archive.writestr("a.txt", TWO)
+    return stream.getvalue()
+
+
+RECORD = struct.pack("<Q", 1)
+RECORD += tfrecords._checksum(RECORD) + b"x" + tfrecords._checksum(b"x")
+NO_TEXT = [
+    (bz2.compress(TWO.encode()), "holds bzip2, not text; unpack it"),
+    (bz2.compress(b""), "holds bzip2"),
+    (lzma.compress(TWO.encode()), "holds xz"),
+    (bytes.fromhex("28b52ffd0458"), "holds zstd"),
+    (zipped(), "holds an archive or an office document, not text; unpack it, or save it as text"),
+    (tar(), "holds a tar archive"),
+    (b"%PDF-1.7\n", "holds a PDF"),
+    (b"{\\rtf1 x}", "holds a PDF or an office document, not text; save it as text"),
+    (TWO.encode("utf-16"), "holds UTF-16, not text; convert it: iconv -f UTF-16 -t UTF-8"),
+    (TWO.encode("utf-16-le"), "holds binary data or UTF-16, not text"),
+    (TWO.encode("utf-32"), "holds UTF-32"),
+    (gzip.compress(TWO.encode()), "holds gzip inside gzip"),
+    (b"PAR1\x15\x04", "holds parquet"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "holds a pointer to the file (Git LFS)"),
+    (RECORD, "holds TFRecords, not text; run_pretraining.py reads them, without gzip"),
+    (b"<!DOCTYPE html>\n<p>X.", "holds HTML or XML, not text"),
+    (b'\n<?xml version="1.0"?>', "holds HTML or XML, not text"),
+    (random.Random(0).randbytes(4096).replace(b"\0", b"\1"), "is this a text file?")]
+
+
+@pytest.mark.parametrize(("content", "message"), NO_TEXT, ids=[m[:30] for _, m in NO_TEXT])
+def test_what_is_no_text_is_named(tmp_path, content, message):
+  """Whatever its name, also inside gzip, and errors=replace is never advised."""
+  names = {"a.gz", "a.parquet.gz", "a.txt", "a.jsonl.gz", "a.csv.gz"}
+  if "HTML" in message:  # a csv may begin with anything
+    names -= {"a.jsonl.gz", "a.csv.gz"}
+  elif message in ("holds gzip inside gzip", "holds parquet"):  # which it may be without gzip
+    names -= {"a.txt"}
+  for name in names:
+    file = write(tmp_path / name, content)
+    assert message in (found := complaint(file)) and "errors=" not in found
+    assert found.startswith(str(file))
+
+
+def test_a_stray_zero_is_text(tmp_path):
+  assert read(write(tmp_path / "a", "One\0 and a long line to go with it.\n")) == [
+      ["One\0 and a long line to go with it."]]
+
+
 # --- Damage ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
 def test_bytes_that_are_not_utf8(tmp_path, name):
   file = write(tmp_path / name, b"\xef\xbb\xbfOne.\nab\xffc\n")
-  assert complaint(file) == (f"{file}, line 2: byte 0xff is not UTF-8 (offset 10); errors=replace "
-                             "goes on with U+FFFD in its place")
+  assert complaint(file) == (
+      f"{file}, line 2: byte 0xff is not UTF-8 (offset 10); iconv -f LATIN1 -t UTF-8 converts a "
+      "file of another encoding; errors=replace reads stray bytes as U+FFFD")
   assert read(file, errors="replace") == [["One.", "ab\ufffdc"]]
   assert read(file, errors="ignore") == [["One.", "abc"]]
 
@@ -204,6 +365,24 @@ def test_bad_json_lines(tmp_path):
       json.dumps({"text": None}))
 
 
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"a":' * 100_000, '{"text": ' + "9" * 5000 + "}"],
+                         ids=["list", "object", "digits"])
+def test_json_that_is_too_deep_or_too_long(tmp_path, line):
+  file = write(tmp_path / "a.jsonl", '{"text": "Good."}\n' + line + "\n")
+  assert complaint(file).startswith(f"{file}, line 2: not JSON (")
+
+
+def test_half_a_character(tmp_path):
+  file = write(tmp_path / "a.jsonl", '{"text": "A \\ud83d\\ude00."}\n{"text": "A \\ud83d."}\n')
+  assert complaint(file) == (
+      f"{file}, line 2: field 'text' holds '\\ud83d', half of a character (a lone surrogate); "
+      "errors=replace reads it as U+FFFD")
+  assert read(file, errors="replace") == [["A 😀."], ["A \ufffd."]]
+  assert read(file, errors="ignore") == [["A 😀."], ["A ."]]
+  write(file, '{"\\ud83d": 1}')
+  assert complaint(file).startswith(f"{file}, line 1: no field 'text'; it has '\\ud83d'; ")
+
+
 def test_text_outside_of_wikiextractor_documents(tmp_path):
   file = write(tmp_path / "a", '<doc id="1" title="A">\nX.\n</doc>\nstray\n')
   assert f"{file}, line 4: 'stray' stands outside of <doc ...> and </doc>" in complaint(file)
@@ -230,6 +409,22 @@ def test_progress_adds_up_to_the_size(tmp_path):
   assert sum(steps) == text.total_size(sources) == sum(
       file.stat().st_size for file in tmp_path.iterdir())
   assert len(steps) > 10
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.csv.gz", "wiki.gz"])
+def test_a_line_has_a_bound(tmp_path, monkeypatch, name):
+  monkeypatch.setattr(text, "_LONGEST_LINE", 1000)
+  start = {"a.jsonl.gz": '{"text": ""}\n', "a.csv.gz": "text\n",
+           "wiki.gz": '<doc id="1">\n'}.get(name, "A.\n")
+  file = write(tmp_path / name, f"{start}{'a' * 10**7}\n")
+  tracemalloc.start()
+  try:
+    message = complaint(file, text_field="text")
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+  finally:
+    tracemalloc.stop()
+  assert message == (f"{file}, line 2: longer than 1,000 bytes; break it into shorter lines or "
+                     "documents")
 
 
 def test_blocks():
