@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 import jax
+import jax.numpy as jnp
 import ml_collections
 from ml_collections import config_flags
 import numpy as np
@@ -25,7 +26,7 @@ from configs import rules
 import data
 import modeling
 import optimization
-from support import command_line, files, reporting
+from support import command_line, files, reporting, stopping
 from support.errors import UserError
 from support.reporting import say
 import tokenization
@@ -289,17 +290,26 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
 
   batches = data.prefetch(map(training.place, plan.batches_from(first_step)))
   try:
-    state, summary = training.train(state, plan.step_fn, batches, plan.loop, plan.schedule,
-                                    reporter, evaluate, checkpointer)
-    results = evaluate(state) if plan.evaluate else {}
+    with stopping.noted():
+      state, summary = training.train(state, plan.step_fn, batches, plan.loop, plan.schedule,
+                                      reporter, evaluate, checkpointer)
+      results = evaluate(state) if plan.evaluate else {}
   except training.NotFiniteError as error:
     raise UserError(str(error)) from error
   finally:
     checkpointer.close()
-    reporter.close(plan.curve)
+    reporter.close(plan.curve, learning_rates(plan))
   if summary["steps"]:
     reporting.write_json(run.folder / "summary.json", {"first_step": first_step, **summary})
   return state.params, results
+
+
+def learning_rates(plan: TrainingPlan) -> dict[int, float]:
+  """Returns the schedule at up to 500 steps of the training, the first and the last included."""
+  last = plan.loop.num_train_steps
+  steps = np.unique(np.linspace(1, last, min(last, 500)).astype(int))
+  rates = jax.vmap(plan.schedule)(jnp.asarray(steps - 1))
+  return dict(zip(steps.tolist(), rates.tolist(), strict=True))
 
 
 def starting_state(run: Run, checkpointer: training.Checkpointer,

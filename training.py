@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
-from support import files
+from support import files, stopping
 
 Array = jax.Array
 Batch = Mapping[str, Any]
@@ -222,14 +222,18 @@ class Loop:
   """Length of the training, and the steps between logs, evaluations and checkpoints."""
 
   num_train_steps: int
-  log_every_steps: int  # at least 1
+  log_every_steps: int  # 0: every 50, and at least 20 times
   eval_every_steps: int  # 0: never
   save_checkpoints_steps: int  # 0: only at the end
+
+  @property
+  def log_cadence(self) -> int:
+    return self.log_every_steps or max(1, min(50, self.num_train_steps // 20))
 
 
 @dataclasses.dataclass
 class Totals:
-  """Counts of the host over some steps; seconds exclude compilation and evaluation."""
+  """Counts over some steps; seconds exclude compilation, evaluation and saving."""
 
   steps: int = 0
   examples: int = 0
@@ -247,7 +251,7 @@ class Totals:
     """Returns throughput and shares, or nothing if no step was timed."""
     if not self.steps or self.seconds <= 0:
       return {}
-    return {"examples_per_step": self.examples / self.steps,
+    return {"train_seconds": self.seconds, "examples_per_step": self.examples / self.steps,
             "examples_per_second": self.examples / self.seconds,
             "tokens_per_second": self.real_tokens / self.seconds,
             "padding_share": 1 - self.real_tokens / self.tokens,
@@ -256,7 +260,7 @@ class Totals:
   def summary(self) -> dict[str, float]:
     """Returns the figures of a run's `summary.json`."""
     return {"steps": self.steps, "examples": self.examples, "real_tokens": self.real_tokens,
-            "train_seconds": self.seconds, "compile_seconds": self.compile_seconds, **self.rates()}
+            "compile_seconds": self.compile_seconds, **self.rates()}
 
 
 class PlacedBatch(NamedTuple):
@@ -296,23 +300,33 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
 
   Raises:
     NotFiniteError: a loss or gradient that is not finite; nothing is saved after it.
+    stopping.Stopped: a signal came; the last step is saved.
   """
   meter = _Meter(schedule, reporter)
   batches = iter(batches)
-  for step in range(int(state.step) + 1, loop.num_train_steps + 1):
-    last = step == loop.num_train_steps
-    log = last or step == 1 or _due(step, loop.log_every_steps)
-    state = meter.run(step, step_fn, state, batches, log=log, wait=last or step == 1)
-    save = checkpointer and (last or _due(step, loop.save_checkpoints_steps))
-    # The caller evaluates the final state, so an evaluation shortly before the end is skipped.
-    score = (loop.num_train_steps - step > loop.eval_every_steps // 2
-             and _due(step, loop.eval_every_steps))
-    if save or score:
-      with meter.paused():
-        if save:
-          checkpointer.save(state)
-        if score:
-          evaluate(state)
+  try:
+    for step in range(int(state.step) + 1, loop.num_train_steps + 1):
+      last = step == loop.num_train_steps
+      log = last or step == 1 or _due(step, loop.log_cadence)
+      state = meter.run(step, step_fn, state, batches, log=log, wait=last or step == 1)
+      save = checkpointer and (last or _due(step, loop.save_checkpoints_steps))
+      # The caller evaluates the final state, so an evaluation shortly before the end is skipped.
+      score = (loop.num_train_steps - step > loop.eval_every_steps // 2
+               and _due(step, loop.eval_every_steps))
+      if save or score:
+        with meter.paused():
+          if save:
+            checkpointer.save(state)
+          if score:
+            evaluate(state)
+      stopping.check()
+  except stopping.Stopped as stopped:  # between two steps, or in an evaluation
+    if not checkpointer:
+      raise
+    with meter.paused():
+      checkpointer.save(state)
+    raise stopping.Stopped(f"step {int(state.step)} is saved; the same command continues from "
+                           "it") from stopped
   return state, meter.total.summary()
 
 
@@ -334,18 +348,18 @@ def _add(totals: HostSums, sums: Mapping[str, tuple[Any, Any]]) -> None:
 class _Meter:
   """Runs steps, times them, and logs their metrics without waiting for the newest step.
 
-  A record covers the steps since the record before it. It is logged when the devices have
-  finished its last step, usually while they work on later ones.
+  A record covers the steps since the record before it. It ends, and is logged, when the devices
+  have finished its last step, usually while they work on later ones.
   """
 
   def __init__(self, schedule: optax.Schedule, reporter: StepLog):
     self._schedule, self._reporter = schedule, reporter
-    # (step, its sums, and the counts of a record that ends with it), sent but not read yet
+    # (step, its sums, and the counts of a record that ends with it), sent but not read yet.
     self._pending: collections.deque[tuple[int, Sums, Totals | None]] = collections.deque()
     self._sums: HostSums = {}  # of the steps that are read but not in a record yet
     self._counts = Totals()  # of the steps since the last record's
     self._shapes: set[tuple[Any, ...]] = set()
-    self._mark = time.perf_counter()  # end of the last record, moved on by untimed seconds
+    self._mark = time.perf_counter()  # the end of the last record, moved on by untimed seconds
     self.total = Totals()
 
   def run(self, step: int, step_fn: Callable[..., Any], state: TrainState,
@@ -365,27 +379,28 @@ class _Meter:
     batch, counts = next(batches)
     self._counts.waiting_seconds += time.perf_counter() - start
     self._counts.add(counts)
-    shapes = tuple(array.shape for array in jax.tree.leaves(batch))
-    start = time.perf_counter()
-    state, sums = step_fn(state, batch)
-    if shapes not in self._shapes:  # the first call of a shape returns when it has compiled
-      self._shapes.add(shapes)
-      seconds = time.perf_counter() - start
-      self._counts.compile_seconds += seconds
-      self._mark += seconds
-    if wait:
-      jax.block_until_ready(sums)
-    self._pending.append((step, sums, self._end_record() if log else None))
+    state, sums = self._compiled(step_fn, state, batch)
+    self._pending.append((step, sums, self._counts if log else None))
+    if log:
+      self._counts = Totals()
     self._reporter.progress()
     self._read(0 if wait else 2)
     return state
 
-  def _end_record(self) -> Totals:
-    counts, self._counts = self._counts, Totals()
-    now = time.perf_counter()
-    counts.seconds, self._mark = now - self._mark, now
-    self.total.add(counts)
-    return counts
+  def _compiled(self, step_fn: Callable[..., Any], state: TrainState,
+                batch: Batch) -> tuple[TrainState, Sums]:
+    """Calls the step; the first call of a shape returns when it has compiled, and is timed."""
+    shapes = tuple(array.shape for array in jax.tree.leaves(batch))
+    if shapes in self._shapes:
+      return step_fn(state, batch)
+    self._shapes.add(shapes)
+    self._read(0)  # or the time of steps under way, two at most, would count as compilation
+    start = time.perf_counter()
+    result = step_fn(state, batch)
+    seconds = time.perf_counter() - start
+    self._counts.compile_seconds += seconds
+    self._mark += seconds
+    return result
 
   def _read(self, left: int) -> None:
     """Reads the sums of all steps but the last `left`, and logs the records that they end."""
@@ -400,6 +415,9 @@ class _Meter:
                                "after it.")
       _add(self._sums, sums)
       if counts is not None:
+        now = time.perf_counter()
+        counts.seconds, self._mark = now - self._mark, now
+        self.total.add(counts)
         averages = {name: total / count for name, (total, count) in self._sums.items() if count}
         self._sums = {}
         self._reporter.log(step, averages | {
@@ -425,6 +443,7 @@ def _outputs(eval_fn: Callable[[Params, Batch], Any], params: Params,
   """
   sent: collections.deque[tuple[Any, Batch]] = collections.deque()
   for batch in batches:
+    stopping.check()
     sent.append((eval_fn(params, batch), batch))
     if len(sent) > 2:
       yield sent.popleft()

@@ -50,7 +50,8 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   config.dataset_name = ""
   # The hub's GLUE ("nyu-mll/glue" or "glue"), another hub dataset, a folder in GLUE's TSV layout,
   # a folder of datasets.save_to_disk, or a folder with your train, validation and test files in
-  # csv, tsv, jsonl or parquet.
+  # csv, tsv, json, jsonl or parquet. One such file can be trained on with do_eval=False, and
+  # scored or predicted with do_train=False.
   config.dataset_path = "nyu-mll/glue"
   # One or two columns of text, comma-separated. Blank: those with usual names.
   config.text_columns = ""
@@ -60,9 +61,15 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   # floats).
   config.label_type = "auto"
   # Class names in the order of the model's outputs, comma-separated. Blank: the checkpoint's or,
-  # without any, the task's. Needed to evaluate a checkpoint that only numbers its classes.
+  # without any, the task's. Needed to evaluate a checkpoint that only numbers its classes, or
+  # that calls them otherwise.
   config.label_names = ""
-  # Skip csv and tsv rows with a wrong number of fields. False: stop at the first one.
+  # The class whose F1 is computed where there are two. Blank: the second one.
+  config.positive_class = ""
+  # The split of your own data that is evaluated, such as test where there is no validation.
+  config.eval_split = "validation"
+  # Leave out rows with a wrong number of fields, without text or without label (also one of -1 in
+  # a hub dataset), and count them. False: stop at the first one.
   config.skip_bad_rows = False
   # Most tokens of an example, with [CLS] and [SEP]. Longer ones are truncated.
   config.max_seq_length = 128
@@ -123,8 +130,8 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   # Give the same bits for the same seed on a GPU too, a few percent slower. A CPU always does.
   config.deterministic = True
 
-  # Steps between two log lines.
-  config.log_every_steps = 50
+  # Steps between two log lines. 0: 50, or fewer in a short run, which then has 20 lines.
+  config.log_every_steps = 0
   # Epochs between two evaluations while training. 0: evaluate only at the end.
   config.eval_every_epochs = 1.0
   # Steps between two checkpoints. 0: only one, at the end.

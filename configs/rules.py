@@ -51,6 +51,8 @@ _SEED = Rule("from 0 to 4294967295", lambda value: 0 <= value < 1 << 32)
 # sizes (the number of devices) and of lengths (the model's positions) need more than the config.
 RULES = {
     "label_type": _one_of("auto", "class", "float"),
+    "positive_class": _free(_ANY),
+    "eval_split": _free(_ANY),
     "max_seq_length": _at_least(5),  # three special tokens and one of each text
     "cache_dir": _free(_ANY),
     "cache_gigabytes": _free(_FROM_0),
@@ -86,7 +88,7 @@ RULES = {
     "dtype": _one_of("float32", "bfloat16"),
     "matmul_precision": _one_of("float32", "tensorfloat32", "bfloat16"),
     "seed": _SEED,
-    "log_every_steps": _free(_at_least(1)),
+    "log_every_steps": _free(_at_least(0)),
     "eval_every_epochs": _free(_FROM_0),
     "eval_steps": _free(_at_least(0)),
     "max_eval_examples": _free(_at_least(0)),

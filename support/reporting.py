@@ -103,11 +103,11 @@ class Reporter:
     self._bar.clear()
     say(text)
 
-  def close(self, curve: str) -> None:
-    """Closes the bar and the events, and draws curves.png with the dev metric `curve`."""
+  def close(self, curve: str, learning_rates: Mapping[int, float]) -> None:
+    """Closes the bar and the events, and draws curves.png: see `draw_curves`."""
     self._bar.close()
     self._events.close()
-    draw_curves(self._file, self._file.with_name("curves.png"), curve)
+    draw_curves(self._file, self._file.with_name("curves.png"), curve, learning_rates)
 
 
 def _summary_writer(folder: pathlib.Path) -> Any:
@@ -127,30 +127,55 @@ def _summary_writer(folder: pathlib.Path) -> Any:
 
 
 def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
-  """Returns the records of a metrics.jsonl, without a last line that a killed run cut short."""
+  """Returns the records of a metrics.jsonl, without lines that are none.
+
+  Such are a last line that a killed run cut short, and what a damaged disk left.
+  """
   records = []
-  for line in file.read_text("utf-8").splitlines() if file.exists() else ():
-    with contextlib.suppress(ValueError):
-      records.append(json.loads(line))
+  for line in file.read_text("utf-8", "replace").splitlines() if file.exists() else ():
+    with contextlib.suppress(ValueError, RecursionError):
+      record = json.loads(line)
+      if isinstance(record, dict) and isinstance(record.get("step"), int):
+        records.append(record)
   return records
 
 
-def draw_curves(metrics: pathlib.Path, image: pathlib.Path, curve: str) -> None:
-  """Plots training loss, learning rate and the dev metric `curve` over the steps."""
+def draw_curves(metrics: pathlib.Path, image: pathlib.Path, curve: str,
+                learning_rates: Mapping[int, float]) -> None:
+  """Plots over the steps: the losses of training and dev set, learning rate, a dev metric.
+
+  Args:
+    metrics: a metrics.jsonl.
+    image: the file to write.
+    curve: the metric's name in `metrics`.
+    learning_rates: step -> the schedule's.
+  """
   import matplotlib
 
   matplotlib.use("Agg")
-  from matplotlib import pyplot
+  from matplotlib import pyplot, ticker
 
   records = read_metrics(metrics)
-  figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
-  for axis, name, style in zip(axes, ("loss", "learning_rate", curve), ("-", "-", "o-"),
-                               strict=True):
-    points = [(r["step"], r[name]) for r in records if name in r]
-    axis.plot(*zip(*points, strict=True) if points else ((), ()), style)
-    axis.set(title=name.replace("_", " "), xlabel="step")
+  figure, (losses, rates, scores) = pyplot.subplots(1, 3, figsize=(13, 3.6),
+                                                    constrained_layout=True)
+
+  def draw(axis: Any, name: str, style: str) -> None:
+    points = [(r["step"], r[name]) for r in records if isinstance(r.get(name), int | float)]
+    if points:
+      axis.plot(*zip(*points, strict=True), style, label=name.replace("_", " "))
+
+  draw(losses, "loss", ".-")
+  draw(losses, "eval_loss", "o-")
+  rates.plot(learning_rates.keys(), learning_rates.values(), label="learning rate")
+  draw(scores, curve, "o-")
+  for axis in (losses, rates, scores):
+    axis.set(xlabel="step")
+    axis.xaxis.set_major_locator(ticker.MaxNLocator(nbins=6, integer=True))
     axis.grid(alpha=0.3)
-  figure.savefig(image, dpi=120)
+    if axis.lines:
+      axis.legend()
+  with written_whole(image) as temporary:
+    figure.savefig(temporary, dpi=120, format="png")
   pyplot.close(figure)
 
 

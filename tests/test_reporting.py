@@ -2,6 +2,8 @@
 
 import json
 
+from matplotlib import pyplot
+import numpy as np
 import pytest
 
 from support import reporting
@@ -22,7 +24,7 @@ def test_the_time_left(tmp_path, capsys, monkeypatch, steps_left, left, terminal
   for _ in range(4):
     reporter.progress()
   reporter.log(4, RECORD)
-  reporter.close("loss")
+  reporter.close("loss", {1: 0.1, 10: 0.0})
   out, err = capsys.readouterr()
   if terminal:
     assert not out
@@ -36,7 +38,7 @@ def test_the_time_left(tmp_path, capsys, monkeypatch, steps_left, left, terminal
 def test_the_first_step_predicts_no_time(tmp_path, capsys):
   reporter = reporting.Reporter(tmp_path, 10)
   reporter.log(1, RECORD)
-  reporter.close("loss")
+  reporter.close("loss", {1: 0.1, 10: 0.0})
   assert capsys.readouterr().out == "step 1/10  loss 1.2500  lr 2.00e-04\n"
 
 
@@ -46,9 +48,38 @@ def test_a_continued_run_drops_the_records_it_lost(tmp_path):
   file.write_text("".join(f'{{"step": {step}, "loss": 1.0}}\n' for step in (2, 4, 6)) + '{"st')
   reporter = reporting.Reporter(tmp_path, 10, first_step=4)
   reporter.metrics(6, {"loss": 0.5})
-  reporter.close("loss")
+  reporter.close("loss", {1: 0.1, 10: 0.0})
   assert reporting.read_metrics(file) == [
       {"step": 2, "loss": 1.0}, {"step": 4, "loss": 1.0}, {"step": 6, "loss": 0.5}]
+
+
+def test_a_damaged_log_keeps_its_records(tmp_path):
+  file = tmp_path / "metrics.jsonl"
+  file.write_bytes(b'{"step": 2, "loss": 1.0}\n5\n\xff\xfe\x00\n[1]\n{"loss": 2.0}\n' + b"[" * 100_000
+                   + b'\n{"step": "3"}\n{"step": 4, "loss": "x"}\n')
+  assert [record["step"] for record in reporting.read_metrics(file)] == [2, 4]
+  reporting.Reporter(tmp_path, 10, first_step=4).close("eval_f1", {1: 0.1})
+  assert len(file.read_text().splitlines()) == 2
+
+
+def test_the_curves(tmp_path, monkeypatch):
+  """The schedule itself, the dev loss over the training loss, and whole numbers of steps."""
+  figures = []
+  monkeypatch.setattr(pyplot, "close", figures.append)
+  records = [{"step": 1, "loss": 2.0}, {"step": 20, "loss": 1.0},
+             {"step": 20, "eval_loss": 1.5, "eval_f1": 0.5}]
+  (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+  schedule = {1: 0.0, 2: 5e-5, 20: 0.0}
+  reporting.draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", "eval_f1", schedule)
+  losses, rates, scores = figures[0].axes
+  assert [(line.get_label(), line.get_xydata().tolist()) for line in losses.lines] == [
+      ("loss", [[1, 2.0], [20, 1.0]]), ("eval loss", [[20, 1.5]])]
+  assert dict(rates.lines[0].get_xydata().tolist()) == schedule
+  assert [line.get_label() for line in scores.lines] == ["eval f1"]
+  for axis in figures[0].axes:
+    ticks = axis.get_xticks()
+    assert np.array_equal(ticks, ticks.round()) and len(ticks) <= 8
+  assert [path.name for path in tmp_path.iterdir() if path.suffix != ".jsonl"] == ["curves.png"]
 
 
 def test_results_are_written_whole_or_not_at_all(tmp_path, capsys):

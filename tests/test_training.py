@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import platform
+import signal
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from benchmarks.steps import bert_optimizer
 import losses
 import modeling
 import optimization
+from support import stopping
 import training
 
 # --- The step ---------------------------------------------------------------------------------
@@ -192,6 +194,61 @@ def test_loop_logs_and_repeats_bit_for_bit(compiled, tiny_config):
   np.testing.assert_allclose(log.records[-1][1]["learning_rate"], 1e-2 / 6, rtol=1e-5)
 
 
+class Device:
+  """A device that works on one step after another, and the host's clock, both made up."""
+
+  def __init__(self, step_seconds, compile_seconds, host_seconds=0.0):
+    self.now, self.free = 0.0, 0.0  # the host's time, and when the device has done all
+    self.step_seconds, self.compile_seconds = step_seconds, compile_seconds
+    self.host_seconds, self.shapes, self.waited = host_seconds, set(), []
+
+  def step(self, state, batch):
+    shape = batch["input_ids"].shape
+    if shape not in self.shapes:
+      self.shapes.add(shape)
+      self.now += self.compile_seconds
+    self.now += self.host_seconds
+    self.free = max(self.free, self.now) + self.step_seconds
+    return state.replace(step=state.step + 1), {
+        "loss": (Promise(self, self.free), 1.0), "gradient_norm": (1.0, 1.0)}
+
+
+class Promise:
+  """A number that the device has at some time."""
+
+  def __init__(self, device, done):
+    self.device, self.done = device, done
+
+  def __array__(self, dtype=None, copy=None):
+    self.device.now = max(self.device.now, self.done)
+    return np.asarray(1.0, dtype)
+
+
+@pytest.mark.parametrize("host_seconds", [0.0, 0.5, 3.0])
+def test_records_tell_when_their_steps_were_done(compiled, tiny_config, monkeypatch, host_seconds):
+  """Their seconds add up to the run's, and the first are like the last, whoever is the slower."""
+  device, log, untimed = Device(2.0, 10.0, host_seconds), Log(), []
+  monkeypatch.setattr(training.time, "perf_counter", lambda: device.now)
+
+  def evaluate(state):
+    device.now += 100.0
+    untimed.append(100.0)
+
+  _, optimizer, schedule, params, _ = compiled
+  state = training.create_state(params, optimizer, seed=3)
+  _, summary = training.train(state, device.step, loop_batches(tiny_config, 0, 60),
+                              training.Loop(60, 5, 20, 0), schedule, log, evaluate, None)
+  seconds = {step: record["train_seconds"] for step, record in log.records}
+  each = max(2.0, host_seconds)
+  assert list(seconds) == [1, *range(5, 61, 5)]
+  assert summary["compile_seconds"] == pytest.approx(2 * (10.0 + host_seconds))
+  assert summary["train_seconds"] == pytest.approx(sum(seconds.values()))
+  assert device.now == pytest.approx(summary["train_seconds"] + summary["compile_seconds"]
+                                     + sum(untimed))
+  for step, value in seconds.items():  # a step or two fall to a neighbour
+    assert value == pytest.approx((1 if step == 1 else 4 if step == 5 else 5) * each, rel=0.5), step
+
+
 def test_one_compile_a_shape(compiled, tiny_config):
   *_, counter = compiled
   run_loop(compiled, tiny_config)
@@ -279,6 +336,29 @@ def stop_after(step):
     if int(state.step) == step:
       raise KeyboardInterrupt
   return evaluate
+
+
+def test_a_signal_is_obeyed_between_two_steps_and_the_step_is_saved(compiled, tiny_config,
+                                                                    tmp_path, monkeypatch):
+  monkeypatch.setattr(stopping, "_received", 0)  # and puts it back
+  handler = signal.signal(signal.SIGTERM, stopping._answer)
+  _, optimizer, schedule, params, _ = compiled
+  checkpointer, log = training.Checkpointer(tmp_path, {"config": {}}), Log()
+
+  def step(state, batch):
+    if int(state.step) == 4:
+      signal.raise_signal(signal.SIGTERM)
+    return state.replace(step=state.step + 1), {"loss": (1.0, 1.0), "gradient_norm": (1.0, 1.0)}
+
+  with pytest.raises(stopping.Stopped, match="step 5 is saved"), stopping.noted():
+    training.train(training.create_state(params, optimizer, seed=3), step,
+                   loop_batches(tiny_config, 0, 8), training.Loop(8, 1, 0, 0), schedule, log,
+                   lambda state: None, checkpointer)
+  assert stopping.exit_status() == 143
+  signal.signal(signal.SIGTERM, handler)
+  checkpointer.close()
+  assert [folder.name for folder in tmp_path.iterdir()] == ["5"]
+  assert log.records[-1][0] == 5
 
 
 def test_a_nan_stops_the_run_and_saves_nothing(compiled, tiny_config, tmp_path):
