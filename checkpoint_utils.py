@@ -237,10 +237,13 @@ def _huggingface_checkpoint(folder: pathlib.Path) -> Checkpoint:
   config = _bert_config(fields, file)
   _check_size(config, file, weights[0], sum(part.stat().st_size for part in weights))
   has_tokenizer = any((folder / f).exists() for f in ("tokenizer.json", "vocab.txt"))
+  # This project alone writes text_columns; it names the classes, even where the data calls them
+  # LABEL_0, LABEL_1.
+  text_columns = _names(fields, "text_columns", file)
+  unnamed = _only_numbered(names) and not text_columns
   return Checkpoint(
       path=str(folder), format="huggingface", config=config, regression=len(names) == 1,
-      label_names=() if len(names) == 1 or _only_numbered(names) else names,
-      text_columns=_names(fields, "text_columns", file),
+      label_names=() if len(names) == 1 or unnamed else names, text_columns=text_columns,
       tokenizer=str(folder) if has_tokenizer else "", read=lambda: _read_huggingface(weights))
 
 
