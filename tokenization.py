@@ -3,7 +3,8 @@
 Needs the `tokenizers` library alone; importing transformers takes seconds.
 """
 
-from collections.abc import Mapping, Sequence
+import collections
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import json
@@ -13,8 +14,8 @@ from typing import Any
 
 import tokenizers
 
-from support import hub
-from support.errors import first_line, UserError
+from support import files, hub
+from support.errors import first_line, shown, UserError
 from support.reporting import say
 
 SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]",
@@ -22,6 +23,12 @@ SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS
 # Settings of a tokenizer_config.json -> fields of the library's BertNormalizer.
 _NORMALIZER_FIELDS = {"do_lower_case": "lowercase", "strip_accents": "strip_accents",
                       "tokenize_chinese_chars": "handle_chinese_chars"}
+# Settings that are read, and the types that they may have.
+_SETTINGS = {
+    **dict.fromkeys(_NORMALIZER_FIELDS, (bool,)), **dict.fromkeys(SPECIAL_TOKENS, (str, dict)),
+    "model_max_length": (int, float), "added_tokens_decoder": (dict,),
+    "additional_special_tokens": (list,)}
+_ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 _LONGEST_WORD = 100  # characters; HuggingFace's BERT, the original's is 200
 
 
@@ -30,7 +37,8 @@ class Tokenizer:
   """A tokenizer and its special tokens.
 
   Attributes:
-    backend: normalizes, splits and looks up.
+    backend: normalizes, splits and looks up. Of its added tokens, only `special_tokens` are
+      special to it: their names in a text are text, and any other added token is one id.
     special_tokens: "cls_token" and so on -> the token in the vocabulary.
     model_max_length: tokens, as the tokenizer's folder has it; None where it does not say.
   """
@@ -40,7 +48,11 @@ class Tokenizer:
   model_max_length: int | None = None
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
-    """Returns the ids of each text, without [CLS] and [SEP]; all cores work."""
+    """Returns the ids of each text, without [CLS] and [SEP]; all cores work.
+
+    "[SEP]" in a text is three tokens, as in the original.
+    """
+    self.backend.encode_special_tokens = True  # tokenizers does not save it with the rest
     encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
     return [encoding.ids for encoding in encodings]
 
@@ -73,7 +85,7 @@ class Tokenizer:
   @property
   def fingerprint(self) -> str:
     """A short hash of everything that determines the ids."""
-    content = json.dumps([self.backend.to_str(), dict(self.special_tokens)])
+    content = json.dumps([self.backend.to_str(), dict(self.special_tokens), "names are text"])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
   def save_pretrained(self, folder: str | pathlib.Path) -> None:
@@ -127,16 +139,20 @@ def load_tokenizer(source: str, do_lower_case: bool | None) -> Tokenizer:
   try:
     settings = _settings(folder)
     if (folder / "tokenizer.json").exists():
-      backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+      content = json.dumps(files.read_json(folder / "tokenizer.json"))
+      backend = tokenizers.Tokenizer.from_str(content)
       backend.no_truncation()
       backend.no_padding()
       _apply(backend, settings, do_lower_case)
-      tokenizer = Tokenizer(backend, _special_tokens(backend, settings),
-                            settings.get("model_max_length"))
+      special_tokens = _special_tokens(backend, settings)
     elif (folder / "vocab.txt").exists():
-      tokenizer = tokenizer_from_vocab(folder / "vocab.txt", do_lower_case, settings)
+      own = tokenizer_from_vocab(folder / "vocab.txt", do_lower_case, settings)
+      backend, special_tokens = own.backend, own.special_tokens
     else:
       raise UserError(f"no tokenizer at {source!r}; {advice}")
+    _add_tokens(backend, folder, settings)
+    tokenizer = Tokenizer(_without_other_specials(backend, special_tokens), special_tokens,
+                          settings.get("model_max_length"))
   except UserError:
     raise
   except Exception as error:  # malformed JSON, a tokenizer.json of another kind: many types
@@ -145,27 +161,94 @@ def load_tokenizer(source: str, do_lower_case: bool | None) -> Tokenizer:
              if name not in tokenizer.special_tokens]
   if missing:
     raise UserError(f"the tokenizer at {source!r} lacks {', '.join(missing)}")
+  entries = len(tokenizer.get_vocab())
+  if tokenizer.vocab_size > 2 * entries + 1000:  # a model would have a row for each id
+    raise UserError(f"the tokenizer at {source!r} has {entries:,} entries and the id "
+                    f"{tokenizer.vocab_size - 1:,}; ids must follow each other with few gaps")
   return tokenizer
 
 
 def _settings(folder: pathlib.Path) -> dict[str, Any]:
-  """Reads the settings beside a vocabulary; {} without any."""
+  """Reads the settings beside a vocabulary; {} without any.
+
+  Raises:
+    UserError: no JSON, or a setting of another type.
+  """
   settings = {}
   for name in ("special_tokens_map.json", "tokenizer_config.json"):
     if (folder / name).exists():
-      settings |= json.loads((folder / name).read_text("utf-8"))
+      read = files.read_json(folder / name)
+      for key, kinds in _SETTINGS.items():
+        if read.get(key) is not None and type(read[key]) not in kinds:
+          raise UserError(f"{folder / name}: {key} must be of type "
+                          f"{' or '.join(kind.__name__ for kind in kinds)}, not {shown(read[key])}")
+      # strip_accents is null where the accents go with the case.
+      settings |= {key: value for key, value in read.items()
+                   if value is not None or key == "strip_accents"}
   return settings
 
 
+def _special_names(settings: Mapping[str, Any]) -> dict[str, str]:
+  """Returns "cls_token" and so on -> the token, by the settings or BERT's own."""
+  named = {name: settings.get(name) or usual for name, usual in SPECIAL_TOKENS.items()}
+  return {name: _content(token) for name, token in named.items()}
+
+
 def _special_tokens(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> dict[str, str]:
-  """The special tokens, by the settings' names or BERT's own, that the vocabulary has."""
-  names = {}
-  for name, usual in SPECIAL_TOKENS.items():
-    token = settings.get(name) or usual
-    token = token["content"] if isinstance(token, dict) else token
-    if backend.token_to_id(token) is not None:
-      names[name] = token
-  return names
+  """Returns the special tokens that the vocabulary has."""
+  return {name: token for name, token in _special_names(settings).items()
+          if backend.token_to_id(token) is not None}
+
+
+def _content(token: Any) -> str:
+  """Reads a token that JSON has as a string or, with its flags, as an object."""
+  content = token.get("content") if isinstance(token, dict) else token
+  if not (isinstance(content, str) and content):
+    raise UserError(f"a tokenizer's setting names no token: {shown(token)}")
+  return content
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, folder: pathlib.Path,
+                settings: Mapping[str, Any]) -> None:
+  """Adds the tokens that lie beside a vocabulary, as `transformers` does.
+
+  Raises:
+    UserError: one whose id is another than its file says.
+  """
+  known = {token.content for token in backend.get_added_tokens_decoder().values()}
+  for token, said in _tokens_beside(folder, settings):
+    content = _content(token)
+    if content not in known:
+      options = token if isinstance(token, dict) else {"normalized": False}
+      backend.add_tokens([tokenizers.AddedToken(
+          content, **{flag: options[flag] for flag in _ADDED_TOKEN_FLAGS if flag in options})])
+    if said is not None and str(backend.token_to_id(content)) != str(said):
+      raise UserError(f"{folder}: the added token {shown(content)} should have the id "
+                      f"{shown(said)}; the vocabulary makes it {backend.token_to_id(content)}")
+
+
+def _tokens_beside(folder: pathlib.Path,
+                   settings: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+  """Yields (token, its id or None) of added_tokens.json and the settings."""
+  file = folder / "added_tokens.json"
+  added = files.read_json(file) if file.exists() else {}
+  decoder = settings.get("added_tokens_decoder", {})
+  by_id = {str(i): token for token, i in added.items()} | decoder
+  if not all(i.isascii() and i.isdigit() and len(i) < 11 for i in by_id):
+    raise UserError(f"{folder}: ids of added tokens must be integers, not {shown(list(by_id))}")
+  for i in sorted(by_id, key=int):
+    yield by_id[i], i
+  for token in settings.get("additional_special_tokens", ()):
+    yield token, None
+
+
+def _without_other_specials(backend: tokenizers.Tokenizer,
+                            special_tokens: Mapping[str, str]) -> tokenizers.Tokenizer:
+  """Returns the tokenizer that `Tokenizer.backend` describes."""
+  content = json.loads(backend.to_str())
+  for token in content["added_tokens"]:
+    token["special"] = token["content"] in special_tokens.values()
+  return tokenizers.Tokenizer.from_str(json.dumps(content))
 
 
 def _apply(backend: tokenizers.Tokenizer, settings: Mapping[str, Any],
@@ -207,21 +290,29 @@ def tokenizer_from_vocab(file: str | pathlib.Path, do_lower_case: bool | None = 
     reason = getattr(error, "strerror", None) or "not UTF-8"
     raise UserError(f"vocab_file {file} cannot be read ({reason}); {advice}") from error
   words = [line.strip() for line in text.rstrip("\n").split("\n")]
-  missing = sorted(set(SPECIAL_TOKENS.values()).difference(words))
+  settings = settings or {}
+  special_tokens = _special_names(settings)
+  missing = sorted(set(special_tokens.values()).difference(words))
   if missing:
     raise UserError(f"vocab_file {file} lacks {', '.join(missing)}; {advice}")
-  settings = settings or {}
+  repeated = [word for word, times in collections.Counter(words).items() if times > 1 and word]
+  if repeated:
+    say(f"tokenizer: {len(repeated)} entries of {file} are there twice, such as "
+        f"{shown(repeated[0])}; the later line counts, as in the original")
+  own = settings.get("do_lower_case")
   if do_lower_case is None:
-    do_lower_case = settings.get("do_lower_case", not has_upper_case(words))
+    do_lower_case = not has_upper_case(words) if own is None else own
+  elif own not in (None, do_lower_case):
+    say(f"tokenizer: do_lower_case={do_lower_case} replaces tokenizer_config.json's {own}")
   backend = bert_backend({word: i for i, word in enumerate(words)}, do_lower_case,
                          settings.get("strip_accents"),
-                         settings.get("tokenize_chinese_chars", True))
-  ids = {name: backend.token_to_id(token) for name, token in SPECIAL_TOKENS.items()}
+                         settings.get("tokenize_chinese_chars", True), special_tokens["unk_token"])
+  cls, sep = special_tokens["cls_token"], special_tokens["sep_token"]
   backend.post_processor = tokenizers.processors.BertProcessing(
-      ("[SEP]", ids["sep_token"]), ("[CLS]", ids["cls_token"]))
+      (sep, backend.token_to_id(sep)), (cls, backend.token_to_id(cls)))
   backend.decoder = tokenizers.decoders.WordPiece(prefix="##")
-  backend.add_special_tokens(list(SPECIAL_TOKENS.values()))
-  return Tokenizer(backend, SPECIAL_TOKENS, settings.get("model_max_length"))
+  backend.add_special_tokens(list(special_tokens.values()))
+  return Tokenizer(backend, special_tokens, settings.get("model_max_length"))
 
 
 def has_upper_case(words: Sequence[str]) -> bool:
@@ -230,9 +321,10 @@ def has_upper_case(words: Sequence[str]) -> bool:
 
 
 def bert_backend(vocab: Mapping[str, int], do_lower_case: bool, strip_accents: bool | None = None,
-                 tokenize_chinese_chars: bool = True) -> tokenizers.Tokenizer:
-  """Makes BERT's basic and WordPiece tokenizer for a vocabulary of entry -> id that has [UNK]."""
-  model = tokenizers.models.WordPiece(dict(vocab), unk_token="[UNK]",
+                 tokenize_chinese_chars: bool = True,
+                 unk_token: str = SPECIAL_TOKENS["unk_token"]) -> tokenizers.Tokenizer:
+  """Makes BERT's basic and WordPiece tokenizer for a vocabulary of entry -> id with `unk_token`."""
+  model = tokenizers.models.WordPiece(dict(vocab), unk_token=unk_token,
                                       max_input_chars_per_word=_LONGEST_WORD)
   backend = tokenizers.Tokenizer(model)
   backend.normalizer = tokenizers.normalizers.BertNormalizer(

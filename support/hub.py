@@ -21,6 +21,7 @@ def snapshot(name: str, patterns: Sequence[str]) -> pathlib.Path:
   import huggingface_hub.utils  # here: a local run needs no hub client
 
   huggingface_hub.utils.logging.set_verbosity_error()  # hides its messages about retries
+  huggingface_hub.utils.disable_progress_bars()
   say(f"fetching {name} from the HuggingFace hub or its local cache ...")
   try:
     return pathlib.Path(huggingface_hub.snapshot_download(

@@ -58,6 +58,7 @@ def test_the_readme_has_the_command():
 def test_the_first_command_fetches_trains_and_scores(fetched):
   done, _ = fetched
   assert done.process.returncode == 0, done.process.stderr
+  assert "Fetching" not in done.process.stderr  # the hub client's progress bars
   assert "23 tensors loaded, 2 freshly initialized (classifier/bias, classifier/kernel)" in (
       done.process.stdout)
   assert "train: 40 examples" in done.process.stdout
