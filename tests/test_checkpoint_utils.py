@@ -75,6 +75,7 @@ def test_round_trip(tiny, folder, tiny_config):
   assert checkpoint.tokenizer == str(folder)
   assert not checkpoint.regression
   assert not list(folder.parent.glob("*.tmp"))
+  assert len({file.stat().st_mode for file in folder.iterdir()}) == 1  # the umask's, for all
 
 
 def test_transformers_loads_the_export_with_the_same_logits(tiny, folder):
@@ -94,8 +95,11 @@ def test_transformers_loads_the_export_with_the_same_logits(tiny, folder):
 
 @pytest.mark.parametrize("rename", [
     lambda name: name.removeprefix("bert."),
+    lambda name: f"module.{name}",
+    lambda name: f"_orig_mod.module.{name.removeprefix('bert.')}",
+    lambda name: name.replace("bert.", "module.bert._orig_mod."),
     lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-        "LayerNorm.bias", "LayerNorm.beta")], ids=["no prefix", "gamma and beta"])
+        "LayerNorm.bias", "LayerNorm.beta")], ids=["no prefix", "DataParallel", "compiled, no prefix", "compiled inside", "gamma and beta"])
 def test_other_spellings(tiny, folder, rename):
   rewrite(folder, lambda tensors: {rename(name): value for name, value in tensors.items()})
   assert_same(load(folder, *tiny[::2])[0], tiny[1])
@@ -110,6 +114,11 @@ def test_shards(tiny, folder):
                                 folder / shard)
   (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
   assert_same(load(folder, *tiny[::2])[0], tiny[1])
+  with pytest.raises(UserError, match="is there twice, under two names or in two files"):
+    first = next(name for name, shard in shards.items() if shard == "model-0.safetensors")
+    both = safetensors.numpy.load_file(folder / "model-1.safetensors") | {first: tensors[first]}
+    safetensors.numpy.save_file(both, folder / "model-1.safetensors")
+    load(folder, *tiny[::2])
   (folder / "model-1.safetensors").unlink()
   with pytest.raises(UserError, match="model-1.safetensors is missing; model.safetensors.index"):
     load(folder, *tiny[::2])
@@ -124,6 +133,39 @@ def test_bin_is_read_with_weights_only(tiny, folder):
   assert_same(load(folder, *tiny[::2])[0], tiny[1])
   torch.save({"evil": shutil.rmtree}, folder / "pytorch_model.bin")
   with pytest.raises(UserError, match="pytorch_model.bin cannot be read"):
+    load(folder, *tiny[::2])
+
+
+@pytest.mark.parametrize("weight_map", [
+    5, [], {}, {"a": 5}, {"a": None}, {"a": "../model.safetensors"}, {"a": "/etc/x.safetensors"},
+    {"a": "x/y.safetensors"}, {"a": ".."}, {"a": ""}, {"a": "pytorch_model.bin"}])
+def test_a_shard_is_a_plain_name_of_its_kind(folder, weight_map):
+  (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
+  (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+  with pytest.raises(UserError, match="model.safetensors.index.json: weight_map must "):
+    checkpoint_utils.find_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state: {"epoch": 3, "state_dict": state}, lambda state: {"model": state},
+    lambda state: {"model_state_dict": {f"module.{n}": v for n, v in state.items()}}])
+def test_a_state_beside_other_things(tiny, folder, wrap):
+  torch = pytest.importorskip("torch", reason="a .bin needs torch")
+  tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+  (folder / "model.safetensors").unlink()
+  torch.save(wrap({name: torch.tensor(value) for name, value in tensors.items()}),
+             folder / "pytorch_model.bin")
+  assert_same(load(folder, *tiny[::2])[0], tiny[1])
+
+
+def test_an_expanded_tensor_is_no_bomb(tiny, folder):
+  torch = pytest.importorskip("torch", reason="a .bin needs torch")
+  tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+  (folder / "model.safetensors").unlink()
+  bomb = torch.zeros(1, dtype=torch.bfloat16).expand(1 << 44)
+  torch.save({n: torch.tensor(v) for n, v in tensors.items()} | {"classifier.bias": bomb},
+             folder / "pytorch_model.bin")
+  with pytest.raises(UserError, match="pytorch_model.bin .*tensors have .* values, which .* bytes"):
     load(folder, *tiny[::2])
 
 
@@ -169,6 +211,31 @@ def test_half_a_head_is_a_broken_file(tiny, folder):
 
 @pytest.mark.parametrize("changes,message", [
     ({"id2label": {"a": "b"}}, "id2label must map 0, 1, ... to names"),
+    ({"id2label": {"0": "a", "2": "b"}}, "id2label must map 0, 1, ... to names"),
+    ({"id2label": ["a", "b"]}, "id2label must map 0, 1, ... to names"),
+    ({"id2label": {"0": "a", "1": ["b"]}}, "id2label must map 0, 1, ... to names"),
+    ({"id2label": {"0": "a", "1": "a"}}, "id2label gives two classes the same name"),
+    ({"text_columns": 5}, "text_columns must be a list of names, not 5"),
+    ({"text_columns": "text"}, "text_columns must be a list of names, not 'text'"),
+    ({"text_columns": [["a"]]}, "text_columns must be a list of names"),
+    ({"problem_type": "multi_label_classification"}, "problem_type 'multi_label_classification' "
+     "with 3 names .*delete both entries to start from the encoder"),
+    ({"problem_type": "regression"}, "problem_type 'regression' with 3 names"),
+    ({"problem_type": ["regression"]}, "problem_type .'regression'. with 3 names"),
+    ({"problem_type": "single_label_classification", "id2label": {"0": "a"}},
+     "problem_type 'single_label_classification' with 1 names"),
+    ({"model_type": ["bert"]}, "model_type is .'bert'.; only 'bert' can be loaded"),
+    ({"hidden_act": ["gelu"]}, "hidden_act .'gelu'. is unknown"),
+    ({"hidden_size": True}, "hidden_size must be an integer of at least 1, not True"),
+    ({"vocab_size": -5}, "vocab_size must be an integer of at least 1, not -5"),
+    ({"vocab_size": 33.0}, "vocab_size must be an integer of at least 1, not 33.0"),
+    ({"classifier_dropout": "0.1"}, r"classifier_dropout must be a number in \[0, 1\), not '0.1'"),
+    ({"layer_norm_eps": float("nan")}, r"layer_norm_eps must be a number in \[0, 1\), not nan"),
+    ({"num_hidden_layers": 10**9}, "model.safetensors cannot be read .truncated.*: config.json "
+     "describes .* parameters and more, which .* bytes cannot hold"),
+    ({"hidden_size": 10**9, "num_attention_heads": 1}, "describes .* parameters and more"),
+    ({"vocab_size": 10**12}, "describes .* parameters and more"),
+    ({"intermediate_size": 10**4000}, "describes an integer of .* bits parameters and more"),
     ({"hidden_size": "16"}, "hidden_size must be an integer of at least 1, not '16'"),
     ({"hidden_dropout_prob": None}, "hidden_dropout_prob must be a number in")])
 def test_broken_configurations(folder, changes, message):
@@ -180,8 +247,11 @@ def test_broken_configurations(folder, changes, message):
     checkpoint_utils.find_checkpoint(str(folder))
 
 
-def test_a_named_value_is_a_regression(folder):
-  edit_config(folder, id2label={"0": "score"})
+@pytest.mark.parametrize("changes", [
+    {"id2label": {"0": "score"}}, {"id2label": {"0": "LABEL_0"}, "problem_type": "regression"},
+    {"id2label": None, "num_labels": 1}])
+def test_one_output_is_a_regression(folder, changes):
+  edit_config(folder, **changes)
   checkpoint = checkpoint_utils.find_checkpoint(str(folder))
   assert checkpoint.regression
   assert checkpoint.label_names == ()
@@ -197,6 +267,53 @@ def test_reinitialize_keeps_the_encoder(tiny, folder):
   assert report.initialized == report.ignored == ("classifier/bias", "classifier/kernel")
   assert (loaded["classifier"]["kernel"] == 7.0).all()
   assert_same(loaded["bert"], tiny[1]["bert"])
+
+
+def test_the_dropout_of_a_classifier_is_kept(tiny, folder, tokenizer, tmp_path):
+  assert checkpoint_utils.find_checkpoint(str(folder)).config.classifier_dropout is None
+  edit_config(folder, classifier_dropout=0.3)
+  config = checkpoint_utils.find_checkpoint(str(folder)).config
+  assert config.classifier_dropout == 0.3
+  checkpoint_utils.export_huggingface(tmp_path / "again", config, tiny[1], tokenizer, "# a card\n")
+  assert checkpoint_utils.find_checkpoint(str(tmp_path / "again")).config == config
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers_are_named(tiny, folder, value):
+  def change(tensors):
+    tensors["bert.pooler.dense.weight"][0, :3] = value
+    return tensors
+
+  rewrite(folder, change)
+  with pytest.raises(UserError, match=f"{folder}: bert/pooler/dense/kernel is broken: 3 of its 256 "
+                                      "values are NaN or infinite"):
+    load(folder, *tiny[::2])
+  pooler = "bert/pooler/dense/kernel"
+  assert pooler in load(folder, *tiny[::2], reinitialize=("bert/pooler/",))[1].ignored
+
+
+def test_quantized_weights_are_refused(tiny, folder):
+  rewrite(folder, lambda t: t | {"classifier.weight": t["classifier.weight"].astype(np.int8)})
+  with pytest.raises(UserError, match="classifier/kernel holds int8 and not floating-point"):
+    load(folder, *tiny[::2])
+
+
+def test_rows_for_added_tokens(tiny, folder):
+  model, params, batch = tiny
+  larger = modeling.BertForSequenceClassification(
+      dataclasses.replace(model.config, vocab_size=model.config.vocab_size + 2), 3)
+  with pytest.raises(UserError, match="word_embeddings/embedding has shape .* in the checkpoint"):
+    load(folder, larger, batch)
+  loaded, report = load(folder, larger, batch, resize_embeddings=True)
+  words = loaded["bert"]["embeddings"]["word_embeddings"]["embedding"]
+  np.testing.assert_array_equal(words[:-2],
+                                params["bert"]["embeddings"]["word_embeddings"]["embedding"])
+  assert (words[-2:] == 7.0).all()  # the fresh ones'
+  assert str(report).endswith(
+      "ignored; 2 freshly initialized rows of word embeddings for added tokens")
+  with pytest.raises(UserError, match="word_embeddings/embedding has shape"):  # never fewer rows
+    smaller = dataclasses.replace(model.config, vocab_size=model.config.vocab_size - 1)
+    load(folder, modeling.BertForSequenceClassification(smaller, 3), batch, resize_embeddings=True)
 
 
 @pytest.mark.parametrize("change,message", [
@@ -298,26 +415,83 @@ def test_google_errors(google, vocab_dir):
     checkpoint_utils.find_checkpoint(str(google / "model.ckpt-1"))
 
 
+def test_google_s_sizes_are_compared_with_the_files(google):
+  content = json.loads((google / "bert_config.json").read_text())
+  (google / "bert_config.json").write_text(json.dumps(content | {"num_hidden_layers": 10**9}))
+  with pytest.raises(UserError, match="bert_config.json describes .* parameters and more, which"):
+    checkpoint_utils.find_checkpoint(str(google))
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a\\b", "a*b"])
+def test_a_google_checkpoint_in_any_folder(google, name):
+  expected = checkpoint_utils.find_checkpoint(str(google)).read()
+  folder = google.rename(google.with_name(name))
+  read = checkpoint_utils.find_checkpoint(str(folder / "bert_model.ckpt")).read()
+  assert set(read) == set(expected)
+
+
 # --- This project's own -------------------------------------------------------------------------
+
+
+def save_steps(folder, tiny, *steps):
+  """Saves a run's checkpoints of these steps; returns its state at step 0."""
+  model, params, _ = tiny
+  optimizer = optimization.create_optimizer(
+      "adamw", lambda _: 0.1, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, max_grad_norm=1.0,
+      bias_correction=True)
+  checkpointer = training.Checkpointer(
+      folder / "checkpoints", keep=2, description={
+          "config": dataclasses.asdict(model.config), "label_names": ["a", "b", "c"],
+          "regression": False, "text_columns": ["text"]})
+  (folder / "tokenizer").mkdir(exist_ok=True)
+  state = training.replicate(training.create_state(params, optimizer, seed=0))
+  for step in steps:
+    checkpointer.save(state.replace(step=state.step + step))
+  checkpointer.close()
+  return state
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a\\b", "**", "link"])
+def test_a_run_in_any_folder(tiny, tmp_path, name):
+  """Orbax takes [ and * for a pattern, also at the end of a symbolic link."""
+  folder = tmp_path / name
+  if name == "link":
+    (tmp_path / "[x]").mkdir()
+    folder.symlink_to(tmp_path / "[x]")
+  folder.mkdir(exist_ok=True)
+  state = save_steps(folder, tiny, 3)
+  assert_same(load(folder, *tiny[::2])[0], tiny[1])
+  checkpointer = training.Checkpointer(folder / "checkpoints", {})
+  assert int(checkpointer.restore(state).step) == 3
+  checkpointer.close()
+  shutil.rmtree(folder.resolve() / "checkpoints" / "3" / "optimizer")
+  checkpointer = training.Checkpointer(folder / "checkpoints", {})
+  with pytest.raises(training.DamagedCheckpointError) as error:
+    checkpointer.restore(state)
+  assert str(error.value).startswith(f"{folder}/checkpoints/3 cannot be read; delete it")
+  checkpointer.close()
+
+
+def test_the_description_of_a_checkpoint_is_checked(tiny, tmp_path):
+  save_steps(tmp_path, tiny, 3)
+  file = tmp_path / "checkpoints" / "3" / "model" / "metadata"
+  right = json.loads(file.read_text())
+  for changes, message in (({"config": []}, "config must be a dict"),
+                           ({"label_names": "ab"}, "label_names must be a list of names"),
+                           ({"regression": 1}, "regression must be a bool"),
+                           ({"config": right["config"] | {"vocab_size": 10**12}}, "bytes cannot")):
+    file.write_text(json.dumps(right | changes))
+    with pytest.raises(UserError, match=message):
+      checkpoint_utils.find_checkpoint(str(tmp_path))
 
 
 def test_a_run_can_be_continued_from(tiny, tmp_path):
   """An unfinished run's latest checkpoint, and one of its steps."""
   model, params, batch = tiny
-  optimizer = optimization.create_optimizer(
-      "adamw", lambda _: 0.1, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, max_grad_norm=1.0,
-      bias_correction=True)
-  checkpointer = training.Checkpointer(
-      tmp_path / "checkpoints", keep=2, description={
-          "config": dataclasses.asdict(model.config), "label_names": ["a", "b", "c"],
-          "regression": False, "text_columns": ["text"]})
-  (tmp_path / "tokenizer").mkdir()
+  (tmp_path / "checkpoints").mkdir()
   with pytest.raises(UserError, match="holds a run that has saved no checkpoint yet"):
     checkpoint_utils.find_checkpoint(str(tmp_path))
-  state = training.replicate(training.create_state(params, optimizer, seed=0))
-  for step in (9, 10):
-    checkpointer.save(state.replace(step=state.step + step))
-  checkpointer.close()
+  save_steps(tmp_path, tiny, 9, 10)
   for name in (tmp_path, tmp_path / "checkpoints" / "9"):
     loaded, report = load(name, model, batch)
     assert_same(loaded, params)

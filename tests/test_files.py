@@ -1,10 +1,12 @@
-"""Files and folders are written whole or not at all; a cache folder keeps its bound."""
+"""Files are written whole or not at all, read as JSON or refused; a cache keeps its bound."""
 
 import os
+import tempfile
 
 import pytest
 
 from support import files
+from support.errors import UserError
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -61,3 +63,46 @@ def test_the_least_recently_used_files_go_first(tmp_path):
   files.keep_within(tmp_path, 25)
   assert {file.name for file in tmp_path.iterdir()} == {"new.arrow", "used.arrow", "notes.txt"}
   files.keep_within(tmp_path / "none", 0)
+
+
+@pytest.mark.parametrize("content,message", [
+    (b"[1]", r"must hold a JSON object, not \[1\]"), (b"5", "must hold a JSON object, not 5"),
+    (b"{", "cannot be read as JSON"), (b"\xff", "cannot be read as JSON"),
+    (b'{"a": "\\ud800"}', "cannot be read as JSON: .*surrogates not allowed"),
+    (b'{"a":' * 100_000, "cannot be read as JSON: it is nested too deep"),
+    (b'{"a": ' + b"9" * 5000 + b"}", "cannot be read as JSON")])
+def test_json_is_an_object_or_one_line(tmp_path, content, message):
+  (tmp_path / "a.json").write_bytes(content)
+  with pytest.raises(UserError, match=f"a.json {message}"):
+    files.read_json(tmp_path / "a.json")
+  (tmp_path / "a.json").write_text('{"a": "\\ud83d\\ude00"}')  # a whole pair is a character
+  assert files.read_json(tmp_path / "a.json") == {"a": "😀"}
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a\\b", "**", "a?", b"\xff".decode("utf-8", "surrogateescape")])
+def test_a_plain_path_to_files_in_any_folder(tmp_path, name):
+  folder = tmp_path / name
+  folder.mkdir()
+  for suffix in (".index", ".data"):
+    (folder / f"x{suffix}").touch()
+  with files.plain_path(folder / "x") as plain:
+    assert not set("[]*?\\\udcff") & set(str(plain))
+    (plain.parent / f"{plain.name}.data").write_text("written")
+    assert {file.name for file in plain.parent.iterdir()} == {f"{plain.name}.index",
+                                                              f"{plain.name}.data"}
+  assert (folder / "x.data").read_text() == "written"
+  assert not plain.parent.exists()
+
+
+def test_a_plain_path_is_itself(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with files.plain_path(tmp_path.relative_to(tmp_path) / "a b é") as plain:
+    assert plain == tmp_path / "a b é"
+
+
+def test_no_plain_path_for_temporary_files_either(tmp_path, monkeypatch):
+  (tmp_path / "[x]").mkdir()
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "[x]"))
+  with (pytest.raises(UserError, match="; set TMPDIR=/tmp"),
+        files.plain_path(tmp_path / "[x]" / "run")):
+    pass
