@@ -5,7 +5,6 @@ import dataclasses
 import datetime
 import importlib.metadata
 import importlib.util
-import json
 import os
 import pathlib
 import platform
@@ -27,7 +26,7 @@ import data
 import modeling
 import optimization
 from support import command_line, files, reporting, stopping
-from support.errors import UserError
+from support.errors import first_line, shown, UserError
 from support.reporting import say
 import tokenization
 from tokenization import Tokenizer
@@ -54,7 +53,8 @@ def define_flags(config_file: str) -> None:
   """Defines the flags of a script; not on import, so that one program can use both scripts."""
   flags.DEFINE_string("output_dir", "", "The run's folder; blank: a new one in runs/.")
   flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["output_dir"])  # for --help
-  command_line.define_config(config_file)
+  # Beside this script, whatever the current folder is.
+  command_line.define_config(os.path.relpath(pathlib.Path(__file__).parent / config_file))
 
 
 class Asked(NamedTuple):
@@ -91,7 +91,11 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
   finished = (folder / "model" / "config.json").exists()
   if stored is not None and not config.do_train:  # the run's own config, and what is free in it
     config = config.copy_and_resolve_references()
-    config.update(stored)
+    try:
+      config.update(stored)
+    except (KeyError, TypeError, ValueError) as error:
+      raise UserError(f"{folder / 'config.json'} holds another config than this script's: "
+                      f"{first_line(error)}") from error
     config.update_from_flattened_dict(asked.overrides)
     if not finished and (folder / "checkpoints").exists():
       raise UserError(f"output_dir {folder} holds a run that is not finished; continue it with "
@@ -405,14 +409,17 @@ def stored_config(folder: pathlib.Path, script: str) -> dict[str, Any] | None:
     raise UserError(f"output_dir {folder} is a file")
   if not any(folder.iterdir()):
     return None
-  try:
-    content = json.loads((folder / "config.json").read_text("utf-8"))
-    there, config = content.get("script", "run_classifier"), _tuples(content["config"])
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+  if not (folder / "config.json").exists():
     raise UserError(f"output_dir {folder} is not empty and holds no run of this script; "
-                    "choose another --output_dir") from error
+                    "choose another --output_dir")
+  content = files.read_json(folder / "config.json")
+  there, config = content.get("script", "run_classifier"), _tuples(content.get("config"))
+  if not isinstance(config, dict) or not isinstance(config.get("do_train"), bool):
+    raise UserError(f"{folder / 'config.json'} holds no config of a run; choose another "
+                    "--output_dir")
   if there != script:
-    raise UserError(f"output_dir {folder} holds a run of {there}; choose another --output_dir")
+    raise UserError(f"output_dir {folder} holds a run of {shown(there)}; choose another "
+                    "--output_dir")
   return config
 
 
@@ -448,7 +455,9 @@ def check_same_data(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
   """
   if not (folder / "config.json").exists():
     return
-  stored = json.loads((folder / "config.json").read_text("utf-8")).get("data", {})
+  stored = files.read_json(folder / "config.json").get("data", {})
+  if not isinstance(stored, dict):
+    raise UserError(f"{folder / 'config.json'}: data must be an object, not {shown(stored)}")
   for knob, digest in digests.items():
     if stored.get(knob, digest) != digest:
       raise UserError(f"{knob} hold something else than when the run in {folder} began; bring "

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import difflib
+import errno
+import io
 import itertools
 import os
 import pathlib
@@ -10,6 +12,7 @@ import runpy
 import shutil
 import sys
 import textwrap
+import traceback
 from typing import NoReturn
 
 from absl import app, flags
@@ -17,8 +20,10 @@ import ml_collections
 from ml_collections import config_flags
 
 from support import stopping
-from support.errors import first_line, one_line, UserError
+from support.errors import first_line, one_line, shown, UserError
 
+# Of the machine, not of one file.
+_EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _HELP = ("--help", "-help", "-?", "--helpshort", "-helpshort")
 
 
@@ -39,9 +44,11 @@ def run_script(main: Callable[[], None], interrupted: str = "the same command co
     except UserError as error:
       _fail(str(error))
     except OSError as error:  # such as a file without permission, or a full disk
-      if error.filename is None:
+      if error.filename is None and error.errno not in _EXHAUSTED:
         raise
-      _fail(f"{error.filename}: {error.strerror}")
+      _fail(f"{error.filename or 'a file could not be written'}: {error.strerror}")
+    except MemoryError:
+      _fail("not enough memory")
     except RuntimeError as error:  # XLA raises several subclasses
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
@@ -50,6 +57,9 @@ def run_script(main: Callable[[], None], interrupted: str = "the same command co
     except KeyboardInterrupt as error:
       _end(f"interrupted; {error.args[0] if error.args else interrupted}", stopping.exit_status())
 
+  for stream in (sys.stdout, sys.stderr):  # a class may be named in letters the terminal lacks
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
   stopping.raise_stopped()
   app.run(checked_main, flags_parser=_parse_flags)
   raise AssertionError("app.run does not return")
@@ -87,14 +97,27 @@ def load_config(file: str) -> ml_collections.ConfigDict:
   path, *argument = file.split(":", 1)
   try:
     get_config = runpy.run_path(path).get("get_config")
-  except (OSError, ImportError) as error:
-    raise UserError(f"the config file cannot be loaded: {error}") from error
-  if get_config is None:
+  except Exception as error:  # the file may hold any program
+    raise UserError(f"the config file cannot be loaded: {_place(path, error)}"
+                    f"{first_line(error)}") from error
+  if not callable(get_config):
     raise UserError(f"the config file cannot be loaded: {path} defines no get_config()")
   try:
-    return get_config(*argument)
-  except (TypeError, ValueError) as error:
+    config = get_config(*argument)
+  except ValueError as error:  # such as an unknown model
     raise UserError(first_line(error)) from error
+  except Exception as error:
+    raise UserError(f"{_place(path, error)}{type(error).__name__}: {first_line(error)}") from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise UserError(f"{path}: get_config() must return a ConfigDict, not {shown(config)}")
+  return config
+
+
+def _place(path: str, error: Exception) -> str:
+  """Returns "FILE:LINE: " of the last line of a file that an error came through, or ""."""
+  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+           if frame.filename == path]
+  return f"{path}:{lines[-1]}: " if lines else ""
 
 
 def describe_knobs(file: str, width: int) -> str:

@@ -3,11 +3,14 @@
 import pathlib
 import subprocess
 import sys
+import unittest.mock
 
 import jax
 import pytest
 
+import experiment
 from support import devices
+from support.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -63,3 +66,36 @@ def test_a_second_process_compiles_nothing_again(tmp_path):
   assert hits(tmp_path) > 0
   (tmp_path / "file").write_text("no folder")
   assert hits(tmp_path / "file") == 0
+
+
+@pytest.mark.parametrize("content, message", [
+    ("5", "must hold a JSON object, not 5"),
+    ("{", "cannot be read as JSON"),
+    ("[" * 100_000, "it is nested too deep"),
+    ("{}", "holds no config of a run"),
+    ('{"config": [1]}', "holds no config of a run"),
+    ('{"config": {"seed": 1}}', "holds no config of a run"),
+    ('{"config": {"do_train": true}, "script": ["x"]}', "holds a run of .'x'.;"),
+])
+def test_a_config_of_another_shape_is_named(tmp_path, content, message):
+  (tmp_path / "config.json").write_text(content)
+  with pytest.raises(UserError, match=message) as error:
+    experiment.stored_config(tmp_path, "run_classifier")
+  assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("data", ["5", "[1]"])
+def test_digests_of_another_shape_are_named(tmp_path, data):
+  (tmp_path / "config.json").write_text(f'{{"data": {data}}}')
+  with pytest.raises(UserError, match="data must be an object, not"):
+    experiment.check_same_data(tmp_path, {"train_files": "x"})
+
+
+def test_the_rates_of_the_curve_are_the_schedules():
+  plan = unittest.mock.Mock(schedule=lambda step: 1e-3 * step)
+  plan.loop.num_train_steps = 2000
+  rates = experiment.learning_rates(plan)
+  assert len(rates) == 500 and {1, 2000} <= rates.keys()
+  assert rates[2000] == pytest.approx(1.999)
+  plan.loop.num_train_steps = 3
+  assert experiment.learning_rates(plan) == pytest.approx({1: 0.0, 2: 1e-3, 3: 2e-3})

@@ -132,9 +132,14 @@ def test_a_mistake_is_one_line(name, arguments, message):
 def test_a_config_file_that_is_none(tmp_path):
   file = tmp_path / "config.py"
   for content, message in ((None, "cannot be loaded: .*No such file"),
-                           ("import nothing_of_this_name", "cannot be loaded: No module named"),
+                           ("import nothing_of_this_name", "cannot be loaded: .*:1: No module named"),
                            ("x = 1", "cannot be loaded: .* defines no get_config"),
-                           ("def get_config(): return {}[1:]", "unhashable")):
+                           ("x =\n", "cannot be loaded: .*config.py, line 1"),
+                           ("x = 1\ny = x.z\n", "cannot be loaded: .*config.py:2: 'int' object"),
+                           ("def get_config():\n  return {}[1]", "config.py:2: KeyError: 1$"),
+                           ("def get_config(): return [3]", "must return a ConfigDict, not .3."),
+                           ("def get_config(): raise ValueError('no such model')",
+                            "^no such model$")):
     if content:
       file.write_text(content)
     with pytest.raises(command_line.UserError, match=message):
