@@ -74,6 +74,9 @@ def written_whole(path: pathlib.Path, shared: bool = False) -> Iterator[pathlib.
 
   Yields:
     A path that does not exist yet: open it for writing, or make it a folder.
+
+  Raises:
+    OSError: with a file's name, also when the disk is full.
   """
   temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp" if shared else f"{path.name}.tmp")
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +90,10 @@ def written_whole(path: pathlib.Path, shared: bool = False) -> Iterator[pathlib.
     except OSError:  # a folder that is there
       if not (shared and path.exists()):
         raise
+  except OSError as error:
+    if error.errno and not error.filename:  # a full disk's error has no name
+      error.filename = str(path)
+    raise
   finally:
     _remove(temporary)
 

@@ -106,3 +106,12 @@ def test_no_plain_path_for_temporary_files_either(tmp_path, monkeypatch):
   with (pytest.raises(UserError, match="; set TMPDIR=/tmp"),
         files.plain_path(tmp_path / "[x]" / "run")):
     pass
+
+
+def test_a_full_disk_is_named(tmp_path):
+  with pytest.raises(OSError) as raised, files.written_whole(tmp_path / "a") as temporary:
+    temporary.symlink_to("/dev/full")
+    temporary.write_text("content")
+  assert (raised.value.filename, raised.value.strerror) == (
+      str(tmp_path / "a"), "No space left on device")
+  assert list(tmp_path.iterdir()) == []
