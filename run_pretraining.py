@@ -237,11 +237,9 @@ def check_records(records: corpus.Records,
         f"ask for {max_seq_length}; for one phase of that length give "
         f"--config.phases='((1.0, {records.max_seq_length}, BATCH_SIZE),)'")
   first = int(records.features["input_ids"][0, 0])
-  if records.largest_id >= vocabulary.size or first != vocabulary.cls:
-    raise UserError(
-        f"{records.sources[0]} was made with another vocabulary: its largest token is "
-        f"{records.largest_id} and its first record begins with {first}; the tokenizer has "
-        f"{vocabulary.size} entries and [CLS] is {vocabulary.cls}")
+  if first != vocabulary.cls:
+    raise UserError(f"{records.sources[0]} was made with another vocabulary: its first record "
+                    f"begins with {first}, and [CLS] of the tokenizer is {vocabulary.cls}")
 
 
 # --- Model ------------------------------------------------------------------------------------

@@ -3,6 +3,9 @@
 Text becomes three arrays (tokens, first token of each sentence, first sentence of each
 document), the original's TFRecords one array per feature. They are mapped rather than streamed
 because batch t must be a pure function of (seed, t): any row is read by its number, at once.
+
+A cache is a folder of array files and a layout.json with the type, size and checksum of each;
+all are verified at every start (0.2 s a GB that lies in memory), and a damaged cache is made again.
 """
 
 import bisect
@@ -14,8 +17,10 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import Any
+import shutil
+from typing import Any, BinaryIO
 
+import google_crc32c
 import numpy as np
 
 from pretraining import text, tfrecords, wordpieces
@@ -24,11 +29,13 @@ from support.errors import UserError
 from support.reporting import progress_bar, say
 from tokenization import Tokenizer
 
-_VERSION = 1
+_VERSION = 2
 _LONGEST_DOCUMENT = 1 << 24  # characters; longer ones are cut, to bound a worker's memory
 _BLOCK = 1 << 20  # characters that are tokenized at a time
 _CHUNK = 1 << 20  # documents that are split at a time
 _BYTES_A_WORKER = 1 << 26  # input that makes one more process worth its start
+_BUFFER = 1 << 20  # bytes that are verified at a time
+_MUCH_UNKNOWN = 0.03  # of the tokens: beyond it a vocabulary is another text's
 _MOST_WORKERS = 16  # a single process cuts the sentences for all of them
 _HOLDOUT_KEY = 0x5EED  # not config.seed: all runs hold out the same documents
 
@@ -77,13 +84,11 @@ class Records:
     sources: the files, for messages.
     digest: hash of the records.
     features: name (`tfrecords.FEATURES`) -> [records, ...].
-    largest_id: the largest token id in them.
   """
 
   sources: tuple[str, ...]
   digest: str
   features: dict[str, np.ndarray]
-  largest_id: int
 
   def __len__(self) -> int:
     return len(self.features["next_sentence_labels"])
@@ -127,7 +132,7 @@ def open_corpus(patterns: str, knob: str, tokenizer: Tokenizer, reading: Reading
   if records and texts:
     raise UserError(f"{knob}: {records[0]} holds TFRecords and {texts[0]} does not; give one kind")
   if records:
-    return _open_records(sources, knob, reading)
+    return _open_records(sources, knob, tokenizer, reading)
   return _open_text(sources, knob, tokenizer, reading)
 
 
@@ -145,50 +150,53 @@ def _open_text(sources: Sequence[text.Source], knob: str, tokenizer: Tokenizer,
   pieces = wordpieces.WordPieces(tokenizer.backend)
   folder = _cache_folder(sources, reading.cache_dir, pieces.fingerprint, reading.text_field,
                          reading.language, reading.errors)
+  unknown = tokenizer.get_vocab()[tokenizer.special_tokens["unk_token"]]
   dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32)
-  if not folder.exists():
-    with _new_cache(folder) as temporary:
-      _tokenize(sources, knob, pieces, reading, dtype, temporary)
-  tokenized = TokenizedText(
-      _paths(sources), _digest(folder), folder, _map(folder / "tokens", dtype),
-      _map(folder / "sentences", np.int64), _map(folder / "documents", np.int64))
-  if (tokenized.sentences[-1], tokenized.documents[-1]) != (
-      len(tokenized.tokens), len(tokenized.sentences) - 1):
-    raise _damaged_cache(folder)
-  say(f"{knob}: {len(tokenized.documents) - 1:,} documents, "
-      f"{len(tokenized.sentences) - 1:,} sentences, {len(tokenized.tokens):,} tokens in {folder}")
+  cache = _cached(folder, lambda arrays: _tokenize(sources, knob, pieces, reading, dtype, unknown,
+                                                   arrays))
+  tokenized = TokenizedText(_paths(sources), cache.facts["digest"], folder, **cache.arrays)
+  _say_size(knob, f"{len(tokenized.documents) - 1:,} documents, "
+            f"{len(tokenized.sentences) - 1:,} sentences, {len(tokenized.tokens):,} tokens",
+            cache.facts["unknown"] / len(tokenized.tokens), folder)
   return tokenized
 
 
+def _say_size(knob: str, size: str, unknown: float, folder: pathlib.Path) -> None:
+  """Prints what a corpus holds; warns if too many of its tokens are [UNK]."""
+  say(f"{knob}: {size} ({unknown:.1%} [UNK]) in {folder}")
+  if unknown > _MUCH_UNKNOWN:
+    say("  warning: so many [UNK], all the same to the model, mean that the tokenizer is for other "
+        "text (its language, its case), or was trained with too small a --limit_alphabet")
+
+
 def _tokenize(sources: Sequence[text.Source], knob: str, pieces: wordpieces.WordPieces,
-              reading: Reading, dtype: np.dtype, folder: pathlib.Path) -> None:
-  """Writes the arrays of a `TokenizedText` into the folder."""
+              reading: Reading, dtype: np.dtype, unknown: int, arrays: "_NewArrays"
+              ) -> dict[str, Any]:
+  """Writes the arrays of a `TokenizedText`; returns their digest and the number of [UNK]."""
   size = text.total_size(sources)
   say(f"{knob}: tokenizing {len(sources)} input{'s' if len(sources) > 1 else ''}"
       f"{f', {size / 1e6:,.1f} MB' if size else ''}, once ...")
-  num_tokens = num_sentences = 0
+  num_tokens = num_sentences = num_unknown = 0
   digest = hashlib.sha256()
-  with (_appended(folder / "tokens", dtype) as add_tokens,
-        _appended(folder / "sentences", np.int64) as add_sentences,
-        _appended(folder / "documents", np.int64) as add_documents,
-        progress_bar(size, "B") as progress):
+  with progress_bar(size, "B") as progress:
     documents = text.read_documents(sources, text_field=reading.text_field,
                                     language=reading.language, errors=reading.errors,
                                     longest=_LONGEST_DOCUMENT, progress=progress)
     for ids, sentence_lengths, document_lengths in _tokenized_blocks(documents, size, pieces):
-      add_tokens(ids)
       for array in (ids, sentence_lengths, document_lengths):
         digest.update(array.tobytes())
-      add_sentences(num_tokens + np.cumsum(sentence_lengths) - sentence_lengths)
-      add_documents(num_sentences + np.cumsum(document_lengths) - document_lengths)
+      arrays.append("tokens", ids.astype(dtype))
+      arrays.append("sentences", num_tokens + np.cumsum(sentence_lengths) - sentence_lengths)
+      arrays.append("documents", num_sentences + np.cumsum(document_lengths) - document_lengths)
       num_tokens += len(ids)
       num_sentences += len(sentence_lengths)
-    add_sentences([num_tokens])
-    add_documents([num_sentences])
+      num_unknown += int(np.count_nonzero(ids == unknown))
+  arrays.append("sentences", np.asarray([num_tokens]))
+  arrays.append("documents", np.asarray([num_sentences]))
   if not num_tokens:
     raise UserError(f"{knob}: no text in {', '.join(source.path for source in sources[:3])}"
                     f"{' ...' if len(sources) > 3 else ''}")
-  (folder / "digest").write_text(digest.hexdigest()[:16], "utf-8")
+  return {"digest": digest.hexdigest()[:16], "unknown": num_unknown}
 
 
 _TokenizedBlock = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -237,20 +245,23 @@ def part_of(tokenized: TokenizedText, held_out: bool, eval_fraction: float,
     UserError: there is only one document, so none can be held out.
   """
   name = f"{'held-out' if held_out else 'training'}-{eval_fraction!r}"
-  documents = _cached(tokenized.folder / f"documents-{name}",
-                      lambda: _document_numbers(tokenized, held_out, eval_fraction))
-  spans = _cached(tokenized.folder / f"spans-{name}-{target}",
-                  lambda: _spans(tokenized, documents, target), 2)
+  documents = _cached_array(tokenized.folder / f"documents-{name}",
+                            lambda: _document_numbers(tokenized, held_out, eval_fraction))
+  spans = _cached_array(tokenized.folder / f"spans-{name}-{target}",
+                        lambda: _spans(tokenized, documents, target))
   return Part(tokenized, documents, spans)
 
 
-def _cached(file: pathlib.Path, chunks: Callable[[], Iterable[Any]], *row: int) -> np.ndarray:
-  """Maps an int64 file as [n, *row], which is first written from chunks if it is missing."""
-  if not file.exists():
-    with files.written_whole(file, shared=True) as temporary, _appended(temporary, np.int64) as add:
-      for chunk in chunks():
-        add(chunk)
-  return _map(file, np.int64, *row)
+def _cached_array(folder: pathlib.Path,
+                  chunks: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
+  """Maps the array of a cache, which is first written from chunks if it is missing."""
+
+  def write(arrays: _NewArrays) -> dict[str, Any]:
+    for chunk in chunks():
+      arrays.append("values", chunk)
+    return {}
+
+  return _cached(folder, write).arrays["values"]
 
 
 def _document_numbers(tokenized: TokenizedText, held_out: bool,
@@ -271,15 +282,14 @@ def _document_numbers(tokenized: TokenizedText, held_out: bool,
 
 
 def _spans(tokenized: TokenizedText, documents: np.ndarray, target: int
-           ) -> Iterator[list[tuple[int, int]]]:
-  """Yields the spans of each document (`part_of`)."""
+           ) -> Iterator[np.ndarray]:
+  """Yields the spans [n, 2] of each document (`part_of`)."""
   say(f"cutting {len(documents):,} documents into spans of {target} tokens, once ...")
   begins, sentences = np.asarray(tokenized.documents), np.asarray(tokenized.sentences)
   with progress_bar(len(documents), "documents") as progress:
     for document in np.asarray(documents):
       first, end = int(begins[document]), int(begins[document + 1])
-      yield [(first + a, first + b)
-             for a, b in _spans_of_one(sentences[first:end + 1].tolist(), target)]
+      yield first + np.asarray(list(_spans_of_one(sentences[first:end + 1].tolist(), target)))
       progress(1)
 
 
@@ -295,52 +305,44 @@ def _spans_of_one(offsets: list[int], target: int) -> Iterator[tuple[int, int]]:
 # --- Records --------------------------------------------------------------------------------
 
 
-def _open_records(sources: Sequence[text.Source], knob: str, reading: Reading) -> Records:
-  folder = _cache_folder(sources, reading.cache_dir, "records")
-  if not folder.exists():
-    with _new_cache(folder) as temporary:
-      _decode(sources, knob, temporary)
-  digest = _digest(folder)
-  layout = json.loads((folder / "layout.json").read_text("utf-8"))
-  features = {name: _map(folder / name, dtype, *row)
-              for name, (dtype, row) in layout["arrays"].items()}
-  records = Records(_paths(sources), digest, features, layout["largest_id"])
-  if {len(value) for value in features.values()} != {len(records)}:
-    raise _damaged_cache(folder)
-  say(f"{knob}: {len(records):,} records of length {records.max_seq_length} in {folder}")
+def _open_records(sources: Sequence[text.Source], knob: str, tokenizer: Tokenizer,
+                  reading: Reading) -> Records:
+  unknown = tokenizer.get_vocab()[tokenizer.special_tokens["unk_token"]]
+  folder = _cache_folder(sources, reading.cache_dir, "records", tokenizer.vocab_size, unknown)
+  cache = _cached(folder, lambda arrays: _decode(sources, knob, tokenizer.vocab_size, unknown,
+                                                 arrays))
+  records = Records(_paths(sources), cache.facts["digest"], cache.arrays)
+  _say_size(knob, f"{len(records):,} records of length {records.max_seq_length}",
+            cache.facts["unknown"] / cache.facts["tokens"], folder)
   return records
 
 
-def _decode(sources: Sequence[text.Source], knob: str, folder: pathlib.Path) -> None:
-  """Writes the arrays of a `Records` into the folder."""
+def _decode(sources: Sequence[text.Source], knob: str, vocab_size: int, unknown: int,
+            arrays: "_NewArrays") -> dict[str, Any]:
+  """Writes the arrays of a `Records`; returns their digest, and the tokens and [UNK] in them."""
   say(f"{knob}: decoding {len(sources)} TFRecord file{'s' if len(sources) > 1 else ''}, once ...")
-  shapes: dict[str, tuple[str, list[int]]] = {}
-  add: dict[str, Callable[[Any], None]] = {}
-  largest = 0
+  shapes: dict[str, tuple[int, ...]] = {}
+  num_tokens = num_unknown = 0
   digest = hashlib.sha256()
-  with contextlib.ExitStack() as opened:
-    progress = opened.enter_context(progress_bar(text.total_size(sources), "B"))
+  with progress_bar(text.total_size(sources), "B") as progress:
     for source in sources:
-      for records in tfrecords.read_records(source.path):
-        found = {name: (value.dtype.str, list(value.shape[1:])) for name, value in records.items()}
+      for records in tfrecords.read_records(source.path, vocab_size):
+        found = {name: value.shape[1:] for name, value in records.items()}
         shapes = shapes or found
         if found != shapes:
           raise UserError(
-              f"{source.path} holds records of length {found['input_ids'][1][0]} with "
-              f"{found['masked_lm_ids'][1][0]} predictions, {sources[0].path} of length "
-              f"{shapes['input_ids'][1][0]} with {shapes['masked_lm_ids'][1][0]}")
+              f"{source.path} holds records of length {found['input_ids'][0]} with "
+              f"{found['masked_lm_ids'][0]} predictions, {sources[0].path} of length "
+              f"{shapes['input_ids'][0]} with {shapes['masked_lm_ids'][0]}")
         for name, value in records.items():
-          if name not in add:
-            add[name] = opened.enter_context(_appended(folder / name, value.dtype))
-          add[name](value)
+          arrays.append(name, value)
           digest.update(value.tobytes())
-        largest = max(largest, int(records["input_ids"].max()), int(records["masked_lm_ids"].max()))
+        num_tokens += int(records["input_mask"].sum())
+        num_unknown += int(((records["input_ids"] == unknown) & (records["input_mask"] == 1)).sum())
       progress(source.size)
   if not shapes:
     raise UserError(f"{knob}: no records in {', '.join(s.path for s in sources[:3])}")
-  layout = {"arrays": shapes, "largest_id": largest}
-  (folder / "layout.json").write_text(json.dumps(layout), "utf-8")
-  (folder / "digest").write_text(digest.hexdigest()[:16], "utf-8")
+  return {"digest": digest.hexdigest()[:16], "tokens": num_tokens, "unknown": num_unknown}
 
 
 # --- The cache ------------------------------------------------------------------------------
@@ -351,8 +353,8 @@ def _cache_folder(sources: Sequence[text.Source], cache_dir: str, *more: Any) ->
   state = json.dumps([_VERSION, [_state(source) for source in sources], *more])
   if cache_dir:
     parent = pathlib.Path(os.path.expanduser(cache_dir))
-  elif os.path.exists(sources[0].path):
-    parent = pathlib.Path(sources[0].path).resolve().parent / ".bert_cache"
+  elif os.path.exists(sources[0].path):  # beside a symbolic link, not where it leads
+    parent = pathlib.Path(sources[0].path).absolute().parent / ".bert_cache"
   else:  # a dataset from the hub
     parent = pathlib.Path("~/.cache/bert_in_flax").expanduser()
   return parent / hashlib.sha256(state.encode()).hexdigest()[:16]
@@ -372,11 +374,39 @@ def _paths(sources: Sequence[text.Source]) -> tuple[str, ...]:
   return tuple(os.path.realpath(s.path) if os.path.exists(s.path) else s.path for s in sources)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Cache:
+  """An open cache: its arrays, memory-mapped, and what else its layout says."""
+
+  arrays: dict[str, np.ndarray]
+  facts: dict[str, Any]
+
+
+def _cached(folder: pathlib.Path, write: Callable[["_NewArrays"], dict[str, Any]]) -> _Cache:
+  """Opens a cache; makes it first if it is missing or damaged.
+
+  Args:
+    folder: the cache's.
+    write: appends to the arrays and returns the facts.
+  """
+  if folder.exists():
+    try:
+      return _opened(folder)
+    except UserError as fault:
+      say(f"the cache {folder} is damaged ({fault}); it is made again")
+  with _new_cache(folder) as temporary, contextlib.ExitStack() as opened:
+    arrays = _NewArrays(temporary, opened)
+    arrays.finish(write(arrays))
+  return _opened(folder)
+
+
 @contextlib.contextmanager
 def _new_cache(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a temporary folder to fill, which becomes the cache; another process may be first."""
   with contextlib.ExitStack() as stack:
     try:
+      if folder.exists():
+        shutil.rmtree(folder)
       temporary = stack.enter_context(files.written_whole(folder, shared=True))
       temporary.mkdir()
     except OSError as error:
@@ -385,30 +415,60 @@ def _new_cache(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     yield temporary
 
 
-@contextlib.contextmanager
-def _appended(file: pathlib.Path, dtype: Any) -> Iterator[Callable[[Any], None]]:
-  """Opens an array file for appending; yields the append function."""
+class _NewArrays:
+  """Writer of a cache's array files and of its layout."""
+
+  def __init__(self, folder: pathlib.Path, opened: contextlib.ExitStack):
+    self._folder = folder
+    self._opened = opened
+    self._files: dict[str, BinaryIO] = {}
+    self._layout: dict[str, dict[str, Any]] = {}
+
+  def append(self, name: str, values: np.ndarray) -> None:
+    """Appends rows to an array; all of its rows have one type and shape."""
+    if name not in self._files:
+      self._files[name] = self._opened.enter_context((self._folder / name).open("wb"))
+      self._layout[name] = {"dtype": values.dtype.str, "row": values.shape[1:], "size": 0,
+                            "crc32c": 0}
+    content, array = values.tobytes(), self._layout[name]
+    self._files[name].write(content)
+    array["size"] += len(content)
+    array["crc32c"] = google_crc32c.extend(array["crc32c"], content)
+
+  def finish(self, facts: dict[str, Any]) -> None:
+    """Writes layout.json, and all files to the disk: a power failure cannot cut them."""
+    content = json.dumps({"arrays": self._layout, "facts": facts}).encode()
+    layout = self._opened.enter_context((self._folder / "layout.json").open("wb"))
+    layout.write(b"%08x\n" % google_crc32c.value(content) + content)
+    for stream in (*self._files.values(), layout):
+      stream.flush()
+      os.fsync(stream.fileno())
+
+
+def _opened(folder: pathlib.Path) -> _Cache:
+  """Maps the arrays of a cache; raises a UserError if a file is not as it was written."""
   try:
-    with file.open("wb") as stream:
-      yield lambda values: stream.write(np.ascontiguousarray(values, dtype).tobytes())
-  except OSError as error:  # a full disk's error, for one, has no file name
-    error.filename = error.filename or str(file)
-    raise
+    checksum, _, content = (folder / "layout.json").read_bytes().partition(b"\n")
+    if checksum != b"%08x" % google_crc32c.value(content):
+      raise UserError("layout.json is not as it was written")
+    layout = json.loads(content)
+    arrays = {name: _map(folder / name, array) for name, array in layout["arrays"].items()}
+  except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    raise UserError(f"{error.filename}: {error.strerror}") from error
+  return _Cache(arrays, layout["facts"])
 
 
-def _map(file: pathlib.Path, dtype: Any, *row: int) -> np.ndarray:
-  """Maps a file of `_appended` as [n, *row]."""
-  if not file.stat().st_size:
-    return np.empty((0, *row), dtype)
-  return np.memmap(file, dtype, "r").reshape(-1, *row)
-
-
-def _digest(folder: pathlib.Path) -> str:
-  try:
-    return (folder / "digest").read_text("utf-8")
-  except OSError as error:
-    raise _damaged_cache(folder) from error
-
-
-def _damaged_cache(folder: pathlib.Path) -> UserError:
-  return UserError(f"the cache {folder} is damaged; delete it and rerun")
+def _map(file: pathlib.Path, array: dict[str, Any]) -> np.ndarray:
+  """Maps a file of `_NewArrays` as [n, *row]."""
+  size = checksum = 0
+  with file.open("rb") as stream:
+    while content := stream.read(_BUFFER):  # a mapping would count as this process's memory
+      size += len(content)
+      checksum = google_crc32c.extend(checksum, content)
+  if size != array["size"]:
+    raise UserError(f"{file.name} has {size} bytes, not {array['size']}")
+  if checksum != array["crc32c"]:
+    raise UserError(f"{file.name} is not as it was written")
+  if not size:
+    return np.empty((0, *array["row"]), array["dtype"])
+  return np.memmap(file, array["dtype"], "r").reshape(-1, *array["row"])

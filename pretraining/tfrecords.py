@@ -2,11 +2,12 @@
 
 A record is the length of its data (8 bytes), the length's checksum (4), the data and the data's
 checksum (4), little-endian; a checksum is a masked CRC-32C. The data is a serialized
-`tf.train.Example`. tensorflow reads the files, but writing does without it: every worker process
-would import it, which takes seconds and 400 MB.
+`tf.train.Example`, which tensorflow parses. Writing does without it: every worker process would
+import it, which takes seconds and 400 MB.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
 import os
 import pathlib
 import struct
@@ -15,7 +16,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from support.errors import UserError
+from support.errors import first_line, UserError
 
 FEATURES = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids",
             "masked_lm_weights", "next_sentence_labels")
@@ -24,6 +25,7 @@ _SAME_LENGTH = (FEATURES[:3], FEATURES[3:6])
 
 _HEAD = struct.Struct("<QI")
 _TAIL = struct.Struct("<I")
+_GZIP_MAGIC = b"\x1f\x8b"
 # Tags of the protocol: field number << 3 | 2; 2 means that the length comes before the content.
 _FIELD_1, _FIELD_2, _FIELD_3 = b"\x0a", b"\x12", b"\x1a"
 
@@ -115,9 +117,14 @@ def begins_record(content: bytes) -> bool:
   return len(head) == _HEAD.size and _HEAD.unpack(head)[1] == _masked_crc(head[:8])
 
 
-def read_records(path: str | os.PathLike[str],
+def read_records(path: str | os.PathLike[str], vocab_size: int = 1 << 31,
                  batch: int = 1024) -> Iterator[dict[str, np.ndarray]]:
-  """Yields a file's examples in order, `batch` at a time, all checksums verified.
+  """Yields a file's examples in order, `batch` at a time, all checksums and values verified.
+
+  Args:
+    path: the file.
+    vocab_size: every token id must be below it.
+    batch: examples of a batch.
 
   Yields:
     Dicts with the keys FEATURES. input_ids, input_mask and segment_ids are [n, length], the
@@ -125,29 +132,64 @@ def read_records(path: str | os.PathLike[str],
     masked_lm_weights: float32. An empty file yields nothing.
 
   Raises:
-    UserError: the file is damaged or holds other records; names the file, the record (from 1)
-      and its fault.
+    UserError: the file is damaged, holds other records or impossible values; names the file, the
+      record (from 1) and its fault.
   """
   tf = _tensorflow()
   file = pathlib.Path(path)
   lengths: dict[str, int] = {}
-  for first, serialized in _read_serialized(file, batch):
-    lengths = lengths or _feature_lengths(file, first, serialized[0].numpy())
+  numbered = enumerate(_serialized(file), 1)
+  while chunk := list(itertools.islice(numbered, batch)):
+    (first, *_), serialized = zip(*chunk, strict=True)
+    lengths = lengths or _feature_lengths(file, first, serialized[0])
     specification = {
         name: tf.io.FixedLenFeature([length], tf.float32 if name in _FLOATS else tf.int64)
         for name, length in lengths.items()}
     try:
       parsed = tf.io.parse_example(serialized, specification)
-    except tf.errors.InvalidArgumentError as error:
-      for number, record in enumerate(serialized.numpy(), first):
+    except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:  # its message has bytes
+      for number, record in chunk:
         found = _feature_lengths(file, number, record)
         if found != lengths:
           raise _differs(file, number, found, lengths) from error
-      raise
+      raise UserError(f"{file}: one of the records {first} to {chunk[-1][0]} cannot be read: "
+                      f"{first_line(error)}") from error
     arrays = {name: parsed[name].numpy() for name in FEATURES}
     arrays["next_sentence_labels"] = arrays["next_sentence_labels"][:, 0]
+    _check_values(file, first, arrays, vocab_size)
     yield {name: array if name in _FLOATS else array.astype(np.int32)
            for name, array in arrays.items()}
+
+
+def _check_values(file: pathlib.Path, first: int, arrays: dict[str, np.ndarray],
+                  vocab_size: int) -> None:
+  """Raises a UserError for the first impossible value; `first` is the number of row 0.
+
+  Predictions of weight 0 are padding, which may hold anything: what is outside becomes 0.
+  """
+  mask, weights = arrays["input_mask"], arrays["masked_lm_weights"]
+  tokens = np.maximum(mask.sum(1, keepdims=True), 1)  # [n, 1]; at least [CLS]
+  ids, positions = arrays["masked_lm_ids"], arrays["masked_lm_positions"]
+  for padded, end in ((ids, vocab_size), (positions, tokens)):
+    padded[(weights == 0) & _outside(padded, end)] = 0
+  an_id = f"from 0 to {vocab_size - 1}, the last of the vocabulary; was it another one?"
+  faults = {
+      "input_ids": (_outside(arrays["input_ids"], vocab_size), an_id),
+      "input_mask": (mask != (np.arange(mask.shape[1]) < tokens), "1 for the tokens, then 0"),
+      "segment_ids": (_outside(arrays["segment_ids"], 2), "0 or 1"),
+      "masked_lm_positions": (_outside(positions, tokens), "that of a token in the row"),
+      "masked_lm_ids": (_outside(ids, vocab_size), an_id),
+      "masked_lm_weights": (~((weights >= 0) & np.isfinite(weights)), "a finite number from 0"),
+      "next_sentence_labels": (_outside(arrays["next_sentence_labels"], 2), "0 or 1")}
+  for name, (wrong, right) in faults.items():
+    if wrong.any():
+      place = np.unravel_index(wrong.argmax(), wrong.shape)
+      raise UserError(f"{file}: record {first + place[0]} has {arrays[name][place]} in {name}"
+                      + (f", at {place[1]}" if len(place) > 1 else "") + f"; it must be {right}")
+
+
+def _outside(values: np.ndarray, end: int | np.ndarray) -> np.ndarray:
+  return (values < 0) | (values >= end)
 
 
 def _tensorflow() -> Any:
@@ -159,41 +201,35 @@ def _tensorflow() -> Any:
   return tf
 
 
-def _read_serialized(file: pathlib.Path, batch: int) -> Iterator[tuple[int, Any]]:
-  """Yields `batch` serialized examples as a string tensor, with the number of the first."""
-  tf = _tensorflow()
-  number, offset = 1, 0  # of the next record, in records and in bytes
-  try:
-    for serialized in tf.data.TFRecordDataset(str(file)).batch(batch):
-      yield number, serialized
-      number += len(serialized)
-      offset += int(tf.reduce_sum(tf.strings.length(serialized) + _HEAD.size + _TAIL.size))
-  except tf.errors.DataLossError as error:
-    raise _damaged(file, number, offset) from error
-  if offset != file.stat().st_size:  # tensorflow takes part of a head for the end of the file
-    raise _damaged(file, number, offset)
+def _serialized(file: pathlib.Path) -> Iterator[bytes]:
+  """Yields the data of a file's records; no length is believed beyond the file's end."""
+  left = file.stat().st_size
+  with file.open("rb") as stream:
+    for number in itertools.count(1):
+      head = stream.read(_HEAD.size)
+      if not head:
+        return
+      if len(head) < _HEAD.size:
+        raise _damaged(file, number, "the file ends within its length")
+      if head.startswith(_GZIP_MAGIC) and number == 1:
+        raise UserError(f"{file} is gzipped; unpack it: gunzip")
+      if not begins_record(head):
+        raise _damaged(file, number, "its length has the wrong checksum")
+      length, left = _HEAD.unpack(head)[0], left - _HEAD.size
+      if length + _TAIL.size > left:
+        raise _damaged(file, number, f"the file ends within its data: {length} bytes, of which "
+                       f"{max(left - _TAIL.size, 0)} are there")
+      content, tail = stream.read(length), stream.read(_TAIL.size)
+      if tail != _checksum(content):
+        raise _damaged(file, number, "its data has the wrong checksum")
+      left -= length + _TAIL.size
+      yield content
 
 
-def _damaged(file: pathlib.Path, number: int, offset: int) -> UserError:
-  """Finds the first damaged record from a sound one on, whose number and first byte are given.
-
-  tensorflow's error names a byte, and drops the records that the batch had before it.
-  """
-  tf = _tensorflow()
-  fault, advice = "the file ends within its length", "make the file again"
-  try:
-    for record in tf.data.TFRecordDataset(str(file)).skip(number - 1).as_numpy_iterator():
-      number += 1
-      offset += _HEAD.size + len(record) + _TAIL.size
-  except tf.errors.DataLossError as error:
-    if "truncated record" in error.message:
-      fault = "the file ends within its data"
-    elif f"at {offset} " in error.message:
-      fault = "its length has the wrong checksum"
-      advice += ", if it is a TFRecord file at all"
-    else:
-      fault = "its data has the wrong checksum"
-  return UserError(f"{file}: record {number} is corrupt or cut off ({fault}); {advice}")
+def _damaged(file: pathlib.Path, number: int, fault: str) -> UserError:
+  advice = ", if it is a TFRecord file at all" if number == 1 else ""
+  return UserError(f"{file}: record {number} is corrupt or cut off ({fault}); make the file again"
+                   f"{advice}")
 
 
 def _feature_lengths(file: pathlib.Path, number: int, record: bytes) -> dict[str, int]:
@@ -214,6 +250,8 @@ def _feature_lengths(file: pathlib.Path, number: int, record: bytes) -> dict[str
     if features[name].WhichOneof("kind") != kind:
       raise UserError(f"{where} has no {kind} in feature {name!r}; {advice}")
     lengths[name] = len(getattr(features[name], kind).value)
+    if not lengths[name]:
+      raise UserError(f"{where} has nothing in feature {name!r}; {advice}")
   for names in _SAME_LENGTH:
     if len({lengths[name] for name in names}) > 1:
       raise UserError(f"{where} has {_listed(lengths, names)}, which must be as many of each; "

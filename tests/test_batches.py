@@ -400,7 +400,7 @@ def test_records_come_as_they_are():
               "masked_lm_ids": np.ones((3, 2), np.int32),
               "masked_lm_weights": np.ones((3, 2), np.float32),
               "next_sentence_labels": np.array([0, 1, 0], np.int32)}
-  records = corpus.Records(("file",), "", features, 11)
+  records = corpus.Records(("file",), "", features)
   examples = batches.RecordExamples(records, "mlm_nsp")
   assert (len(examples), examples.max_seq_length) == (3, 4)
   rows = examples.rows(np.array([2, 0]), stateless_random.keys(0, np.arange(2)))

@@ -1,6 +1,7 @@
 """The cache of a corpus: what is kept, when it is made again, what bad input gets."""
 
 import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -104,28 +105,101 @@ def test_the_cache_is_not_read_as_text(tmp_path, tokenizer):
 
 def test_another_process_may_be_faster(tmp_path, tokenizer, monkeypatch):
   (tmp_path / "a.txt").write_text(LINES)
+  elsewhere = Reading("auto", "text", "en", "strict", str(tmp_path / "elsewhere"))
+  other = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, elsewhere).folder
   write = corpus._tokenize
 
   def slowly(*arguments):
-    write(*arguments)
-    folder = arguments[-1]
-    shutil.copytree(folder, folder.parent / folder.name.split(".")[0])
+    shutil.copytree(other, tmp_path / ".bert_cache" / other.name)
+    return write(*arguments)
 
   monkeypatch.setattr(corpus, "_tokenize", slowly)
   assert len(open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING).tokens)
   assert len(list((tmp_path / ".bert_cache").iterdir())) == 1
 
 
-@pytest.mark.parametrize("name", ["tokens", "documents", "digest"])
-def test_a_damaged_cache(tmp_path, tokenizer, name):
+def flip(content):
+  """Changes one bit in the middle."""
+  middle = len(content) // 2
+  return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
+
+
+DAMAGES = {"flipped": flip, "cut": lambda content: content[:-8], "empty": lambda _: b"",
+           "longer": lambda content: content + b"\0", "zeros": lambda content: bytes(len(content))}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "gone"])
+@pytest.mark.parametrize("name", ["layout.json", "tokens", "sentences", "documents",
+                                  "documents-training-0.5/values",
+                                  "spans-training-0.5-5/layout.json"])
+def test_a_damaged_cache_is_made_again(tmp_path, tokenizer, name, damage, capsys):
   (tmp_path / "a.txt").write_text(LINES)
-  folder = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING).folder
-  if name == "digest":
-    (folder / name).unlink()
-  else:
-    (folder / name).write_bytes((folder / name).read_bytes()[:-8])
-  with pytest.raises(UserError, match="the cache .* is damaged; delete it and rerun$"):
+
+  def opened():
+    text = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+    part = part_of(text, False, 0.5, 5)
+    arrays = text.tokens, text.sentences, text.documents, part.documents, part.spans
+    return text.folder / name, [array.tolist() for array in arrays]
+
+  file, whole = opened()
+  content = file.read_bytes()
+  file.unlink()
+  if damage != "gone":
+    file.write_bytes(DAMAGES[damage](content))
+  capsys.readouterr()
+  assert opened() == (file, whole)
+  lines = capsys.readouterr().out.splitlines()
+  assert [line for line in lines if "is damaged" in line and line.endswith("; it is made again")]
+  assert file.read_bytes() == content
+  opened()
+  assert "is damaged" not in capsys.readouterr().out
+
+
+def test_a_damaged_cache_of_records_is_made_again(tmp_path, tokenizer, capsys):
+  path = write_records(tmp_path / "a.tfrecord", features(5))
+  records = open_corpus(str(path), "train_files", tokenizer, READING)
+  expected = records.features["input_ids"].copy()
+  file = pathlib.Path(records.features["input_ids"].filename)
+  file.write_bytes(flip(file.read_bytes()))
+  again = open_corpus(str(path), "train_files", tokenizer, READING)
+  np.testing.assert_array_equal(again.features["input_ids"], expected)
+  assert (f"the cache {file.parent} is damaged (input_ids is not as it was written); it is made "
+          "again\n") in capsys.readouterr().out
+
+
+def test_the_cache_of_a_symbolic_link_lies_beside_it(tmp_path, tokenizer):
+  (tmp_path / "theirs").mkdir()
+  (tmp_path / "theirs" / "a.txt").write_text(LINES)
+  (tmp_path / "ours").mkdir()
+  (tmp_path / "ours" / "b.txt").symlink_to("../theirs/a.txt")
+  text = open_corpus(str(tmp_path / "ours" / "*.txt"), "train_files", tokenizer, READING)
+  assert text.folder.parent == tmp_path / "ours" / ".bert_cache"
+  assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["a.txt"]
+
+
+def test_the_share_of_unknown_tokens_is_said(tmp_path, tokenizer, capsys):
+  (tmp_path / "a.txt").write_text("The film is xyz .\n" + "It was great .\n" * 10)
+  open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+  assert "45 tokens (2.2% [UNK]) in " in (out := capsys.readouterr().out) and "warning" not in out
+  (tmp_path / "a.txt").write_text("The film is xyz .\n")
+  for _ in range(2):
     open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+    assert "warning: so many [UNK]" in (out := capsys.readouterr().out) and "(20.0% [UNK])" in out
+  arrays = features(4)
+  arrays["input_ids"][:, 5:] = 1
+  arrays["input_mask"][:, 6:] = 0  # so that one of six tokens is [UNK]
+  write_records(tmp_path / "a.tfrecord", arrays)
+  open_corpus(str(tmp_path / "a.tfrecord"), "train_files", tokenizer, READING)
+  assert "4 records of length 8 (16.7% [UNK])" in (out := capsys.readouterr().out)
+  assert "warning: so many [UNK]" in out
+
+
+def test_ids_beyond_the_vocabulary(tmp_path, tokenizer):
+  path = write_records(tmp_path / "a.tfrecord",
+                       features(3) | {"masked_lm_ids": np.full((3, 2), 99)})
+  with pytest.raises(UserError, match="record 1 has 99 in masked_lm_ids, at 0; it must be from 0 "
+                                      f"to {tokenizer.vocab_size - 1}, the last of the vocab"):
+    open_corpus(str(path), "train_files", tokenizer, READING)
 
 
 def test_a_file_by_two_names_is_read_once(tmp_path, tokenizer):
@@ -183,7 +257,6 @@ def test_records_are_decoded_once(tmp_path, tokenizer, monkeypatch):
   records = open_corpus(str(tmp_path / "*.tfrecord"), "train_files", tokenizer, READING)
   assert isinstance(records, Records)
   assert (len(records), records.max_seq_length) == (30, 8)
-  assert records.largest_id == max(expected["input_ids"].max(), expected["masked_lm_ids"].max())
   for name, value in expected.items():
     np.testing.assert_array_equal(records.features[name].reshape(value.shape), value)
     assert isinstance(records.features[name], np.memmap)

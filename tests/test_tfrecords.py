@@ -1,5 +1,7 @@
 """TensorFlow reads what we write, we read what it writes, and damage is named by its record."""
 
+import gzip
+import struct
 import subprocess
 import sys
 
@@ -123,7 +125,7 @@ def test_damage_is_named_by_its_record(tmp_path):
     assert message(flipped(at)).startswith(begin + "(its data has the wrong checksum); make")
   assert message(content[:6 * size + 5]).startswith(begin + "(the file ends within its length)")
   for end in (6 * size + 12, 6 * size + 40, 7 * size - 1):
-    assert message(content[:end]).startswith(begin + "(the file ends within its data); make")
+    assert message(content[:end]).startswith(begin + "(the file ends within its data: ")
   path.write_text("This is a text, not a file of records.\n")
   assert "record 1 is corrupt or cut off" in complaint(path)
   assert "if it is a TFRecord file at all" in complaint(path)
@@ -152,6 +154,77 @@ def test_records_of_something_else(tmp_path):
   assert complaint(path).startswith(f"{path}: record 1 has no feature 'input_ids' but 'image'; not")
   tfrecords.write_records(path, [b"no protocol buffer"])
   assert "record 1 is no tf.train.Example" in complaint(path)
+
+
+@pytest.mark.parametrize("length", [2**62, 2**64 - 1, 2**33, 214])
+def test_a_length_is_not_believed_beyond_the_file(tmp_path, length):
+  path = write(tmp_path / "a", [example(0)])
+  size = path.stat().st_size
+  head = struct.pack("<Q", length)
+  with path.open("ab") as file:
+    file.write(head + tfrecords._checksum(head) + b"x" * 99)
+  assert complaint(path) == (f"{path}: record 2 is corrupt or cut off (the file ends within its "
+                             f"data: {length} bytes, of which 95 are there); make the file again")
+  assert size > 99
+
+
+def test_a_gzipped_file_is_named(tmp_path):
+  path = write(tmp_path / "a", [example(0)])
+  path.write_bytes(gzip.compress(path.read_bytes()))
+  assert complaint(path) == f"{path} is gzipped; unpack it: gunzip"
+
+
+A_TOKEN = "that of a token in the row"
+AN_ID = "from 0 to 999, the last of the vocabulary; was it another one?"
+
+
+@pytest.mark.parametrize(("name", "place", "value", "right"), [
+    ("input_ids", 3, -1, AN_ID), ("input_ids", 7, -7, AN_ID), ("input_ids", 0, 2**32 + 5, AN_ID),
+    ("input_ids", 5, 1000, AN_ID),
+    ("input_mask", 2, 0, "1 for the tokens, then 0"), ("input_mask", 7, 1, None),
+    ("input_mask", 0, 2, "1 for the tokens, then 0"), ("input_mask", 1, -1, None),
+    ("segment_ids", 4, -1, "0 or 1"), ("segment_ids", 7, 9, "0 or 1"),
+    ("masked_lm_positions", 1, 1_000_000, A_TOKEN), ("masked_lm_positions", 0, -3, A_TOKEN),
+    ("masked_lm_positions", 0, 8, A_TOKEN), ("masked_lm_positions", 1, 6, A_TOKEN),
+    ("masked_lm_ids", 0, -1, AN_ID), ("masked_lm_ids", 1, 2**32 + 5, AN_ID),
+    ("masked_lm_weights", 1, float("nan"), "a finite number from 0"),
+    ("masked_lm_weights", 1, -1.0, "a finite number from 0"),
+    ("next_sentence_labels", 0, 2, "0 or 1"), ("next_sentence_labels", 0, -1, "0 or 1")])
+def test_impossible_values(tmp_path, name, place, value, right):
+  def record():
+    return {"input_ids": list(range(8)), "input_mask": [1] * 6 + [0] * 2,
+            "segment_ids": [0] * 8, "masked_lm_positions": [1, 5, 0], "masked_lm_ids": [4, 999, 0],
+            "masked_lm_weights": [1.0, 1.0, 0.0], "next_sentence_labels": [1]}
+
+  bad = record()
+  bad[name][place] = value
+  path = write(tmp_path / "a", [*(record() for _ in range(4)), bad, record()])
+  with pytest.raises(UserError) as raised:
+    list(tfrecords.read_records(path, vocab_size=1000, batch=3))
+  if right is None:  # another mask than ones and zeros is named where it first differs from that
+    assert str(raised.value).startswith(f"{path}: record 5 has ") and "in input_mask" in str(
+        raised.value)
+  else:
+    at = f", at {place}" if name != "next_sentence_labels" else ""
+    assert str(raised.value) == (
+        f"{path}: record 5 has {value} in {name}{at}; it must be {right}")
+
+
+def test_predictions_of_weight_0_may_hold_anything(tmp_path):
+  padded = {"masked_lm_positions": [1, 1_000_000], "masked_lm_ids": [4, -2**40],
+            "masked_lm_weights": [1.0, 0.0]}
+  batch, = tfrecords.read_records(write(tmp_path / "a", [example(0) | padded]))
+  assert batch["masked_lm_positions"].tolist() == [[1, 0]]
+  assert batch["masked_lm_ids"].tolist() == [[4, 0]]
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+  content = tfrecords.encode_example(example(0))
+  tfrecords.write_records(tmp_path / "a", [content.replace(b"segment_ids", b"segment_\xffds")])
+  assert complaint(tmp_path / "a").startswith(f"{tmp_path}/a: record 1 ")
+  tfrecords.write_records(tmp_path / "a", [
+      content, content + tfrecords.encode_example({"abc": [1]}).replace(b"abc", b"\xff\xfe\xfd")])
+  assert len(next(tfrecords.read_records(tmp_path / "a"))["input_ids"]) == 2  # as tensorflow does
 
 
 def test_a_failed_write_names_the_file(tmp_path):
