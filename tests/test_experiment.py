@@ -1,13 +1,16 @@
 """What every run begins with: where compiled programs are kept."""
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
 import unittest.mock
 
+from conftest import WORDS
 import jax
 import pytest
 
+from configs import classifier, pretraining
 import experiment
 from support import devices
 from support.errors import UserError
@@ -99,3 +102,51 @@ def test_the_rates_of_the_curve_are_the_schedules():
   assert rates[2000] == pytest.approx(1.999)
   plan.loop.num_train_steps = 3
   assert experiment.learning_rates(plan) == pytest.approx({1: 0.0, 2: 1e-3, 3: 2e-3})
+
+
+# --- The tokenizer and the architecture of a run ------------------------------------------------
+
+
+def words_in(folder, *words):
+  folder.mkdir()
+  (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+  return str(folder)
+
+
+@pytest.mark.parametrize("script", [classifier, pretraining])
+@pytest.mark.parametrize("resize", [False, True])
+def test_another_vocabulary_than_the_checkpoints_is_refused(tmp_path, script, resize):
+  """Another order of the same entries too. A longer one only to resize the embeddings."""
+  own = words_in(tmp_path / "own", *WORDS)
+  checkpoint = unittest.mock.Mock(path="there", tokenizer=own)
+  run = unittest.mock.Mock(finished=False, config=script.get_config())
+  run.config.resize_embeddings = resize
+  vocabularies = {"swapped": (*WORDS[:-2], WORDS[-1], WORDS[-2]), "shorter": WORDS[:-1],
+                  "another": (*WORDS[:-1], "new"), "longer": (*WORDS, "new")}
+  for name, words in vocabularies.items():
+    run.config.tokenizer = words_in(tmp_path / name, *words)
+    if resize and name == "longer":
+      assert experiment.find_tokenizer(run, checkpoint, "").vocab_size == len(WORDS) + 1
+    else:
+      with pytest.raises(UserError, match=f"{name} has another vocabulary than init_checkpoint "
+                                          "there; .*--config.resize_embeddings=True"):
+        experiment.find_tokenizer(run, checkpoint, "")
+  run.config.tokenizer = words_in(tmp_path / "same", *WORDS)
+  assert experiment.find_tokenizer(run, checkpoint, "").vocab_size == len(WORDS)
+
+
+def test_the_vocabulary_grows_when_asked(tiny_config):
+  config = classifier.get_config()
+  size = tiny_config.vocab_size
+  with pytest.raises(UserError, match="the model's vocabulary 35; .*--config.resize_embeddings=Tru"):
+    experiment.model_config(config, tiny_config, size + 1, 16, segments=1)
+  config.resize_embeddings = True
+  for tokens, expected in ((size + 1, size + 1), (size - 1, size)):  # it never shrinks
+    assert experiment.model_config(config, tiny_config, tokens, 16, 1).vocab_size == expected
+
+
+def test_a_model_of_one_segment_takes_one_text(tiny_config):
+  config, one = classifier.get_config(), dataclasses.replace(tiny_config, type_vocab_size=1)
+  assert experiment.model_config(config, one, 35, 16, segments=1) == one
+  with pytest.raises(UserError, match="type_vocab_size is 1, so it cannot tell 2 texts apart; give"):
+    experiment.model_config(config, one, 35, 16, segments=2)
