@@ -88,6 +88,8 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
   folder = (pathlib.Path(os.path.expanduser(asked.output_dir)) if asked.output_dir
             else default_folder(script.removeprefix("run_"), name))
   stored = stored_config(folder, script)
+  if stored is not None:
+    own_folder(folder)
   finished = (folder / "model" / "config.json").exists()
   if stored is not None and not config.do_train:  # the run's own config, and what is free in it
     config = config.copy_and_resolve_references()
@@ -211,6 +213,7 @@ def start_run(run: Run, script: str, bert_config: modeling.BertConfig, params: t
   say(f"model: {bert_config.num_hidden_layers} layers, hidden {bert_config.hidden_size}, "
       f"{bert_config.num_attention_heads} heads, {bert_config.hidden_act}, {size:,} parameters, "
       f"{run.config.dtype} compute")
+  own_folder(run.folder)
   if stored_config(run.folder, script) is None:
     write_config(
         run.folder, run.config.to_dict(), script=script, model=dataclasses.asdict(bert_config),
@@ -294,6 +297,7 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
 
   batches = data.prefetch(map(training.place, plan.batches_from(first_step)))
   try:
+    stopping.end_after(run.config.max_hours * 3600)
     with stopping.noted():
       state, summary = training.train(state, plan.step_fn, batches, plan.loop, plan.schedule,
                                       reporter, evaluate, checkpointer)
@@ -407,7 +411,7 @@ def stored_config(folder: pathlib.Path, script: str) -> dict[str, Any] | None:
     return None
   if not folder.is_dir():
     raise UserError(f"output_dir {folder} is a file")
-  if not any(folder.iterdir()):
+  if all(file.name == ".lock" for file in folder.iterdir()):
     return None
   if not (folder / "config.json").exists():
     raise UserError(f"output_dir {folder} is not empty and holds no run of this script; "
@@ -421,6 +425,17 @@ def stored_config(folder: pathlib.Path, script: str) -> dict[str, Any] | None:
     raise UserError(f"output_dir {folder} holds a run of {shown(there)}; choose another "
                     "--output_dir")
   return config
+
+
+def own_folder(folder: pathlib.Path) -> None:
+  """Makes the folder, if it is new, and keeps other processes out of it while this one lives.
+
+  Raises:
+    UserError: another process works there.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  if not files.own(folder):
+    say(f"warning: the file system of {folder} has no locks; nothing keeps a second process out")
 
 
 def _tuples(value: Any) -> Any:

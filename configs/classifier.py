@@ -134,6 +134,9 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   config.log_every_steps = 0
   # Epochs between two evaluations while training. 0: evaluate only at the end.
   config.eval_every_epochs = 1.0
+  # Hours after which the run saves its last step and ends with status 143, as after SIGTERM: a
+  # little less than a queue grants. 0: no limit.
+  config.max_hours = 0.0
   # Steps between two checkpoints. 0: only one, at the end.
   config.save_checkpoints_steps = 1000
   # Keep this many of the latest checkpoints.

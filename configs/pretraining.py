@@ -145,6 +145,9 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   config.eval_steps = 10_000
   # Examples of an evaluation, always the same ones. 0: all.
   config.max_eval_examples = 25_600
+  # Hours after which the run saves its last step and ends with status 143, as after SIGTERM: a
+  # little less than a queue grants. 0: no limit.
+  config.max_hours = 0.0
   # Steps between two checkpoints. 0: only one, at the end.
   config.save_checkpoints_steps = 1000
   # Keep this many of the latest checkpoints.

@@ -55,7 +55,8 @@ def run_script(main: Callable[[], None], interrupted: str = "the same command co
       _fail(f"the device has not enough memory ({first_line(error)}); a smaller batch, "
             "--config.gradient_accumulation_steps or a shorter length needs less")
     except KeyboardInterrupt as error:
-      _end(f"interrupted; {error.args[0] if error.args else interrupted}", stopping.exit_status())
+      _end(f"{stopping.reason()}; {error.args[0] if error.args else interrupted}",
+           stopping.exit_status())
 
   for stream in (sys.stdout, sys.stderr):  # a class may be named in letters the terminal lacks
     if isinstance(stream, io.TextIOWrapper):

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import pathlib
 import re
 import shutil
+import socket
 import tempfile
 from typing import Any
 
@@ -119,3 +122,34 @@ def keep_within(folder: pathlib.Path, most_bytes: float) -> None:
       total += size
       if total > most_bytes:
         file.unlink()
+
+
+_owned: dict[pathlib.Path, int] = {}  # the handles of this process's lock files
+
+
+def own(folder: pathlib.Path) -> bool:
+  """Makes a folder this process's until it ends; the kernel lets go of it however it ends.
+
+  Returns:
+    False if the file system has no locks, so that nothing is known of other processes.
+
+  Raises:
+    UserError: another process owns it; the message names it and its host.
+  """
+  path = folder.resolve() / ".lock"
+  if path in _owned:
+    return True
+  handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+  try:
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError as error:
+    owner = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
+    os.close(handle)
+    if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+      return False
+    raise UserError(f"{folder} is in use by {owner or 'another process'}; wait until that ends, or "
+                    "choose another --output_dir") from error
+  os.truncate(handle, 0)
+  os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+  _owned[path] = handle
+  return True

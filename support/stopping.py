@@ -1,4 +1,4 @@
-"""Signals that end a run: Ctrl-C, SIGTERM (a cluster takes the machine), SIGHUP (hang-up).
+"""What ends a run: Ctrl-C, SIGTERM (a cluster takes the machine), SIGHUP (hang-up), max_hours.
 
 Python raises KeyboardInterrupt wherever its main thread happens to be. In a callback of a compiled
 library, such as JAX's at each garbage collection, that is lost ("Exception ignored in ...") or
@@ -9,8 +9,10 @@ note, and the loop asks for it between two steps. A second signal ends the proce
 from collections.abc import Iterator
 import contextlib
 import enum
+import math
 import os
 import signal
+import time
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -30,6 +32,8 @@ class _Mode(enum.Enum):
 
 _mode = _Mode.END
 _received = 0  # the first signal's number
+_began = time.monotonic()
+_deadline = math.inf
 
 
 def catch_signals() -> None:
@@ -61,15 +65,32 @@ def noted() -> Iterator[None]:
   check()
 
 
+def end_after(seconds: float) -> None:
+  """Makes `check` raise Stopped from `seconds` after the start of the process on; 0: never."""
+  global _deadline
+  _deadline = _began + seconds if seconds else math.inf
+
+
 def check() -> None:
-  """Raises Stopped if a signal came."""
-  if _received:
+  """Raises Stopped if a signal came or the time is over."""
+  if _received or time.monotonic() >= _deadline:
     raise Stopped
 
 
+def reason() -> str:
+  """Returns why the process is stopped."""
+  if _received in (0, signal.SIGINT):
+    return "max_hours are over" if time.monotonic() >= _deadline else "interrupted"
+  return f"stopped by {signal.Signals(_received).name}"
+
+
 def exit_status() -> int:
-  """Returns 128 + the signal's number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
-  return 128 + (_received or signal.SIGINT)
+  """Returns 128 + the signal's number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM.
+
+  The end of the time is like SIGTERM, which a queue sends a little later.
+  """
+  over = time.monotonic() >= _deadline
+  return 128 + (_received or (signal.SIGTERM if over else signal.SIGINT))
 
 
 def _answer(number: int, frame: FrameType | None) -> None:

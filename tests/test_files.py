@@ -1,8 +1,12 @@
 """Files are written whole or not at all, read as JSON or refused; a cache keeps its bound."""
 
 import os
+import socket
+import subprocess
+import sys
 import tempfile
 
+from conftest import ROOT
 import pytest
 
 from support import files
@@ -115,3 +119,25 @@ def test_a_full_disk_is_named(tmp_path):
   assert (raised.value.filename, raised.value.strerror) == (
       str(tmp_path / "a"), "No space left on device")
   assert list(tmp_path.iterdir()) == []
+
+
+OWNER = """
+import pathlib, sys
+from support import files
+assert files.own(pathlib.Path(sys.argv[1]))
+print("owned", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_belongs_to_one_process_until_it_is_killed(tmp_path):
+  owner = subprocess.Popen((sys.executable, "-c", OWNER, tmp_path), cwd=ROOT, text=True,
+                           stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+  assert owner.stdout.readline() == "owned\n"
+  with pytest.raises(UserError, match=f"is in use by process {owner.pid} on "):
+    files.own(tmp_path)
+  owner.kill()
+  owner.communicate()
+  assert files.own(tmp_path)
+  assert files.own(tmp_path)  # also through another path of it
+  assert (tmp_path / ".lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"

@@ -66,7 +66,8 @@ def test_before_the_script_runs_one_line(number, status):
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_script_ends_at_once_with_its_advice(number, status):
   script = SCRIPT.format(RUN + 'run_script(work, interrupted="nothing was written")')
-  assert ended(script, number) == (status, "", "interrupted; nothing was written\n")
+  reason = "stopped by SIGTERM" if number == signal.SIGTERM else "interrupted"
+  assert ended(script, number) == (status, "", f"{reason}; nothing was written\n")
 
 
 def test_where_signals_are_noted_the_work_is_finished():
@@ -74,7 +75,7 @@ def test_where_signals_are_noted_the_work_is_finished():
   assert (status, out) == (143, "whole\n")
   assert err.splitlines() == [
       "SIGTERM: stopping after this step; once more ends it at once",
-      "interrupted; the same command continues from the last checkpoint, if there is one"]
+      "stopped by SIGTERM; the same command continues from the last checkpoint, if there is one"]
 
 
 def test_a_second_signal_ends_at_once():
@@ -87,6 +88,13 @@ def test_a_signal_in_a_callback_of_the_collector_is_not_lost():
   status, _, err = ended(SCRIPT.format(IN_A_CALLBACK), signal.SIGINT)
   assert status == 130
   assert "ignored" not in err
+
+
+def test_a_run_ends_when_its_time_is_over():
+  script = ("from support import stopping; import time\n" + RUN + "def main():\n"
+            "  print('ready', flush=True)\n  stopping.end_after(0)\n  stopping.check()\n"
+            "  stopping.end_after(1e-3)\n  stopping.check()\n" "run_script(main, 'go on')")
+  assert ended(script) == (143, "", "max_hours are over; go on\n")
 
 
 def test_an_ignored_signal_stays_ignored():
