@@ -101,7 +101,8 @@ class Tokenizer:
                  "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
     if self.model_max_length is not None:
       settings["model_max_length"] = self.model_max_length
-    self.backend.save(str(folder / "tokenizer.json"))
+    # Not its save(), which has an exception of its own for a full disk.
+    (folder / "tokenizer.json").write_text(self.backend.to_str(pretty=True), "utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
 
