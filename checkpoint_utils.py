@@ -255,6 +255,8 @@ def _class_names(fields: Mapping[str, Any], file: pathlib.Path) -> tuple[str, ..
   id2label = fields.get("id2label") or {}
   if not id2label and fields.get("num_labels") == 1:
     id2label = {"0": "LABEL_0"}
+  if not id2label and fields.get("problem_type") == "single_label_classification":
+    id2label = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers leaves these two out
   right = isinstance(id2label, dict) and all(
       str(i) in id2label and isinstance(id2label[str(i)], str | int) for i in range(len(id2label)))
   if not right:

@@ -108,6 +108,14 @@ def tokenize(texts: "datasets.Dataset", labels: np.ndarray, tokenizer: Tokenizer
       int(tokenized.data.column("truncated").to_numpy().sum()))
 
 
+def unknown_share(split: TokenizedSplit, tokenizer: Tokenizer) -> float:
+  """Returns the share of a split's tokens that are [UNK], [CLS] and [SEP] not counted."""
+  vocabulary = tokenizer.get_vocab()
+  unknown = np.count_nonzero(split.tokens == vocabulary[tokenizer.special_tokens["unk_token"]])
+  pairs = np.count_nonzero(split.first_lengths < split.lengths)
+  return unknown / max(len(split.tokens) - 2 * len(split) - pairs, 1)
+
+
 def _fingerprint(texts: "datasets.Dataset", tokenizer: Tokenizer, max_seq_length: int) -> str:
   """Hashes everything that determines the tokens."""
   content = hashlib.sha256(f"{_CACHE_VERSION} {tokenizer.fingerprint} {max_seq_length}".encode())

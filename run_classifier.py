@@ -26,7 +26,7 @@ import numpy as np
 
 import checkpoint_utils
 from classification import tasks
-from classification.splits import names_in, read_run_data, RunData
+from classification.splits import names_in, read_run_data, RunData, same_names
 from configs import rules
 import data
 import experiment
@@ -63,10 +63,12 @@ def main() -> None:
   checkpoint = experiment.find_weights(run)
   tokenizer = experiment.find_tokenizer(run, checkpoint, usual="")
   run_data = read_run_data(config, checkpoint, tokenizer)
+  digests = run_data.digests() if config.do_train else {}
+  experiment.check_same_data(run.folder, digests)
   classifier = build_classifier(config, checkpoint, run_data, tokenizer)
   plan = plan_fine_tuning(config, classifier, run_data) if run.trains else None
   experiment.start_run(run, SCRIPT, classifier.model.config, classifier.params, tokenizer,
-                       label_names=classifier.label_names)
+                       label_names=classifier.label_names, data=digests)
   if plan:
     params, results = experiment.run_training(run, plan)
     classifier = dataclasses.replace(classifier, params=params)
@@ -89,13 +91,15 @@ def data_name(config: ml_collections.ConfigDict) -> str:
 
 
 def check_batch_sizes(run: experiment.Run) -> None:
-  """Checks the three batch sizes; training batches are cut into micro-batches too."""
+  """Checks the batch sizes in use; training batches are cut into micro-batches too."""
   config = run.config
   if run.trains:
     experiment.check_batch_size("train_batch_size", config.train_batch_size,
                                 config.gradient_accumulation_steps)
-  experiment.check_batch_size("eval_batch_size", config.eval_batch_size)
-  experiment.check_batch_size("predict_batch_size", config.predict_batch_size)
+  if config.do_eval:
+    experiment.check_batch_size("eval_batch_size", config.eval_batch_size)
+  if config.do_predict:
+    experiment.check_batch_size("predict_batch_size", config.predict_batch_size)
 
 
 # --- Model ------------------------------------------------------------------------------------
@@ -114,20 +118,24 @@ def build_classifier(config: ml_collections.ConfigDict,
   params = jax.jit(model.init)(jax.random.key(config.seed), experiment.one_token())["params"]
   if checkpoint is None:
     return Classifier(model, params, label_names, task.text_columns)
-  named = checkpoint.label_names or names_in(config.label_names)
-  same = checkpoint.regression if task.regression else named == label_names
+  configured = names_in("label_names", config.label_names)
+  # To score, the flag names the outputs whatever the checkpoint calls them.
+  named = checkpoint.label_names if config.do_train and checkpoint.label_names else (
+      configured or checkpoint.label_names)
+  same = checkpoint.regression if task.regression else same_names(named, label_names)
   params, report = checkpoint_utils.load_params(
       checkpoint, params, reinitialize=() if same else ("classifier/",),
       resize_embeddings=config.resize_embeddings)
   say(f"  {report}")
   if "classifier/kernel" in report.ignored:
-    say(f"  the checkpoint's classes ({', '.join(checkpoint.label_names) or 'unnamed'}) are not "
-        f"this task's ({', '.join(label_names) or 'regression'}): the classifier starts afresh")
+    say(f"  the checkpoint's classes ({tasks.quoted(checkpoint.label_names) or 'unnamed'}) are "
+        f"not this task's ({tasks.quoted(label_names) or 'regression'}): the classifier starts "
+        "afresh")
   if report.initialized and not config.do_train:
     raise UserError(f"{checkpoint.path} has no trained {', '.join(report.initialized)} for "
-                    f"{task.name} "
-                    f"({', '.join(label_names) or 'regression'}): train one first, or, where it "
-                    "only numbers its classes, name them in order: --config.label_names=a,b")
+                    f"{task.name} ({tasks.quoted(label_names, 5) or 'regression'}): train one "
+                    "first, or say what its outputs are called, in their order: "
+                    "--config.label_names=a,b")
   return Classifier(model, params, label_names, task.text_columns)
 
 
@@ -218,7 +226,7 @@ def score_splits(config: ml_collections.ConfigDict, classifier: Classifier, run_
 
 
 def write_predictions(run: experiment.Run, classifier: Classifier, run_data: RunData) -> None:
-  """Writes predictions/<GLUE's name>.tsv for the test splits."""
+  """Writes predictions/<GLUE's name>.tsv for the test splits, and the probabilities beside."""
   predict_fn = make_predict_fn(classifier.model)
   for split, name in run_data.task.test_splits.items():
     examples, row_ids = run_data.splits[split].examples, run_data.splits[split].row_ids
@@ -229,6 +237,9 @@ def write_predictions(run: experiment.Run, classifier: Classifier, run_data: Run
                                  tasks.predictions_from(run_data.task, logits),
                                  classifier.label_names, row_ids)
     say(f"predictions: {file}")
+    if classifier.label_names:
+      tasks.write_probabilities(file.with_name(f"{name}.probabilities.tsv"), logits,
+                                classifier.label_names, row_ids)
 
 
 def export_classifier(run: experiment.Run, classifier: Classifier, task: tasks.Task,
@@ -243,7 +254,7 @@ def export_classifier(run: experiment.Run, classifier: Classifier, task: tasks.T
       f"batch {config.train_batch_size}, learning rate {config.learning_rate}, "
       f"{config.num_train_epochs} epochs, length {config.max_seq_length}, "
       f"seed {config.seed}, {config.dtype}.\n"
-      f"Task: {task.name}; classes: {', '.join(classifier.label_names) or 'none (regression)'}.",
+      f"Task: {task.name}; classes: {tasks.quoted(classifier.label_names) or 'none (regression)'}.",
       "dev set", results)
   experiment.export(
       run, classifier.model.config, classifier.params, tokenizer, card,

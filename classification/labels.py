@@ -1,6 +1,7 @@
 """Labels: a column's values, the classes that they name, and their order in the model."""
 
 from collections.abc import Sequence
+import numbers
 import re
 from typing import Any
 
@@ -8,65 +9,56 @@ import numpy as np
 
 from classification import tasks
 from classification.tables import Layout, Table
-from support.errors import UserError
+from support.errors import shown, UserError
+
+# Python's int() and float() also take "1_1", Arabic digits, "nan" and separators as white space.
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_LEADING_ZERO = re.compile(r"[+-]?0[0-9]")
+_BLANKS = " \t\r\n\u00a0"  # around a label these are no part of it
 
 
 def label_values(table: Table, layout: Layout) -> list[Any]:
-  """Reads the label column; a missing one or a missing value is an error."""
+  """Reads the label column: text without the blanks around it, numbers, or classes' names.
+
+  Raises:
+    UserError: no such column, or a number beyond a ClassLabel's classes.
+  """
   if not layout.label:
     raise UserError(f"{table.source}: no label column recognized among "
-                    f"{', '.join(map(repr, table.rows.column_names))}; name it: "
-                    "--config.label_column=name")
-  values = table.column(layout.label)
-  for row, value in enumerate(values):
-    if value is None or value == "":
-      raise UserError(f"{table.where(row)}: column {layout.label!r} is empty")
-  return values
+                    f"{tasks.quoted(table.rows.column_names)}; name it: "
+                    "--config.label_column=name (or --config.do_eval=False needs none)")
+  return [value.strip(_BLANKS) if isinstance(value, str) else value
+          for value in table.column(layout.label)]
 
 
 def infer_label_names(table: Table, values: Sequence[Any], label_type: str) -> tuple[str, ...]:
-  """Finds the classes of a user's training labels; () for regression.
+  """Finds the classes of a user's training labels, as they are written; () for regression.
 
   Args:
     table: for messages.
     values: text, integers or floats, possibly as text.
     label_type: "class", "float", or "auto": numbers that are not all written as integers
-      mean regression.
+      mean regression. Numbers with leading zeros are codes, hence classes.
 
   Raises:
     UserError: "auto", and a label that is no number among others that mean regression.
   """
   if label_type == "float":
     return ()
-  integers = [_integer(value) for value in values]
-  if all(integer is not None for integer in integers):
-    return tuple(str(integer) for integer in sorted(set(integers)))
-  fractions = sum(_integer(v) is None and _number(v) is not None for v in values)
-  if label_type == "auto" and 2 * fractions >= len(values):
-    odd = [i for i, value in enumerate(values) if _number(value) is None]
-    if odd:
-      raise UserError(f"{table.where(odd[0])}: label {values[odd[0]]!r} is not a "
-                      "number, as most are; --config.label_type=float or class settles it")
+  texts = list(map(str, values))
+  if all(map(_INTEGER.fullmatch, texts)):
+    return tuple(sorted(set(texts), key=lambda text: (int(text), text)))
+  odd = [row for row, text in enumerate(texts)
+         if not _NUMBER.fullmatch(text) or _LEADING_ZERO.match(text)]
+  fractions = len(texts) - len(odd) - sum(bool(_INTEGER.fullmatch(texts[row])) for row in
+                                          set(range(len(texts))).difference(odd))
+  if label_type == "auto" and not odd:
     return ()
-  if label_type == "auto" and all(_number(value) is not None for value in values):
-    return ()
-  return tuple(sorted({str(value) for value in values}))
-
-
-def _integer(value: Any) -> int | None:
-  """Reads an integer or an integer's text; None for anything else, also for True."""
-  if isinstance(value, str):
-    return int(value) if re.fullmatch(r"\s*[+-]?[0-9]+\s*", value) else None
-  return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
-
-
-def _number(value: Any) -> float | None:
-  if isinstance(value, bool):
-    return None
-  try:
-    return float(value)
-  except (TypeError, ValueError):
-    return None
+  if label_type == "auto" and 2 * fractions >= len(texts):
+    raise UserError(f"{table.where(odd[0])}: label {shown(values[odd[0]])} is not a number, as "
+                    "most are; --config.label_type=float or class settles it")
+  return tuple(sorted(set(texts)))
 
 
 def encode_labels(table: Table, values: Sequence[Any], task: tasks.Task,
@@ -83,22 +75,26 @@ def encode_labels(table: Table, values: Sequence[Any], task: tasks.Task,
     UserError: a label outside the set (file, line, the set), or a value that is no number.
   """
   if task.regression:
-    return np.asarray([_value(table, row, value) for row, value in enumerate(values)], np.float32)
-  codes = {name: model_labels.index(name) for name in task.label_names}
+    return np.asarray([_number(table, row, value) for row, value in enumerate(values)],
+                      np.float32)
+  codes = {name: code for code, name in enumerate(model_labels)}
   if task.numbered:
     codes |= {str(i): codes[name] for i, name in enumerate(task.label_names)}
-  encoded = []
-  for row, value in enumerate(values):
-    code = codes.get(str(value), codes.get(str(_integer(value))))
-    if code is None:
-      raise UserError(f"{table.where(row)}: label {value!r} is not one of "
-                      f"{', '.join(task.label_names)}")
-    encoded.append(code)
+  encoded = [codes.get(str(value), -1) for value in values]
+  if -1 in encoded:
+    row = encoded.index(-1)
+    raise UserError(f"{table.where(row)}: label {shown(values[row])} is not one of "
+                    f"{tasks.quoted(task.label_names)}"
+                    + ("" if task.numbered else "; if it is a class, name all classes in order: "
+                       "--config.label_names=a,b,c"))
   return np.asarray(encoded, np.int32)
 
 
-def _value(table: Table, row: int, value: Any) -> float:
-  number = _number(value)
-  if number is None or not np.isfinite(number):
-    raise UserError(f"{table.where(row)}: label {value!r} is not a number")
-  return number
+def _number(table: Table, row: int, value: Any) -> float:
+  """Returns a label as a number that float32 can hold."""
+  if (isinstance(value, numbers.Number) and not isinstance(value, bool)) or (
+      isinstance(value, str) and _NUMBER.fullmatch(value)):
+    number = float(value)
+    if abs(number) <= float(np.finfo(np.float32).max):  # False for NaN too
+      return number
+  raise UserError(f"{table.where(row)}: label {shown(value)} is not a number (in float32)")

@@ -1,21 +1,32 @@
-"""Parsers: GLUE's tsv, csv, tsv, jsonl and parquet into Arrow columns and line numbers."""
+"""Parsers: GLUE's tsv, csv, tsv, json, jsonl and parquet into Arrow columns and line numbers.
+
+A column that holds neither text nor numbers (lists, objects, bytes, pictures) keeps its name and
+type, but none of its content: nobody trains on it.
+"""
 
 import codecs
+import collections
 from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import csv
 import dataclasses
-import io
+import itertools
 import json
 import pathlib
+import re
 from typing import Any, TYPE_CHECKING
 
-from support.errors import first_line, UserError
+from support.errors import first_line, shown, UserError
 
 if TYPE_CHECKING:
   import pyarrow
 
-csv.field_size_limit(1 << 30)
+_LONGEST_LINE = 1 << 24  # bytes of a line, and characters of a quoted field, which spans lines
+csv.field_size_limit(_LONGEST_LINE)
+
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_SHORT_INTEGER = re.compile("-?[0-9]{1,18}")  # fits in 64 bits
+_JSON_SPACE = re.compile("[ \t\r\n]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +42,29 @@ def _lines(file: pathlib.Path) -> Iterator[tuple[int, str]]:
   """Yields (number, line) for every line; only LF and CRLF end a line.
 
   Raises:
-    UserError: bytes that are not UTF-8, with file and line.
+    UserError: bytes that are not UTF-8, or an endless line, with file and line.
   """
   with file.open("rb") as stream:
-    for number, raw in enumerate(stream, 1):
-      try:
-        line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-      except UnicodeDecodeError as error:
-        raise UserError(f"{file}:{number}: not UTF-8 ({error.reason} at byte "
-                        f"{error.start + 1} of the line)") from error
+    for number in itertools.count(1):
+      raw = stream.readline(_LONGEST_LINE + 1)
+      if not raw:
+        return
+      if len(raw) > _LONGEST_LINE:
+        raise UserError(f"{file}:{number}: the line has more than {_LONGEST_LINE:,} bytes; is "
+                        "this a table?")
+      line = _decoded(file, number, raw)
       yield number, line.removesuffix("\n").removesuffix("\r")
+
+
+def _decoded(file: pathlib.Path, number: int, raw: bytes) -> str:
+  """Decodes UTF-8 that begins in line `number`; line 1 may have a byte order mark."""
+  try:
+    return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+  except UnicodeDecodeError as error:
+    before = raw[:error.start]
+    raise UserError(f"{file}:{number + before.count(10)}: not UTF-8 ({error.reason} at byte "
+                    f"{error.start - before.rfind(10)} of the line); save it as UTF-8"
+                    ) from error
 
 
 class _BadRow(UserError):
@@ -55,26 +79,51 @@ class _BadQuoting(UserError):
   """Quotes that make no sense as RFC 4180 quoting."""
 
 
+# --- csv and tsv ----------------------------------------------------------------------------
+
+
 def _checked(file: pathlib.Path, header: Sequence[str],
-             numbered_rows: Iterable[tuple[int, Sequence[str]]], skip_bad_rows: bool) -> Parsed:
+             numbered_rows: Iterable[tuple[int, Sequence[str]]], skip_bad_rows: bool,
+             delimiter: str) -> Parsed:
   """Checks the rows against the header. numbered_rows: (line, fields)."""
   import pyarrow
 
-  twice = [name for i, name in enumerate(header) if name in header[:i]]
-  if twice:
-    raise UserError(f"{file}: the header names column {twice[0]!r} twice")
+  names = [name.strip() for name in header]
+  while names and not names[-1]:  # Excel may write empty columns after the last one
+    names.pop()
+  _check_names(file, names)
+  _check_delimiter(file, names, delimiter)
+  if header and not names:
+    raise UserError(f"{file}: the header names no column")
   rows, lines, skipped = [], [], 0
   for line, fields in numbered_rows:
-    if len(fields) == len(header):
+    if (len(names) <= len(fields) <= len(header)
+        and not any(map(str.strip, fields[len(names):]))):
       rows.append(fields)
       lines.append(line)
     elif skip_bad_rows:
       skipped += 1
     else:
-      raise _BadRow(file, line, len(fields), len(header))
-  columns = zip(*rows, strict=True) if rows else ((),) * len(header)
-  return Parsed(pyarrow.table([pyarrow.array(column, pyarrow.string()) for column in columns],
-                              names=list(header)), lines, skipped)
+      raise _BadRow(file, line, len(fields), len(names))
+  columns = zip(*rows, strict=False) if rows else ((),) * len(names)
+  return Parsed(pyarrow.table([pyarrow.array(column, pyarrow.string())
+                               for column, _ in zip(columns, names, strict=False)],
+                              names=names), lines, skipped)
+
+
+def _check_names(file: pathlib.Path, names: Sequence[str]) -> None:
+  """Raises UserError for a column's name that stands twice."""
+  name, times = next(iter(collections.Counter(names).most_common(1)), ("", 0))
+  if times > 1:
+    raise UserError(f"{file}: the header names column {shown(name)} twice")
+
+
+def _check_delimiter(file: pathlib.Path, names: Sequence[str], delimiter: str) -> None:
+  """Raises UserError for a header with other delimiters."""
+  other = [word for sign, word in _DELIMITERS.items() if len(names) == 1 and sign in names[0]]
+  if other and delimiter not in names[0]:
+    raise UserError(f"{file}: the header has no {_DELIMITERS[delimiter]} but {other[0]}s: "
+                    f"{shown(names[0])}; write the file with {_DELIMITERS[delimiter]}s")
 
 
 def parse_plain_tsv(file: pathlib.Path, *, header: Sequence[str] = (),
@@ -83,7 +132,7 @@ def parse_plain_tsv(file: pathlib.Path, *, header: Sequence[str] = (),
   rows = ((number, line.split("\t")) for number, line in _lines(file) if line)
   if not header:
     _, header = next(rows, (0, ()))
-  return _checked(file, header, rows, skip_bad_rows)
+  return _checked(file, header, rows, skip_bad_rows, "\t")
 
 
 def parse_csv(file: pathlib.Path, *, skip_bad_rows: bool, delimiter: str = ",") -> Parsed:
@@ -103,7 +152,7 @@ def parse_csv(file: pathlib.Path, *, skip_bad_rows: bool, delimiter: str = ",") 
 
   rows = numbered_rows()
   _, header = next(rows, (0, ()))
-  return _checked(file, header, rows, skip_bad_rows)
+  return _checked(file, header, rows, skip_bad_rows, delimiter)
 
 
 def parse_tsv(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
@@ -126,75 +175,167 @@ def parse_tsv(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
   return plain if plain is not None and len(plain.lines) > len(quoted.lines) else quoted
 
 
-def parse_jsonl(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
-  """Parses one JSON object a line; the keys of all rows become columns."""
+# --- json and jsonl -------------------------------------------------------------------------
+
+
+class _Number(str):
+  """A number as JSON writes it."""
+
+  __slots__ = ()
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  if len(row := dict(pairs)) < len(pairs):
+    raise ValueError("a key stands twice in one object")
+  return row
+
+
+# NaN, which JSON does not have, is how Python and pandas write a missing value.
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_Number, parse_float=_Number,
+                            parse_constant=lambda _: None)
+_KINDS = {str: "text", _Number: "a number", bool: "true or false", list: "a list",
+          dict: "an object"}
+
+
+def parse_json(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
+  """Parses one JSON object a line, or one array of objects; all rows' keys become columns.
+
+  A column of integers is one of integers. Numbers of any other column stay text, as they are
+  written: none is rounded, and 1 beside 1.5 does not become 1.0.
+
+  Raises:
+    UserError: anything else than objects, a column of several types, or half of a surrogate
+      pair, with file and line.
+  """
   del skip_bad_rows  # no row has a wrong number of fields
-  import pyarrow.json
+  import pyarrow
 
-  lines = [(number, len(line)) for number, line in _lines(file) if line.strip()]
-  if not lines:
-    return Parsed(pyarrow.table({}), ())
-  content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
-  longest = max(size for _, size in lines)
-  options = pyarrow.json.ReadOptions(block_size=max(1 << 20, 8 * longest))
-
-  def parsed(**schema: Any) -> "pyarrow.Table":
-    return pyarrow.json.read_json(io.BytesIO(content), options,
-                                  pyarrow.json.ParseOptions(**schema))
-
-  try:
-    columns = parsed()
-    dates = [pyarrow.field(field.name, pyarrow.string()) for field in columns.schema
-             if pyarrow.types.is_timestamp(field.type)]
-    if dates:  # a text that reads like a date is a text
-      columns = parsed(explicit_schema=pyarrow.schema(dates))
-  except pyarrow.ArrowInvalid as error:
-    raise _bad_line(file, error) from error
-  _check_integers(file, [field.name for field in columns.schema
-                         if pyarrow.types.is_floating(field.type)])
-  return Parsed(columns, [number for number, _ in lines])
-
-
-def _check_integers(file: pathlib.Path, float_columns: Sequence[str]) -> None:
-  """Raises UserError for an integer of a jsonl that pyarrow has rounded to a float."""
-  for number, line in _lines(file) if float_columns else ():
-    row = json.loads(line) if line.strip() else {}
-    for name in float_columns:
-      if type(row.get(name)) is int and abs(row[name]) > 1 << 53:
-        raise UserError(f"{file}:{number}: column {name!r} would round the integer "
-                        f"{str(row[name])[:40]}; write the column as strings")
-
-
-def _bad_line(file: pathlib.Path, error: Exception) -> UserError:
-  """Finds the line of a jsonl that pyarrow could not read."""
-  types: dict[str, type] = {}
-  for number, line in _lines(file):
-    if not line.strip():
-      continue
-    try:
-      row = json.loads(line)
-    except ValueError as reason:
-      return UserError(f"{file}:{number}: not JSON: {reason}")
+  lines: list[int] = []
+  columns: dict[str, list[Any]] = {}
+  kinds: dict[str, type] = {}
+  with file.open("rb") as stream:
+    start = stream.read(1 << 12).removeprefix(codecs.BOM_UTF8).lstrip()
+  for line, row in (_array_items if start.startswith(b"[") else _line_values)(file):
     if not isinstance(row, dict):
-      return UserError(f"{file}:{number}: a row must be an object, not {line[:40]}")
+      raise UserError(f"{file}:{line}: a row must be an object, not {shown(row)}")
     for name, value in row.items():
-      kind = float if type(value) is int else type(value)
-      if value is not None and types.setdefault(name, kind) is not kind:
-        return UserError(f"{file}:{number}: column {name!r} is {str(value)[:40]!r} here and of "
-                         "another type before; a column must have one type")
-  return UserError(f"{file} cannot be read: {first_line(error)}")
+      cells = columns.setdefault(name, [])
+      cells.extend([None] * (len(lines) - len(cells)))
+      cells.append(value)
+      if value is not None and kinds.setdefault(name, type(value)) is not type(value):
+        raise UserError(f"{file}:{line}: column {shown(name)} is {_KINDS[type(value)]} here and "
+                        f"{_KINDS[kinds[name]]} before; a column must have one type")
+      for text in (name, value):
+        if isinstance(text, str) and not text.isascii() and _has_surrogate(text):
+          raise UserError(f"{file}:{line}: column {shown(name)} has half of a surrogate pair "
+                          "(such as \\ud83d), which is no character")
+    lines.append(line)
+  for cells in columns.values():
+    cells.extend([None] * (len(lines) - len(cells)))
+  return Parsed(pyarrow.table({name: _arrow_column(cells, kinds.get(name))
+                               for name, cells in columns.items()}), lines)
+
+
+def _line_values(file: pathlib.Path) -> Iterator[tuple[int, Any]]:
+  """Yields (line, value): one a line."""
+  for number, line in _lines(file):
+    if line.strip():
+      start = _JSON_SPACE.match(line).end()
+      value, end = _json_value(file, number, line, start)
+      if line[end:].strip():
+        raise UserError(f"{file}:{number}: not JSON: more than one value in the line")
+      yield number, value
+
+
+def _array_items(file: pathlib.Path) -> Iterator[tuple[int, Any]]:
+  """Yields (line, value) for the items of a file's one array, which may have no line end."""
+  text = _decoded(file, 1, file.read_bytes())
+  position, line, separator = _JSON_SPACE.match(text).end(), 1, "["
+  line += text.count("\n", 0, position)
+  while text.startswith(separator, position):
+    start = _JSON_SPACE.match(text, position + 1).end()
+    line += text.count("\n", position, start)
+    position = start
+    if separator == "[" and text.startswith("]", position):
+      break
+    value, end = _json_value(file, 1, text, start)
+    yield line, value
+    position = _JSON_SPACE.match(text, end).end()
+    line += text.count("\n", start, position)
+    separator = ","
+  if text[position:].strip() != "]":
+    raise UserError(f"{file}:{line}: not JSON: the array must go on with a comma or end with ]")
+
+
+def _json_value(file: pathlib.Path, line: int, text: str, start: int) -> tuple[Any, int]:
+  """Decodes the value at text[start:]; returns it and its end. line: where `text` begins."""
+  try:
+    return _DECODER.raw_decode(text, start)
+  except json.JSONDecodeError as error:
+    raise UserError(f"{file}:{line + error.lineno - 1}: not JSON: {error.msg} at column "
+                    f"{error.colno}") from error
+  except (ValueError, RecursionError) as error:  # of `_unique`, and of thousands of brackets
+    reason = "it is nested too deep" if isinstance(error, RecursionError) else error
+    raise UserError(f"{file}:{line + text.count(chr(10), 0, start)}: {reason}") from error
+
+
+def _has_surrogate(text: str) -> bool:
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return True
+  return False
+
+
+def _arrow_column(cells: Sequence[Any], kind: type | None) -> "pyarrow.Array":
+  """Returns a column of cells of one kind; None: of nulls."""
+  import pyarrow
+
+  types = {str: pyarrow.string(), bool: pyarrow.bool_(), list: pyarrow.list_(pyarrow.string()),
+           dict: pyarrow.struct({"": pyarrow.string()}), None: pyarrow.null()}
+  if kind is _Number:
+    if all(cell is None or _SHORT_INTEGER.fullmatch(cell) for cell in cells):
+      return pyarrow.array((cell if cell is None else int(cell) for cell in cells),
+                           pyarrow.int64())
+    return pyarrow.array(cells, pyarrow.string())
+  if kind in (list, dict):
+    return pyarrow.nulls(len(cells), types[kind])
+  return pyarrow.array(cells, types[kind])
+
+
+# --- parquet --------------------------------------------------------------------------------
 
 
 def parse_parquet(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
-  """Parses parquet; dictionary-encoded columns become plain ones."""
+  """Parses parquet; dictionary-encoded columns become plain ones.
+
+  What `datasets` wrote about the columns (the names of classes) is kept.
+  """
   del skip_bad_rows  # no row has a wrong number of fields
+  import datasets
   import pyarrow.parquet
 
   try:
-    columns = pyarrow.parquet.read_table(file)
-  except Exception as error:  # ArrowInvalid, OSError
+    schema = pyarrow.parquet.read_schema(file)
+    _check_names(file, schema.names)
+    about = (datasets.Features.from_arrow_schema(schema).arrow_schema.metadata
+             if b"huggingface" in (schema.metadata or {}) else None)
+    nested = [field.name for field in schema if pyarrow.types.is_nested(field.type)
+              or pyarrow.types.is_binary(field.type) or pyarrow.types.is_large_binary(field.type)]
+    read = pyarrow.parquet.read_table(
+        file, columns=[name for name in schema.names if name not in set(nested)])
+    columns = []
+    for field in schema:
+      if field.name in set(nested):
+        column = pyarrow.nulls(read.num_rows, field.type)
+      else:
+        column = read[field.name]
+      if pyarrow.types.is_dictionary(column.type):  # `datasets` has no such type
+        column = column.cast(column.type.value_type)
+      columns.append(column)
+  except UserError:
+    raise
+  except Exception as error:  # ArrowInvalid, OSError, and datasets' own for its metadata
     raise UserError(f"{file} cannot be read as parquet: {first_line(error)}") from error
-  for i, field in enumerate(columns.schema):
-    if pyarrow.types.is_dictionary(field.type):  # `datasets` has no such type
-      columns = columns.set_column(i, field.name, columns[i].cast(field.type.value_type))
-  return Parsed(columns, range(1, columns.num_rows + 1))
+  return Parsed(pyarrow.table(columns, names=schema.names, metadata=about),
+                range(1, read.num_rows + 1))

@@ -1,8 +1,12 @@
 """A classification run's data: its tokenized splits, its task, and the order of its classes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import csv
 import dataclasses
+import hashlib
+import json
 import pathlib
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -11,9 +15,11 @@ import checkpoint_utils
 from classification import labels, tables, tasks
 import data
 from support import files
-from support.errors import UserError
+from support.errors import shown, UserError
 from support.reporting import say
 from tokenization import Tokenizer
+
+_MUCH_UNKNOWN = 0.03  # of the tokens: beyond it a vocabulary is another language's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +44,18 @@ class RunData:
   label_names: tuple[str, ...]
   splits: Mapping[str, LabelledSplit]
 
+  def digests(self) -> dict[str, str]:
+    """Returns a hash of each labelled split, for `experiment.check_same_data`."""
+    digests = {}
+    for split in self.splits.keys() - self.task.test_splits.keys() | (
+        self.splits.keys() & self.task.eval_splits.keys()):
+      examples = self.splits[split].examples
+      content = hashlib.sha256(json.dumps(self.label_names).encode())
+      for array in (examples.tokens, examples.offsets, examples.first_lengths, examples.labels):
+        content.update(np.ascontiguousarray(array))
+      digests[f"the rows of {split}"] = content.hexdigest()
+    return digests
+
 
 def read_run_data(config: ml_collections.ConfigDict,
                   checkpoint: checkpoint_utils.Checkpoint | None, tokenizer: Tokenizer) -> RunData:
@@ -51,26 +69,54 @@ def read_run_data(config: ml_collections.ConfigDict,
   source = tables.find_source(config.dataset_name, config.dataset_path, config.skip_bad_rows,
                               cache_dir)
   say(f"data: {source.description}")
-  read = {split: source.read(split) for split in wanted_splits(config, source)}
+  wanted = wanted_splits(config, source)
+  read = {split: source.read(split) for split in wanted}
   layout = choose_columns(config, source, next(iter(read.values())), checkpoint)
-  task = source.glue_task or infer_task(config, layout, read, checkpoint)
+  read = {split: tables.usable_rows(
+      table, layout, labelled=wanted[split], blank_texts=source.glue_task is not None,
+      skip=config.skip_bad_rows) for split, table in read.items()}
+  values = {split: labels.label_values(read[split], layout)
+            for split, labelled in wanted.items() if labelled}
+  task = source.glue_task or infer_task(config, layout, read, values, checkpoint)
+  task = tasks.with_positive_class(task, config.positive_class)
   label_names = order_labels(config, task, checkpoint)
-  splits = {}
+  say_task(layout, task, label_names)
+  splits, unknown = {}, {}
   for split, table in read.items():
-    if split in task.test_splits:  # labels are absent or withheld
-      encoded = np.zeros(len(table), np.float32 if task.regression else np.int32)
-    else:
-      encoded = labels.encode_labels(table, labels.label_values(table, layout), task, label_names)
-    examples = data.tokenize(table.texts(layout.texts), encoded, tokenizer,
+    encoded = (labels.encode_labels(table, values[split], task, label_names) if split in values
+               else np.zeros(len(table), np.float32 if task.regression else np.int32))
+    examples = data.tokenize(table.rows.select_columns(list(layout.texts)), encoded, tokenizer,
                              config.max_seq_length, cache_dir)
     row_ids = tables.row_ids(table) if split in task.test_splits else []
     splits[split] = LabelledSplit(examples, row_ids)
-    say(f"  {split}: {len(examples):,} examples, {examples.lengths.mean():.1f} tokens on average, "
-        f"{examples.lengths.max()} at most"
-        + (f"; {examples.truncated:,} truncated" if examples.truncated else "")
-        + (f"; {table.skipped} bad rows left out" if table.skipped else ""))
+    unknown[split] = data.unknown_share(examples, tokenizer)
+    say_split(split, table, examples, unknown[split])
+  if max(unknown.values()) > _MUCH_UNKNOWN:
+    say("  warning: so many [UNK], all the same to the model, mean that the tokenizer is for "
+        "another language or spelling (cased, uncased)")
   files.keep_within(cache_dir, config.cache_gigabytes * 1e9)
   return RunData(task, label_names, splits)
+
+
+def say_task(layout: tables.Layout, task: tasks.Task, label_names: Sequence[str]) -> None:
+  """Prints the columns and classes, as they are configured or were recognized."""
+  classes = f"classes: {tasks.quoted(label_names)}" if label_names else "regression"
+  if task.positive_class:
+    classes += f" (F1 is that of {shown(task.positive_class)})"
+  say(f"  texts: {tasks.quoted(layout.texts)}; "
+      + (f"label: {shown(layout.label)}; " if layout.label else "") + classes)
+  if layout.unused:
+    say(f"  unused columns: {tasks.quoted(layout.unused)} "
+        "(--config.text_columns=a,b names the one or two texts)")
+
+
+def say_split(split: str, table: tables.Table, examples: data.TokenizedSplit,
+              unknown: float) -> None:
+  """Prints the size of a split, its share of [UNK], and what was cut or left out."""
+  say(f"  {split}: {len(examples):,} examples, {examples.lengths.mean():.1f} tokens on average, "
+      f"{examples.lengths.max()} at most, {unknown:.1%} [UNK]"
+      + (f"; {examples.truncated:,} truncated" if examples.truncated else "")
+      + "".join(f"; {note}" for note in table.notes))
 
 
 def choose_columns(config: ml_collections.ConfigDict, source: tables.LabelledSource,
@@ -83,8 +129,9 @@ def choose_columns(config: ml_collections.ConfigDict, source: tables.LabelledSou
   """
   trained = checkpoint.text_columns if checkpoint and not config.do_train else ()
   inherited = trained if all(name in table.rows.column_names for name in trained) else ()
-  layout = tables.recognize_columns(source, table, names_in(config.text_columns) or inherited,
-                                    config.label_column)
+  layout = tables.recognize_columns(
+      source, table, names_in("text_columns", config.text_columns) or inherited,
+      config.label_column)
   if trained and len(trained) != len(layout.texts):
     raise UserError(f"{checkpoint.path} was trained on {len(trained)} texts ({', '.join(trained)}) "
                     f"and {table.source} gives {len(layout.texts)} ({', '.join(layout.texts)}); "
@@ -92,68 +139,113 @@ def choose_columns(config: ml_collections.ConfigDict, source: tables.LabelledSou
   return layout
 
 
-def wanted_splits(config: ml_collections.ConfigDict, source: tables.LabelledSource) -> list[str]:
-  """Names the splits that the config needs.
+def wanted_splits(config: ml_collections.ConfigDict,
+                  source: tables.LabelledSource) -> dict[str, bool]:
+  """Names the splits that the config needs, and whether their labels are used.
 
   Raises:
     UserError: one of them is not there.
   """
-  task = source.glue_task or tasks.own_task((), ())  # for its splits; its classes come later
-  wanted = [*(["train"] if config.do_train else []),
-            *(task.eval_splits if config.do_eval else ()),
-            *(task.test_splits if config.do_predict else ())]
+  task = source.glue_task or tasks.own_task((), (), config.eval_split)  # for its splits alone
+  if source.glue_task and config.eval_split != "validation":
+    raise UserError(f"eval_split is for your own data; {task.name} is evaluated on "
+                    f"{', '.join(task.eval_splits)}")
+  labelled = [*(["train"] if config.do_train else []),
+              *(task.eval_splits if config.do_eval else ())]
+  wanted = dict.fromkeys(labelled, True)
+  for split in task.test_splits if config.do_predict else ():
+    wanted.setdefault(split, False)
   if not wanted:
     raise UserError("nothing to do: do_train, do_eval and do_predict are all False")
+  if source.one_file and config.do_train and len(wanted) > 1:
+    raise UserError(f"dataset_path {source.description} is one file: it can be trained on alone "
+                    "(--config.do_eval=False), or scored and predicted (--config.do_train=False); "
+                    "otherwise give a folder of train, validation and test files")
   for split in wanted:
     if split not in source.splits:
-      flag = ("do_train" if split == "train" else "do_eval" if split in task.eval_splits else
-              "do_predict")
+      flag = ("do_train=False needs none" if split == "train" else
+              "do_predict=False needs none" if split not in task.eval_splits else
+              "do_eval=False needs none" + (
+                  "" if source.glue_task else ", --config.eval_split=NAME takes another"))
       raise UserError(f"{source.description} has no {split} split; it has "
-                      f"{', '.join(source.splits) or 'none'} (--config.{flag}=False needs none)")
+                      f"{', '.join(source.splits) or 'none'} (--config.{flag})")
   return wanted
 
 
-def names_in(text: str) -> tuple[str, ...]:
-  """Splits a comma-separated flag into names; one that stands twice is an error."""
-  names = tuple(name.strip() for name in text.split(",") if name.strip())
+def names_in(knob: str, value: str) -> tuple[str, ...]:
+  """Splits a knob's comma-separated names, which may be quoted as in csv.
+
+  Raises:
+    UserError: a value that is no text, or a name that stands twice.
+  """
+  try:
+    row = next(csv.reader([value], skipinitialspace=True, strict=True), [])
+  except (csv.Error, TypeError) as error:  # of quotes, or of a config file of the user's own
+    raise UserError(f'{knob} must be names such as a,b or "a, with comma",b, not {shown(value)}'
+                    ) from error
+  names = tuple(name.strip() for name in row if name.strip())
   if len(set(names)) < len(names):
-    raise UserError(f"{text!r} names something twice")
+    raise UserError(f"{knob} {shown(value)} names something twice")
   return names
 
 
 def infer_task(config: ml_collections.ConfigDict, layout: tables.Layout,
-               read: Mapping[str, tables.Table],
+               read: Mapping[str, tables.Table], values: Mapping[str, Sequence[Any]],
                checkpoint: checkpoint_utils.Checkpoint | None) -> tasks.Task:
-  """Makes the task of a user's files: classes as configured, in the training data, or trained."""
+  """Makes the task of a user's files.
+
+  Its classes are those that are configured, that the data's ClassLabel names, that the training
+  labels hold, or that the model was trained on.
+  """
+  known = checkpoint.label_names if checkpoint else ()
+  named = next((read[split].class_names(layout.label) for split in values), ())
   if config.label_names:
-    names = names_in(config.label_names)
-  elif "train" in read:
-    names = labels.infer_label_names(read["train"], labels.label_values(read["train"], layout),
-                                     config.label_type)
-  elif checkpoint.regression or checkpoint.label_names:
-    names = checkpoint.label_names
+    names = names_in("label_names", config.label_names)
+  elif named and config.label_type != "float" and (config.do_train or set(named) == set(known)):
+    names = named
+  elif "train" in values:
+    names = labels.infer_label_names(read["train"], values["train"], config.label_type)
+    names = order_labels(config, tasks.own_task((), names), checkpoint)
+  elif checkpoint.regression or known:
+    names = known
   else:
     raise UserError(f"{checkpoint.path} does not say what its classes are called; name them in "
                     "order: --config.label_names=a,b")
   if len(names) == 1:
-    raise UserError(f"the only class is {names[0]!r}; there is nothing to tell apart")
-  say(f"  texts: {', '.join(layout.texts)}; label: {layout.label}; "
-      + (f"classes: {', '.join(names)}" if names else "regression"))
-  return tasks.own_task(layout.texts, names)
+    raise UserError(f"the only class is {shown(names[0])}; there is nothing to tell apart")
+  return tasks.own_task(layout.texts, names, config.eval_split)
 
 
 def order_labels(config: ml_collections.ConfigDict, task: tasks.Task,
                  checkpoint: checkpoint_utils.Checkpoint | None) -> tuple[str, ...]:
   """Puts the task's classes in the order of the model's outputs: the checkpoint's, if it has one.
 
+  Names that differ in capitals alone are the same, where no two classes of the task do.
+
   Raises:
-    UserError: configured names that are not the task's.
+    UserError: configured names that are not the task's, or not in the checkpoint's order.
   """
-  known = checkpoint.label_names if checkpoint else ()
-  if set(known) == set(task.label_names):
-    return known
-  configured = names_in(config.label_names)
+  configured = names_in("label_names", config.label_names)
   if configured and set(configured) != set(task.label_names):
-    raise UserError(f"label_names {', '.join(configured)} are not the classes of {task.name}: "
-                    f"{', '.join(task.label_names) or 'none (regression)'}")
-  return configured or task.label_names
+    raise UserError(f"label_names {tasks.quoted(configured)} are not the classes of {task.name}: "
+                    f"{tasks.quoted(task.label_names) or 'none (regression)'}")
+  known = checkpoint.label_names if checkpoint else ()
+  ours = {name.casefold(): name for name in task.label_names}
+  order = known if set(known) == set(task.label_names) else tuple(
+      ours.get(name.casefold(), "") for name in known)
+  if sorted(order) != sorted(task.label_names):
+    return configured or task.label_names
+  if configured and configured != order:
+    raise UserError(f"label_names has another order than {checkpoint.path}, whose outputs are "
+                    f"{tasks.quoted(order)}; leave the flag out")
+  return order
+
+
+def same_names(these: Sequence[str], those: Sequence[str]) -> bool:
+  """Whether two lists name the same classes in the same order, whatever the capitals.
+
+  Capitals count where two names of one list differ in nothing else.
+  """
+  folded = [[name.casefold() for name in names] for names in (these, those)]
+  return list(these) == list(those) or (
+      folded[0] == folded[1] and len(set(folded[0])) == len(these))

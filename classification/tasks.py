@@ -4,7 +4,7 @@ A task says which columns hold the texts and the label, what the classes are cal
 splits are scored and how. Files are read in `tables.py`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from support import files
-from support.errors import UserError
+from support.errors import shown, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Task:
     eval_splits: split -> suffix of its metrics' names.
     test_splits: split -> GLUE's name of the prediction file.
     predicts_names: the leaderboard wants label names, not numbers.
+    positive_class: of two classes the one whose F1 is computed; "" for the second.
+    values: range that a regression's leaderboard file is clipped to, with 3 decimals.
   """
 
   name: str
@@ -48,6 +50,8 @@ class Task:
   eval_splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"validation": ""})
   test_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
   predicts_names: bool = False
+  positive_class: str = ""
+  values: tuple[float, float] | None = None
 
   @property
   def regression(self) -> bool:
@@ -70,7 +74,8 @@ GLUE_TASKS: dict[str, Task] = {task.name: task for task in (
          folder="QQP", tsv_texts=("question1", "question2"), tsv_label="is_duplicate",
          test_splits={"test": "QQP"}),
     Task("stsb", _PAIR, (), ("pearson", "spearman"),
-         folder="STS-B", tsv_texts=_PAIR, tsv_label="score", test_splits={"test": "STS-B"}),
+         folder="STS-B", tsv_texts=_PAIR, tsv_label="score", test_splits={"test": "STS-B"},
+         values=(0.0, 5.0)),
     Task("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"),
          ("accuracy",), folder="MNLI", tsv_texts=_PAIR, tsv_label="gold_label",
          eval_splits={"validation_matched": "", "validation_mismatched": "_mismatched"},
@@ -88,24 +93,47 @@ _WNLI = ("wnli is refused: its dev set contradicts its training set by design, s
 
 
 def glue_task(name: str) -> Task:
-  """Looks up a GLUE task by its name.
+  """Looks up a GLUE task by its name on the hub or its folder's: mrpc, MRPC, sst2, SST-2.
 
   Raises:
     UserError: no such task, or WNLI.
   """
-  if name.lower() == "wnli":
+  known = name.lower().replace("-", "")
+  if known == "wnli":
     raise UserError(_WNLI)
-  if name not in GLUE_TASKS:
-    raise UserError(f"dataset_name {name!r} is no GLUE task; known: {', '.join(GLUE_TASKS)} "
+  if known not in GLUE_TASKS:
+    raise UserError(f"dataset_name {shown(name)} is no GLUE task; known: {', '.join(GLUE_TASKS)} "
                     "(blank for your own files at dataset_path)")
-  return GLUE_TASKS[name]
+  return GLUE_TASKS[known]
 
 
-def own_task(text_columns: tuple[str, ...], label_names: tuple[str, ...]) -> Task:
+def own_task(text_columns: tuple[str, ...], label_names: tuple[str, ...],
+             eval_split: str = "validation") -> Task:
   """Makes a task of the user's own; without label names it is a regression."""
   metrics = ("accuracy", "f1", "matthews_correlation") if label_names else ("pearson", "spearman")
   return Task("own", text_columns, label_names, metrics, numbered=False,
-              test_splits={"test": "test"}, predicts_names=True)
+              eval_splits={eval_split: ""}, test_splits={"test": "test"}, predicts_names=True)
+
+
+def with_positive_class(task: Task, name: str) -> Task:
+  """Chooses the class whose F1 is computed; blank: the second of two.
+
+  Raises:
+    UserError: no such class, or a task without an F1 of one class.
+  """
+  binary = len(task.label_names) == 2 and "f1" in task.metrics
+  if name and not (binary and name in task.label_names):
+    raise UserError(f"positive_class {shown(name)}: " + (
+        f"the classes are {quoted(task.label_names)}" if binary else
+        f"{task.name} has no F1 of one class (it needs two classes)"))
+  return dataclasses.replace(
+      task, positive_class=name or task.label_names[1] if binary else "")
+
+
+def quoted(names: Sequence[str], most: int = 20) -> str:
+  """Returns names as messages list them: 'a', 'b', 'c'."""
+  more = f" and {len(names) - most:,} more" if len(names) > most else ""
+  return ", ".join(map(shown, names[:most])) + more
 
 
 # --- Metrics --------------------------------------------------------------------------------
@@ -121,7 +149,7 @@ def score(task: Task, predictions: np.ndarray, labels: np.ndarray,
   """Computes GLUE's metrics for the task.
 
   Args:
-    task: its second class is the one whose F1 counts; beyond two classes F1 is the macro mean.
+    task: names the class whose F1 counts; beyond two classes F1 is the macro mean.
     predictions: [examples] class numbers in the model's order, or values.
     labels: [examples] likewise.
     label_names: the model's classes in its order.
@@ -133,9 +161,10 @@ def score(task: Task, predictions: np.ndarray, labels: np.ndarray,
   from sklearn import metrics
 
   binary = len(task.label_names) == 2
+  positive = task.positive_class or (task.label_names[1] if binary else "")
   f1 = functools.partial(
-      metrics.f1_score, average="binary" if binary else "macro", zero_division=0.0,
-      pos_label=label_names.index(task.label_names[1]) if binary else 1)
+      metrics.f1_score, average="binary" if positive else "macro", zero_division=0.0,
+      pos_label=label_names.index(positive) if positive else 1)
   functions = {
       "accuracy": metrics.accuracy_score,
       "f1": f1,
@@ -164,18 +193,42 @@ def write_leaderboard_file(path: pathlib.Path, task: Task, predictions: np.ndarr
   Args:
     path: the file; written whole or not at all.
     task: says whether names, numbers or values are wanted.
-    predictions: [examples] class numbers in the model's order, or values.
+    predictions: [examples] class numbers in the model's order, or float32 values.
     label_names: the model's classes in its order.
     index: [examples] the test rows' ids.
   """
-  if task.regression:
-    values = [f"{value:.3f}" for value in predictions]
+  if task.values:
+    values = [f"{value:.3f}" for value in predictions.clip(*task.values)]
+  elif task.regression:
+    values = list(map(str, predictions))  # as many digits as tell two floats apart
   elif task.predicts_names:
     values = [label_names[p] for p in predictions]
   else:  # GLUE's numbers, whatever order the model has its classes in
     values = [str(task.label_names.index(label_names[p])) for p in predictions]
+  _write_tsv(path, ("index", "prediction"), zip(index, values, strict=True))
+
+
+def write_probabilities(path: pathlib.Path, logits: np.ndarray, label_names: Sequence[str],
+                        index: Sequence[str]) -> None:
+  """Writes `index` and the probability of each class, a column each in the model's order.
+
+  Args:
+    path: the file; written whole or not at all.
+    logits: [examples, classes].
+    label_names: the model's classes in its order.
+    index: [examples] the test rows' ids.
+  """
+  exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+  probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
+  rows = ((place, *(f"{p:.6f}" for p in row))
+          for place, row in zip(index, probabilities, strict=True))
+  _write_tsv(path, ("index", *label_names), rows)
+
+
+def _write_tsv(path: pathlib.Path, header: Sequence[str],
+               rows: Iterable[Sequence[str]]) -> None:
   with (files.written_whole(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file):
     writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-    writer.writerow(("index", "prediction"))
-    writer.writerows(zip(index, values, strict=True))
+    writer.writerow(header)
+    writer.writerows(rows)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -169,6 +170,16 @@ def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, monke
   assert started.tokenizer == str(tmp_path / "out" / "tokenizer")
   with (tmp_path / "out" / "metrics.jsonl").open("a") as file:
     file.write('{"step": 2')  # as a killed run may leave it
+  changed = write_mrpc(tmp_path / "changed", seed=1)
+  glue = pathlib.Path(next(a for a in arguments if "dataset_path" in a).partition("=")[2])
+  for split in ("train", "dev"):
+    file = glue / "MRPC" / f"{split}.tsv"
+    before = file.read_bytes()
+    file.write_bytes((changed / "MRPC" / file.name).read_bytes())
+    name = "validation" if split == "dev" else split
+    with pytest.raises(UserError, match=f"the rows of {name} hold something else than when the"):
+      run(*arguments)
+    file.write_bytes(before)
   run(*arguments)
   assert "continuing after step 20" in capsys.readouterr().out
   weights = "model/model.safetensors"
@@ -212,7 +223,7 @@ def test_mnli_then_rte(tmp_path, vocab_dir, capsys):
     rows = (tmp_path / "mnli" / "predictions" / f"{name}.tsv").read_text().splitlines()[1:]
     assert {row.split("\t")[1] for row in rows} <= {"entailment", "neutral", "contradiction"}
   capsys.readouterr()
-  with pytest.raises(UserError, match="has no trained classifier/bias, .* for rte .ent"):
+  with pytest.raises(UserError, match="has no trained classifier/bias, .* for rte .'ent"):
     run(*common, "--config.dataset_name=rte", "--config.do_train=False",
         f"--config.init_checkpoint={tmp_path / 'mnli'}", f"--output_dir={tmp_path / 'none'}")
   assert not (tmp_path / "none").exists()
@@ -279,13 +290,114 @@ def test_regression_keeps_floats(tmp_path, vocab_dir):
         f"--config.dataset_path={pairs}", f"--output_dir={tmp_path / 'other'}")
 
 
-def test_a_finished_run_fits_any_number_of_devices(tmp_path):
+@pytest.mark.parametrize("what", ["train", "eval", "predict"])
+def test_a_batch_size_must_fit_the_devices_where_it_is_used(tmp_path, what):
   import configs.classifier
   config = configs.classifier.get_config()
-  config.train_batch_size = 6  # there are 4
-  with pytest.raises(UserError, match="train_batch_size 6 is not a positive multiple"):
+  config.do_predict = True
+  config[f"{what}_batch_size"] = 6  # there are 4 devices
+  with pytest.raises(UserError, match=f"{what}_batch_size 6 is not a positive multiple"):
     run_classifier.check_batch_sizes(experiment.Run(tmp_path, config, finished=False))
-  run_classifier.check_batch_sizes(experiment.Run(tmp_path, config, finished=True))
+  config[f"do_{what}"] = False
+  run_classifier.check_batch_sizes(experiment.Run(tmp_path, config, finished=False))
+  config[f"do_{what}"] = True
+  if what == "train":
+    run_classifier.check_batch_sizes(experiment.Run(tmp_path, config, finished=True))
+
+
+# --- The user's own data ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def capitals(tmp_path_factory, vocab_dir):
+  """A run on one's own rows with classes POSITIVE and NEGATIVE, in this order, and their folder."""
+  base = tmp_path_factory.mktemp("capitals")
+  rows = [f"the film is {'good' if i % 2 else 'bad'},{'NEGATIVE' if i % 2 else 'POSITIVE'}"
+          for i in range(16)]
+  (base / "train.csv").write_text("\n".join(["text,label", *rows, "the film,"]))
+  run(*TINY, f"--config.tokenizer={vocab_dir}", f"--config.dataset_path={base / 'train.csv'}",
+      "--config.do_eval=False", "--config.label_names=POSITIVE,NEGATIVE",
+      "--config.skip_bad_rows=True", "--config.num_train_epochs=8.0",
+      f"--output_dir={base / 'out'}")
+  return base
+
+
+def score_with(model, out, *arguments):
+  """Scores a model and returns the results."""
+  run("--config.do_train=False", "--config.max_seq_length=16", "--config.eval_batch_size=4",
+      "--config.predict_batch_size=4", f"--config.init_checkpoint={model}", *arguments,
+      f"--output_dir={out}")
+  return json.loads((out / "eval_results.json").read_text())
+
+
+def test_one_file_is_scored_and_predicted(capitals, tmp_path, capsys):
+  """A label is missing: the row is left out, counted, and keeps its number."""
+  results = score_with(capitals / "out", tmp_path / "out", "--config.do_predict=True",
+                       f"--config.dataset_path={capitals / 'train.csv'}",
+                       "--config.skip_bad_rows=True", "--config.positive_class=POSITIVE")
+  said = capsys.readouterr().out
+  assert ("texts: 'text'; label: 'label'; classes: 'POSITIVE', 'NEGATIVE' (F1 is that of "
+          "'POSITIVE')") in said
+  assert "validation: 16 examples, 6.0 tokens on average, 6 at most, 0.0% [UNK]; rows w" in said
+  assert "rows without label left out: 1" in said
+  assert results["eval_accuracy"] == results["eval_f1"] == 1.0
+  predictions = tmp_path / "out" / "predictions"
+  lines = (predictions / "test.tsv").read_text().splitlines()
+  assert len(lines) == 18  # to be predicted a row needs no label
+  assert lines[:3] == ["index\tprediction", "0\tPOSITIVE", "1\tNEGATIVE"]
+  header, first, *_ = (predictions / "test.probabilities.tsv").read_text().splitlines()
+  assert header == "index\tPOSITIVE\tNEGATIVE"
+  assert float(first.split("\t")[1]) > 0.5
+  assert sum(map(float, first.split("\t")[1:])) == pytest.approx(1)
+
+
+def write_sst2(folder):
+  (folder / "SST-2").mkdir(parents=True)
+  rows = [f"the film is {'good' if i % 2 else 'bad'}\t{(i + 1) % 2}" for i in range(8)]
+  (folder / "SST-2" / "dev.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+  return folder
+
+
+def test_classes_are_matched_whatever_their_capitals(capitals, tmp_path):
+  """The task's 1 is positive, the model's first output."""
+  results = score_with(capitals / "out", tmp_path / "out", "--config.dataset_name=SST-2",
+                       f"--config.dataset_path={write_sst2(tmp_path)}")
+  assert results["eval_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("names", [("gut", "schlecht"), ("LABEL_0", "LABEL_1")])
+def test_a_flag_names_the_outputs_of_a_model_to_be_scored(capitals, tmp_path, names):
+  model = tmp_path / "model"
+  shutil.copytree(capitals / "out" / "model", model)
+  config = json.loads((model / "config.json").read_text())
+  (model / "config.json").write_text(json.dumps(config | {"id2label": dict(enumerate(names))}))
+  glue = ("--config.dataset_name=sst2", f"--config.dataset_path={write_sst2(tmp_path)}")
+  with pytest.raises(UserError, match="has no trained classifier/bias.* or say what its outputs "
+                                      "are called, in their order: --config.label_names=a,b"):
+    score_with(model, tmp_path / "out", *glue)
+  results = score_with(model, tmp_path / "out", *glue, "--config.label_names=positive,negative")
+  assert results["eval_accuracy"] == 1.0
+
+
+def test_a_model_whose_classes_are_called_label_0_and_1(capitals, tmp_path, vocab_dir):
+  rows = (capitals / "train.csv").read_text().replace("NEGATIVE", "LABEL_0")
+  for name in ("train", "test"):
+    (tmp_path / f"{name}.csv").write_text(rows.replace("POSITIVE", "LABEL_1"))
+  run(*TINY, f"--config.tokenizer={vocab_dir}", f"--config.dataset_path={tmp_path}",
+      "--config.eval_split=test", "--config.skip_bad_rows=True", "--config.num_train_epochs=8.0",
+      f"--output_dir={tmp_path / 'out'}")
+  results = score_with(tmp_path / "out", tmp_path / "out2", f"--config.dataset_path={tmp_path}",
+                       "--config.eval_split=test", "--config.skip_bad_rows=True")
+  assert results == json.loads((tmp_path / "out" / "eval_results.json").read_text())
+  assert results["eval_accuracy"] == 1.0
+
+
+def test_another_vocabulary_is_warned_of(capitals, tmp_path, capsys):
+  (tmp_path / "test.csv").write_text("text,label\nSieben Filme the,POSITIVE\nacht,NEGATIVE\n")
+  score_with(capitals / "out", tmp_path / "out", f"--config.dataset_path={tmp_path / 'test.csv'}")
+  said = capsys.readouterr().out
+  assert "4.0 tokens on average, 5 at most, 75.0% [UNK]" in said
+  assert "warning: so many [UNK], all the same to the model, mean that the tokenizer" in said
 
 
 # --- What bad input gets ------------------------------------------------------------------------
@@ -304,13 +416,16 @@ def test_a_finished_run_fits_any_number_of_devices(tmp_path):
     (["--config.model.vocab_size=30"], "the tokenizer has 35 entries and the model's voc.* 30;"),
     (["--config.model.hidden_act=mish"], "config.model: hidden_act 'mish' is unknown"),
     (["--config.dtype=float16"], "dtype 'float16' is not one of float32, bfloat16"),
-    (["--config.label_names=yes,no"], "label_names yes, no are not the classes of mrpc"),
+    (["--config.label_names=yes,no"], "label_names 'yes', 'no' are not the classes of mrpc"),
+    (["--config.positive_class=yes"], "positive_class 'yes': the classes are 'not_equivalent',"),
+    (["--config.eval_split=test"], "eval_split is for your own data; mrpc is evaluated on valid"),
+    (['--config.text_columns="a'], "text_columns must be names such as a,b or \"a, with"),
     (["--config.num_train_epochs=0.01"], "40 training examples x 0.01 epochs make not one batch"),
     (["--config.do_train=False"], "nothing to score: give --config.init_checkpoint"),
     (["--config.do_train=False", "--config.do_eval=False"], "nothing to"),
     (["--config.tokenizer="], "no model is named: give --config.init_checkpoint"),
     (["--config.init_checkpoint=/no/model"], "init_checkpoint /no/model does not exist"),
-    (["--config.log_every_steps=0"], "log_every_steps must be at least 1, not 0"),
+    (["--config.log_every_steps=-1"], "log_every_steps must be at least 0, not -1"),
     (["--config.num_train_epochs=nan"], "num_train_epochs must be a finite number from 0, not nan"),
     (["--config.seed=-1"], "seed must be from 0 to 4294967295, not -1"),
     (["--config.matmul_precision=foo"], "matmul_precision 'foo' is not one of float32,"),

@@ -1,5 +1,6 @@
 """Tables in: every GLUE layout, saved datasets, the user's files; each error names its place."""
 
+import datetime
 import decimal
 import pathlib
 import re
@@ -12,10 +13,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from classification import labels, tables, tasks
-from support.errors import UserError
+from classification import labels, parsers, tables, tasks
+from support.errors import shown, UserError
 
 BINARY = ("no", "yes")
+ARABIC = ["\u0661", "\u0662"]  # digits, which Python's int() takes
 
 
 def refuses(*parts):
@@ -37,7 +39,7 @@ def find_source(name, path, skip_bad_rows=False):
 
 def texts_of(table, name):
   """A text column, as it would be tokenized."""
-  return [str(text) for text in table.texts([name])[:][name]]
+  return [str(text) for text in table.rows.select_columns([name])[:][name]]
 
 
 def columns_of(table):
@@ -55,6 +57,10 @@ def read(folder, split="train", name="", skip_bad_rows=False):
 def own_table(tmp_path, name, content, skip_bad_rows=False):
   """The training table of a folder with this one file."""
   return read(write(tmp_path, name, content), skip_bad_rows=skip_bad_rows)
+
+
+def usable(table, layout, *, labelled=True, blank_texts=False, skip=False):
+  return tables.usable_rows(table, layout, labelled=labelled, blank_texts=blank_texts, skip=skip)
 
 
 def encode(table, task, model_labels=None, label_column="", values=None):
@@ -211,9 +217,15 @@ def test_missing_path(path):
 
 
 def test_path_is_a_file(tmp_path):
-  file = write(tmp_path, "train.csv", "text,label\na,1\n") / "train.csv"
-  with refuses(f"{file} is a file", "folder that holds train, validation and test"):
-    find_source("", str(file), False)
+  """Whatever its name, it is the split that is asked for."""
+  file = write(tmp_path, "Mine.CSV", "text,label\na,1\n") / "Mine.CSV"
+  source = find_source("", str(file))
+  assert source.one_file
+  assert texts_of(source.read("test"), "text") == ["a"]
+  with refuses(f"dataset_path {file} is a file; for mrpc give the folder above MRPC/"):
+    find_source("mrpc", str(file))
+  with refuses("notes.txt is no file in csv, tsv, json, jsonl or parquet"):
+    find_source("", str(write(tmp_path, "notes.txt", "a") / "notes.txt"))
 
 
 def test_missing_task_folder(tmp_path):
@@ -230,8 +242,8 @@ def test_unknown_task_is_refused_first(path):
 
 
 def test_no_files(tmp_path):
-  with refuses(f"{tmp_path} holds no train, validation or test file in csv, tsv, jsonl or parquet",
-               "--config.dataset_name"):
+  with refuses(f"{tmp_path} holds no train, validation or test file in csv, tsv, json, jsonl or "
+               "parquet", "--config.dataset_name"):
     find_source("", str(write(tmp_path, "data.csv", "text,label\n")))
 
 
@@ -245,7 +257,7 @@ def test_several_files_of_a_split(tmp_path, first, second):
   assert second in str(error.value)
 
 
-@pytest.mark.parametrize("stem", ["validation", "dev", "valid"])
+@pytest.mark.parametrize("stem", ["validation", "dev", "valid", "val", "DEV"])
 def test_splits_of_own_files(tmp_path, stem):
   write(write(tmp_path, "train.csv", "text\na\n"), "test.jsonl", '{"text": "c"}')
   write(tmp_path, f"{stem}.tsv", "text\nb\n")
@@ -303,8 +315,16 @@ def test_saved_glue_in_the_hub_s_shape(tmp_path):
   assert encode(train, source.glue_task).tolist() == [1, 0]
   assert test.column("label") == [None]
   assert tables.row_ids(test) == ["7"]
-  with refuses("[test]:1: column 'label' is empty"):
-    encode(test, source.glue_task)
+  with refuses("[test]:1: column 'label' names no class (-1 or null); --config.skip_bad_rows=True"):
+    usable(test, tables.Layout(("sentence",), "label"), blank_texts=True)
+
+
+def test_splits_of_a_saved_dataset_have_usual_names(tmp_path):
+  rows = datasets.Dataset.from_dict({"text": ["a"]})
+  datasets.DatasetDict({"train": rows, "dev": rows, "extra": rows}).save_to_disk(tmp_path)
+  source = find_source("", str(tmp_path))
+  assert source.splits == ("train", "validation", "extra")
+  assert texts_of(source.read("validation"), "text") == ["a"]
 
 
 def test_saved_mnli_uses_the_hub_s_columns(tmp_path):
@@ -332,14 +352,13 @@ def test_saved_scores_stay_floats(tmp_path, kind):
   assert infer(table.column("label"), "auto") == ()
 
 
-def test_saved_classes_of_one_s_own(tmp_path):
-  hub_dataset(("spam", "ham"), labels=(0, 1, 0)).save_to_disk(tmp_path)
+def test_a_class_number_beyond_the_names(tmp_path):
+  hub_dataset(BINARY, labels=(1, 0)).save_to_disk(tmp_path)
   table = read(tmp_path)
-  names = infer(table.column("label"), "auto")
-  assert names == ("ham", "spam")
-  task = tasks.own_task(("sentence",), names)
-  assert encode(table, task).tolist() == [1, 0, 1]
-  assert encode(table, task, ("spam", "ham")).tolist() == [0, 1, 0]
+  data = table.rows.data.table.set_column(1, "label", [[1, 7]])
+  broken = tables.Table("it", datasets.Dataset(data, info=table.rows.info))
+  with refuses("it:2: column 'label' is 7, beyond its 2 classes"):
+    broken.column("label")
 
 
 @pytest.mark.parametrize("content", ["{", '{"splits": ["train"]}'])
@@ -383,7 +402,7 @@ def test_a_short_row_does_not_turn_quoting_off(tmp_path):
   content = 'text\tlabel\n"a\tb"\t1\n"c ""x"""\t0\nd\n'
   table = own_table(tmp_path, "train.tsv", content, skip_bad_rows=True)
   assert table.column("text") == ["a\tb", 'c "x"']
-  assert table.skipped == 1
+  assert table.notes == ("rows with a wrong number of fields left out: 1",)
   with refuses("train.tsv:4: 1 fields, must be 2"):
     own_table(tmp_path, "train.tsv", content)
 
@@ -445,37 +464,109 @@ def test_unicode_and_its_line_ends_are_text(tmp_path, name, content, bom):
 
 
 def test_jsonl(tmp_path):
-  """Keys of all rows become columns; blank lines are no rows; values keep their types."""
+  """Keys of all rows become columns; blank lines are no rows; fractions stay as written."""
   table = own_table(tmp_path, "train.jsonl", '{"text": "a\\tb", "label": 1}\n\n{"text": "c", '
-                                             '"extra": 2.5}\r\n{"label": 0, "text": "\\u00fc"}')
+                                             '"extra": 2.50}\r\n{"label": 0, "text": "\\u00fc"}')
   assert columns_of(table) == {"text": ["a\tb", "c", "ü"], "label": [1, None, 0],
-                               "extra": [None, 2.5, None]}
+                               "extra": [None, "2.50", None]}
   assert lines_of(table) == [1, 3, 4]
 
 
-@pytest.mark.parametrize("line,message", [('{"text": ', "not JSON: "), ("text", "not JSON: "),
-                                          ('["a", 1]', 'a row must be an object, not ["a", 1]'),
-                                          ("1", "a row must be an object, not 1")])
-def test_broken_jsonl(tmp_path, line, message):
+@pytest.mark.parametrize("line,message", [
+    ('{"text": ', "not JSON: Expecting value at column "),
+    ("text", "not JSON: Expecting value at column 1"),
+    ('{"text": "a"} {"text": "b"}', "not JSON: more than one value in the line"),
+    ('["a", 1]', "a row must be an object, not ['a', '1']"),
+    ("1", "a row must be an object, not '1'"),
+    ('{"text": "a", "text": "b"}', "a key stands twice in one object"),
+    ("[" * 100_000, "it is nested too deep"), ('{"a":' * 100_000, "it is nested too deep"),
+    ('{"text": "a \\ud83d b"}', "column 'text' has half of a surrogate pair"),
+    ('{"label": "\\udc00"}', "column 'label' has half of a surrogate pair"),
+    ('{"\\ud800": 1}', "column '\\ud800' has half of a surrogate pair")])
+def test_broken_json(tmp_path, line, message):
+  """One object a line, or an array, whose items know their lines too."""
   with refuses(f"train.jsonl:2: {message}"):
     own_table(tmp_path, "train.jsonl", f'{{"text": "a"}}\n{line}\n')
+  place = "train.json:3"
+  if message.endswith("column "):  # the value is looked for in the line of the ]
+    place = "train.json:4"
+  if "more than" in message:
+    message = "not JSON: the array must go on with a comma or end with ]"
+  with refuses(f"{place}: {message}"):
+    own_table(tmp_path / "array", "train.json", f'[\n{{"text": "a"}},\n{line}\n]')
 
 
-@pytest.mark.parametrize("first,second", [(12345678901234567890123, 1), (9007199254740993, 0.5)])
-def test_jsonl_rounds_no_integer(tmp_path, first, second):
-  content = f'{{"text": "a", "label": {second}}}\n\n{{"text": "b", "label": {first}}}\n'
-  with refuses(f"train.jsonl:3: column 'label' would round the integer {first}; write the"):
-    own_table(tmp_path, "train.jsonl", content)
-  whole = own_table(tmp_path / "whole", "train.jsonl", '{"text": "a", "label": 9007199254740993}')
-  assert whole.column("label") == [9007199254740993]
+@pytest.mark.parametrize("name", ["train.json", "train.jsonl"])
+@pytest.mark.parametrize("content", [
+    '\ufeff{"text": "a", "label": 1}\n\n{"text": "\\ud83d\\ude00", "label": 0}',
+    ' [{"text": "a", "label": 1}\n\n ,{"text": "\U0001f600", "label": 0}]\n'])
+def test_json_is_lines_or_an_array(tmp_path, name, content):
+  table = own_table(tmp_path, name, content)
+  assert columns_of(table) == {"text": ["a", "\U0001f600"], "label": [1, 0]}
+  assert lines_of(table) == [1, 3]
+
+
+@pytest.mark.parametrize("content", ["[]", "[ ]\n", "[", '[{"text": "a"}', '[{"text": "a"},]',
+                                     '[{"text": "a"}]]', '[{"text": "a"} 1]'])
+def test_json_array_that_is_broken_or_empty(tmp_path, content):
+  with refuses("train.json is empty" if "]" in content and len(content) < 5 else
+               "train.json:1: not JSON: "):
+    own_table(tmp_path, "train.json", content)
+
+
+@pytest.mark.parametrize("numbers,cells", [
+    (["1", "2", "-3"], [1, 2, -3]), (["1", "1.5", "null"], ["1", "1.5", None]),
+    (["1", "12345678901234567890123"], ["1", "12345678901234567890123"]),
+    (["9007199254740993", "0.5"], ["9007199254740993", "0.5"]),
+    (["1.0", "1.00", "1e5"], ["1.0", "1.00", "1e5"]), (["1" * 5000], ["1" * 5000]),
+    (["NaN", "1"], [None, 1]), (["true", "false"], [True, False])])
+def test_json_rounds_no_number(tmp_path, numbers, cells):
+  content = "\n".join(f'{{"label": {number}}}' for number in numbers)
+  assert own_table(tmp_path, "train.jsonl", content).column("label") == cells
+
+
+def test_json_of_one_and_a_half_has_no_class_1_0(tmp_path):
+  content = "\n".join(f'{{"text": "a", "label": {number}}}' for number in (1, 1.5, 2))
+  values = own_table(tmp_path, "train.jsonl", content).column("label")
+  assert infer(values, "class") == ("1", "1.5", "2")
+  assert infer(values, "auto") == ()
 
 
 def test_jsonl_dates_and_types(tmp_path):
   """A text that reads like a date is a text; a column has one type, or its line is named."""
   table = own_table(tmp_path, "train.jsonl", '{"text": "2020-01-01", "label": "a"}\n')
   assert table.column("text") == ["2020-01-01"]
-  with refuses("train.jsonl:2: column 'label' is 'x' here and of another type before"):
+  with refuses("train.jsonl:2: column 'label' is text here and a number before"):
     own_table(tmp_path, "train.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": "x"}\n')
+
+
+def test_an_endless_line(tmp_path, monkeypatch):
+  monkeypatch.setattr(parsers, "_LONGEST_LINE", 30)
+  for name, first in (("train.csv", "text"), ("train.tsv", "text"), ("train.jsonl", "{}")):
+    with refuses(f"{name}:2: the line has more than 30 bytes"):
+      own_table(tmp_path / name, name, f"{first}\n{'a' * 31}")
+
+
+@pytest.mark.parametrize("name,header,message", [
+    ("train.csv", "text;label", "the header has no comma but semicolons: 'text;label'; write "
+                                "the file with commas"),
+    ("train.csv", "text\tlabel", "the header has no comma but tabs"),
+    ("train.tsv", "text,label", "the header has no tab but commas")])
+def test_other_delimiters(tmp_path, name, header, message):
+  """Also where the rows have the right ones, as "a warm, and funny film;pos" has."""
+  with refuses(f"{name}: {message}"):
+    own_table(tmp_path, name, f"{header}\na, b;c\td\n", skip_bad_rows=True)
+
+
+def test_spreadsheet_headers(tmp_path):
+  """Blanks around names are no part of them; empty columns after the last one are none."""
+  table = own_table(tmp_path, "train.csv", "text , label,,\na,1,,\nb,0\nc,1, \n")
+  assert columns_of(table) == {"text": ["a", "b", "c"], "label": ["1", "0", "1"]}
+  for row in ("a,1,x,", "a", "a,1,,,"):
+    with refuses(f"train.csv:2: {row.count(',') + 1} fields, must be 2"):
+      own_table(tmp_path / row, "train.csv", f"text,label,,\n{row}\n")
+  with refuses("train.csv: the header names no column"):
+    own_table(tmp_path / "none", "train.csv", ",,\na,b,c\n")
 
 
 def test_parquet(tmp_path):
@@ -484,6 +575,50 @@ def test_parquet(tmp_path):
   table = read(tmp_path)
   assert columns_of(table) == columns
   assert lines_of(table) == [1, 2]
+
+
+def test_parquet_keeps_the_names_of_classes(tmp_path):
+  hub_dataset(("spam", "ham", "never"), labels=(0, 1))["train"].to_parquet(
+      tmp_path / "train.parquet")
+  table = read(tmp_path)
+  assert table.class_names("label") == ("spam", "ham", "never")
+  assert table.column("label") == ["spam", "ham"]
+
+
+def test_parquet_text_that_is_not_utf8(tmp_path):
+  """It matters in a column that is wanted."""
+  raw = pyarrow.array([b"a", b"na\xefve"]).view(pyarrow.string())
+  pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": raw, "label2": [1, 0]}),
+                              tmp_path / "train.parquet")
+  table = read(tmp_path)
+  assert table.column("label2") == [1, 0]
+  with refuses("train.parquet:2: column 'label' is not UTF-8: b'na\\xefve'"):
+    usable(table, tables.Layout(("text",), "label"))
+
+
+def test_parquet_reads_no_picture(tmp_path):
+  """A broken picture and a broken sound that nobody asked for are not even read."""
+  features = datasets.Features({"text": datasets.Value("string"), "image": datasets.Image(),
+                                "audio": datasets.Audio(), "label": datasets.Value("int64")})
+  broken = {"bytes": b"no picture", "path": None}
+  cells = {"text": ["a"], "image": [broken], "audio": [broken], "label": [1]}
+  rows = datasets.Dataset(pyarrow.Table.from_pydict(cells, features.arrow_schema))
+  datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path / "saved")
+  (tmp_path / "files").mkdir()
+  rows.to_parquet(tmp_path / "files" / "train.parquet")
+  for folder in ("saved", "files"):
+    table = usable(read(tmp_path / folder), tables.Layout(("text",), "label"))
+    assert (texts_of(table, "text"), table.column("label")) == (["a"], [1])
+    with refuses("column 'image' holds objects, not text"):
+      usable(table, tables.Layout(("image",), "label"))
+
+
+@pytest.mark.parametrize("about", [b"{", b'{"info": 5}', b"\xff"])
+def test_parquet_with_broken_metadata(tmp_path, about):
+  table = pyarrow.table({"text": ["a"]}).replace_schema_metadata({b"huggingface": about})
+  pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+  with refuses("train.parquet cannot be read as parquet: "):
+    read(tmp_path)
 
 
 def test_broken_parquet(tmp_path):
@@ -537,15 +672,32 @@ def layout_of(names, text_columns=(), label_column="", task=None):
     (["question", "sentence", "class"], ("question", "sentence"), "class"),
     (["text2", "text1", "similarity_score"], ("text1", "text2"), "similarity_score"),
     (["title", "review", "rating"], ("review",), "rating"),
-    (["text", "stars"], ("text",), "")])
+    (["question", "passage", "label"], ("question", "passage"), "label"),
+    (["title", "body", "label"], ("body",), "label"), (["title", "text"], ("text",), ""),
+    (["ID", "title", "label"], ("title",), "label"),
+    (["Text", "LABEL"], ("Text",), "LABEL"), (["text", "Text", "label"], ("text",), "label"),
+    (["text", "stars"], ("text",), "stars")])
 def test_usual_column_names(names, texts, label):
-  assert layout_of(names) == tables.Layout(texts, label)
+  layout = layout_of(names)
+  assert (layout.texts, layout.label) == (texts, label)
+
+
+def test_columns_left_unused():
+  assert layout_of(["id", "title", "text", "label", "date"]).unused == ("title", "date")
+  assert not layout_of(["sentence", "more", "label"], task=tasks.glue_task("sst2")).unused
+
+
+@pytest.mark.parametrize("name", ["title", "question"])
+def test_a_part_of_the_text_does_not_win(name):
+  with refuses(f"no text column recognized among '{name}', 'abstract', 'label'; name one or two"):
+    layout_of([name, "abstract", "label"])
 
 
 def test_configured_columns():
   names = ["text", "label", "body", "stars"]
-  assert layout_of(names, ("body",), "stars") == tables.Layout(("body",), "stars")
-  assert layout_of(names, ("body", "text")) == tables.Layout(("body", "text"), "label")
+  assert layout_of(names, ("body",), "stars") == tables.Layout(
+      ("body",), "stars", ("text", "label"))
+  assert layout_of(names, ("body", "text")) == tables.Layout(("body", "text"), "label", ("stars",))
   with refuses("f.csv has no column 'boddy'; it has 'text', 'label', 'body', 'stars'"):
     layout_of(names, ("boddy",))
 
@@ -564,12 +716,70 @@ def test_missing_columns():
     labels.label_values(table, tables.Layout(("text",), "label"))
 
 
-def test_missing_values():
-  for values in (["1", "", "0"], [1, None, 0]):
-    with refuses("f.csv:3: column 'stars' is empty"):
-      labels.label_values(table_of(stars=values), tables.Layout(("text",), "stars"))
+@pytest.mark.parametrize("cells", [
+    ["a", "", "b"], ["a", None, "b"], ["a", " \u00a0\t", "b"], [1.5, float("nan"), 2.5]])
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_missing_cells(cells, column):
+  """One rule for blank text, null and NaN, of text and label: refused, or left out and counted."""
+  table = table_of(**{"text": ["a", "b", "c"], "label": ["x", "y", "x"], column: cells})
+  layout = tables.Layout(("text",), "label")
+  with refuses(f"f.csv:3: column '{column}' is empty; --config.skip_bad_rows=True leaves such"):
+    usable(table, layout)
+  kept = usable(table, layout, skip=True)
+  assert kept.column(column) == [cells[0], cells[2]]
+  assert kept.notes == (f"rows without {column} left out: 1",)
+  assert lines_of(kept) == [2, 4]
+  assert tables.row_ids(kept) == ["0", "2"]
+
+
+def test_rows_left_out_add_up():
+  table = table_of(text=["", "b", "c"], label=["x", "", "y"])
+  kept = usable(table, tables.Layout(("text",), "label"), skip=True)
+  assert (kept.column("text"), lines_of(kept), tables.row_ids(kept)) == (["c"], [4], ["2"])
+  assert len(usable(table, tables.Layout(("text",), "label"), skip=True, labelled=False)) == 2
+  with refuses("f.csv has no row left: rows without label left out: 3"):
+    usable(table_of(text=["a"] * 3, label=[""] * 3), tables.Layout(("text",), "label"), skip=True)
+
+
+def test_glue_keeps_blank_texts():
+  """As the original does; QQP has some."""
+  table = table_of(text=["", "b", None], label=["1", "0", "1"])
   with refuses("f.csv:4: column 'text' is empty"):
-    table_of(text=["", "5", None]).texts(["text"])
+    usable(table, tables.Layout(("text",), "label"), blank_texts=True)
+  kept = usable(table, tables.Layout(("text",), "label"), blank_texts=True, skip=True)
+  assert texts_of(kept, "text") == ["", "b"]
+  assert kept.notes == ("blank texts in 'text': 1", "rows without text left out: 1")
+
+
+@pytest.mark.parametrize("cells,content", [
+    ([["a"], ["b", "c"], []], "lists"), ([b"a", b"b", b"c"], "bytes"),
+    ([{"a": 1}, {"a": 2}, None], "objects"), ([True, False, None], "true or false"),
+    ([datetime.date(2020, 1, day) for day in (1, 2, 3)], "date32[day]")])
+def test_cells_that_are_no_text(cells, content):
+  layout = tables.Layout(("text",), "label")
+  with refuses(f"f.csv: column 'text' holds {content}, not text"):
+    usable(table_of(text=cells, label=["x"] * 3), layout)
+  if content == "lists":
+    content = "lists of labels: a multi-label task, which is not supported yet"
+  if content != "true or false":
+    with refuses(f"f.csv: column 'label' holds {content}"):
+      usable(table_of(text=["x"] * 3, label=cells), layout)
+
+
+def test_json_cells_that_are_no_text(tmp_path):
+  table = own_table(tmp_path, "train.jsonl", '{"text": "a", "b": ["c"], "d": {"e": 1}, "f": null}')
+  assert [table.content_of(name) for name in "bdf"] == ["lists", "objects", "nothing"]
+  with refuses("train.jsonl:1: column 'f' is empty"):
+    usable(table, tables.Layout(("f",), ""))
+
+
+def test_class_numbers_are_no_text():
+  rows = hub_dataset()["train"]
+  with refuses("it: column 'label' holds class numbers, not text"):
+    usable(tables.Table("it", rows), tables.Layout(("label",), ""))
+
+
+def test_numbers_are_text():
   assert texts_of(table_of(text=[4, 5, -6]), "text") == ["4", "5", "-6"]
   assert texts_of(table_of(text=[4, 5, 1.5]), "text") == ["4.0", "5.0", "1.5"]
 
@@ -598,7 +808,12 @@ def test_one_bad_score_makes_no_classes():
     (["yes", "no", "yes"], "auto", ("no", "yes")),
     (["10", "9", "-1"], "auto", ("-1", "9", "10")),
     ([10, 9, 9], "auto", ("9", "10")),
-    (["01", "1", "2"], "auto", ("1", "2")),
+    (["01", "1", "2"], "auto", ("01", "1", "2")),
+    (["007", "05"], "auto", ("05", "007")), (["+1", "1", "-1"], "auto", ("-1", "+1", "1")),
+    (["1_1", "1_2"], "auto", ("1_1", "1_2")), (ARABIC, "auto", tuple(ARABIC)),
+    (["nan", "inf"], "auto", ("inf", "nan")), (["2\x1d", "2"], "auto", ("2", "2\x1d")),
+    (["01.10", "02.3"], "auto", ("01.10", "02.3")), (["-0.5", "+1e-3"], "auto", ()),
+    (["9" * 400, "9" * 5000], "class", ("9" * 400, "9" * 5000)),
     ([True, False], "auto", ("False", "True")),
     (["1", "b"], "auto", ("1", "b")),
     (["1", "2.5"], "auto", ()),
@@ -613,7 +828,7 @@ def test_inferred_labels(values, label_type, names):
 
 @pytest.mark.parametrize("values,names,encoded", [
     (["b", "a", "b"], ("a", "b"), [1, 0, 1]),
-    (["02", "+1", " 1"], ("1", "2"), [1, 0, 0]),
+    (["02", "+1", "1"], ("+1", "02", "1"), [1, 0, 2]),
     ([2, 1, "1"], ("1", "2"), [1, 0, 0]),
     (["01", "x", "x"], ("01", "x"), [0, 1, 1]),
     (["01", "1", "x"], ("01", "1", "x"), [0, 1, 2])])
@@ -636,22 +851,25 @@ def test_own_numbers_are_names():
   """Label "1" of classes 1 and 2 is the first class, not number 1."""
   table = table_of(text=["a"] * 3, label=["1", "2", "1"])
   assert encode(table, tasks.own_task(("text",), ("1", "2"))).tolist() == [0, 1, 0]
-  with refuses("f.csv:2: label '1' is not one of no, yes"):
+  with refuses("f.csv:2: label '1' is not one of 'no', 'yes'; if it is a class, name all "
+               "classes in order: --config.label_names=a,b,c"):
     encode(table, tasks.own_task(("text",), BINARY))
 
 
 def test_label_outside_the_set(tmp_path):
-  with refuses("RTE/train.tsv:3: label 'maybe' is not one of entailment, not_entailment"):
+  with refuses("RTE/train.tsv:3: label 'maybe' is not one of 'entailment', 'not_entailment'"):
     rows = [["0", "a", "b", "entailment"], ["1", "a", "b", "maybe"]]
     folder = write(tmp_path, "RTE/train.tsv", tsv(RTE_HEADER, *rows))
     encode(read(folder, name="rte"), tasks.glue_task("rte"))
-  with refuses("f.csv:4: label 3 is not one of 1, 2"):
+  with refuses("f.csv:4: label 3 is not one of '1', '2'"):
     encode(table_of(text=["a"] * 3, label=[1, 2, 3]), tasks.own_task(("text",), ("1", "2")))
 
 
-@pytest.mark.parametrize("value", ["high", "nan", float("inf"), True])
+@pytest.mark.parametrize("value", [
+    "high", "nan", float("inf"), float("nan"), True, "1_1", ARABIC[0], "2\x1d", " 1", "1e39", "9" * 400,
+    "9" * 5000, -1e39])
 def test_score_that_is_no_number(value):
-  with refuses(f"f.csv:3: label {value!r} is not a number"):
+  with refuses(f"f.csv:3: label {shown(value)} is not a number (in float32)"):
     encode(table_of(text=["a"] * 3), tasks.own_task(("text",), ()), values=["1", value, "2"])
 
 
@@ -667,3 +885,23 @@ def test_large_and_odd_numbers_stay_apart():
   assert infer(names, "auto") == names
   assert infer(["①", "②"], "auto") == ("①", "②")
   assert infer([decimal.Decimal("1.5"), decimal.Decimal("2.5")], "auto") == ()
+
+
+def test_blanks_around_a_label_are_no_part_of_it(tmp_path):
+  table = own_table(tmp_path, "train.csv", "text,label\na, spam\nb,spam \nc,\u00a0ham\nd,2\x1d\n")
+  values = labels.label_values(table, tables.Layout(("text",), "label"))
+  assert values == ["spam", "spam", "ham", "2\x1d"]
+
+
+def test_a_hundred_thousand_classes_and_columns(tmp_path):
+  """Nothing is quadratic."""
+  names = tuple(f"c{i:06}" for i in range(100_000))
+  table = tables.Table("f.csv", None)
+  assert infer(names[::-1], "auto") == names
+  assert labels.encode_labels(table, names[::-1], tasks.own_task(("text",), names), names)[0] == (
+      99_999)
+  row = f"{','.join(names)}\n"
+  parsed = parsers.parse_csv(write(tmp_path, "a.csv", 2 * row) / "a.csv", skip_bad_rows=False)
+  assert parsed.columns.num_columns == 100_000
+  with refuses("a.csv: the header names column 'c000000' twice"):
+    parsers.parse_csv(write(tmp_path, "a.csv", f"c000000,{row}") / "a.csv", skip_bad_rows=False)

@@ -25,9 +25,14 @@ def test_leaderboard_file_names():
 
 
 def test_unknown_task():
-  with pytest.raises(UserError, match="^dataset_name 'MRPC' is no GLUE task; known: cola, sst2, "
+  with pytest.raises(UserError, match="^dataset_name 'MRCP' is no GLUE task; known: cola, sst2, "
                                       "mrpc, qqp, stsb, mnli, qnli, rte .*blank for your own"):
-    tasks.glue_task("MRPC")
+    tasks.glue_task("MRCP")
+
+
+def test_a_task_may_be_called_like_its_folder():
+  for task in tasks.GLUE_TASKS.values():
+    assert tasks.glue_task(task.folder) is tasks.glue_task(task.name) is task
 
 
 @pytest.mark.parametrize("name", ["wnli", "WNLI"])
@@ -73,6 +78,25 @@ def test_binary_metrics():
   assert scores == pytest.approx({
       "accuracy": 5 / 8, "f1": 2 * 3 / (2 * 3 + 1 + 2),
       "matthews_correlation": (3 * 2 - 1 * 2) / (4 * 5 * 3 * 4) ** 0.5})
+
+
+def test_positive_class():
+  """The second one, or that of the flag: then what was negative counts."""
+  task = tasks.with_positive_class(tasks.own_task(("text",), ("no", "yes")), "no")
+  assert score(task, PREDICTIONS, LABELS)["f1"] == pytest.approx(2 * 2 / (2 * 2 + 1 + 2))
+  assert tasks.with_positive_class(tasks.glue_task("mrpc"), "").positive_class == "equivalent"
+  assert tasks.with_positive_class(tasks.glue_task("mnli"), "").positive_class == ""
+  for task, names in ((tasks.own_task(("text",), ("no", "yes")), "the classes are 'no', 'yes'"),
+                      (tasks.glue_task("stsb"), "stsb has no F1 of one class"),
+                      (tasks.glue_task("cola"), "cola has no F1 of one class"),
+                      (tasks.own_task(("text",), ("a", "b", "c")), "own has no F1 of one class")):
+    with pytest.raises(UserError, match=f"^positive_class 'maybe': {names}"):
+      tasks.with_positive_class(task, "maybe")
+
+
+def test_quoted():
+  assert tasks.quoted((" a", "b,c")) == "' a', 'b,c'"
+  assert tasks.quoted([str(i) for i in range(1234)], 2) == "'0', '1' and 1,232 more"
 
 
 def test_scores_do_not_depend_on_the_model_s_order():
@@ -157,6 +181,22 @@ def test_values(tmp_path):
   values = np.array([5.0, 2.34567, 0.0], np.float32)
   assert written(tmp_path, tasks.glue_task("stsb"), values, ()) == (
       b"index\tprediction\n0\t5.000\n1\t2.346\n2\t0.000\n")
+
+
+def test_values_of_stsb_are_clipped_and_own_ones_exact(tmp_path):
+  values = np.array([5.25, -0.1, 1e-4], np.float32)
+  assert written(tmp_path, tasks.glue_task("stsb"), values, ()) == (
+      b"index\tprediction\n0\t5.000\n1\t0.000\n2\t0.000\n")
+  assert written(tmp_path, tasks.own_task(("text",), ()), values, ()) == (
+      b"index\tprediction\n0\t5.25\n1\t-0.1\n2\t1e-04\n")
+
+
+def test_probabilities(tmp_path):
+  """exp(ln 3) / (exp(ln 3) + 1) = 3/4; a large logit overflows nothing."""
+  logits = np.array([[np.log(3), 0], [1000, -1000]], np.float32)
+  tasks.write_probabilities(tmp_path / "p.tsv", logits, ("no", "yes\t"), ("7", "8"))
+  assert (tmp_path / "p.tsv").read_text() == (
+      'index\tno\t"yes\t"\n7\t0.750000\t0.250000\n8\t1.000000\t0.000000\n')
 
 
 def test_own_names_and_ids(tmp_path):
