@@ -99,7 +99,8 @@ def test_transformers_loads_the_export_with_the_same_logits(tiny, folder):
     lambda name: f"_orig_mod.module.{name.removeprefix('bert.')}",
     lambda name: name.replace("bert.", "module.bert._orig_mod."),
     lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-        "LayerNorm.bias", "LayerNorm.beta")], ids=["no prefix", "DataParallel", "compiled, no prefix", "compiled inside", "gamma and beta"])
+        "LayerNorm.bias", "LayerNorm.beta")],
+    ids=["no prefix", "DataParallel", "compiled, no prefix", "compiled inside", "gamma and beta"])
 def test_other_spellings(tiny, folder, rename):
   rewrite(folder, lambda tensors: {rename(name): value for name, value in tensors.items()})
   assert_same(load(folder, *tiny[::2])[0], tiny[1])
