@@ -299,16 +299,14 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
   try:
     stopping.end_after(run.config.max_hours * 3600)
     with stopping.noted():
-      state, summary = training.train(state, plan.step_fn, batches, plan.loop, plan.schedule,
-                                      reporter, evaluate, checkpointer)
+      state = training.train(state, plan.step_fn, batches, plan.loop, plan.schedule, reporter,
+                             evaluate, checkpointer)
       results = evaluate(state) if plan.evaluate else {}
   except training.NotFiniteError as error:
     raise UserError(str(error)) from error
   finally:
     checkpointer.close()
     reporter.close(plan.curve, learning_rates(plan))
-  if summary["steps"]:
-    reporting.write_json(run.folder / "summary.json", {"first_step": first_step, **summary})
   return state.params, results
 
 

@@ -216,6 +216,9 @@ class StepLog(Protocol):
   def log(self, step: int, record: Mapping[str, float]) -> None:
     """Takes the averages over the steps since the last record, up to `step`."""
 
+  def finish(self, summary: Mapping[str, float]) -> None:
+    """Takes the totals of all steps."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
@@ -282,7 +285,7 @@ def place(batch: Mapping[str, np.ndarray]) -> PlacedBatch:
 def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
           batches: Iterable[PlacedBatch], loop: Loop, schedule: optax.Schedule,
           reporter: StepLog, evaluate: Callable[[TrainState], None],
-          checkpointer: Checkpointer | None) -> tuple[TrainState, dict[str, float]]:
+          checkpointer: Checkpointer | None) -> TrainState:
   """Trains from the state's step to `loop.num_train_steps`.
 
   Args:
@@ -291,12 +294,12 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
     batches: the batch of the state's step and all that follow.
     loop: length and cadences.
     schedule: the optimizer's, for the log.
-    reporter: gets every step and every log record.
+    reporter: gets every step, every log record and, before the last save, the totals.
     evaluate: called every `eval_every_steps`; its time is not training time.
     checkpointer: saves every `save_checkpoints_steps` and at the end; None saves nothing.
 
   Returns:
-    The final state and the run's totals.
+    The final state.
 
   Raises:
     NotFiniteError: a loss or gradient that is not finite; nothing is saved after it.
@@ -313,12 +316,14 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
       # The caller evaluates the final state, so an evaluation shortly before the end is skipped.
       score = (loop.num_train_steps - step > loop.eval_every_steps // 2
                and _due(step, loop.eval_every_steps))
-      if save or score:
+      if last or save or score:
         with meter.paused():
+          if score:  # first: what is logged of a saved step is logged once, whatever is killed
+            evaluate(state)
+          if last:
+            reporter.finish(meter.total.summary())
           if save:
             checkpointer.save(state)
-          if score:
-            evaluate(state)
       stopping.check()
   except stopping.Stopped as stopped:  # between two steps, or in an evaluation
     if not checkpointer:
@@ -327,7 +332,7 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
       checkpointer.save(state)
     raise stopping.Stopped(f"step {int(state.step)} is saved; the same command continues from "
                            "it") from stopped
-  return state, meter.total.summary()
+  return state
 
 
 def _due(step: int, every: int) -> bool:

@@ -57,17 +57,22 @@ class Reporter:
     import tqdm  # here: `say` does not need it
 
     self._file = folder / "metrics.jsonl"
-    self._rewind(first_step)
-    self._events = _summary_writer(folder)
-    self._last = num_train_steps
+    self._first, self._last = first_step, num_train_steps
+    self._rewind()
+    # TensorBoard then shows one curve, not also the records that an interrupted run has lost.
+    self._events = _summary_writer(folder, purge_step=first_step + 1 if first_step else None,
+                                   filename_suffix=f".{first_step}")
     self._steps_left = steps_left or (lambda step: num_train_steps - step)
     # Leaves out tqdm's own forecast, which assumes that all steps take the same time.
     bar = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
     self._bar = tqdm.tqdm(total=num_train_steps, initial=first_step, bar_format=bar,
                           disable=not on_a_terminal(), dynamic_ncols=True)
 
-  def _rewind(self, first_step: int) -> None:
-    kept = [record for record in read_metrics(self._file) if record["step"] <= first_step]
+  def _rewind(self) -> None:
+    """Drops records that will be written again: of later steps, and the last step's scores."""
+    done = self._first - (self._first == self._last)
+    kept = [record for record in read_metrics(self._file)
+            if record["step"] <= (self._first if "learning_rate" in record else done)]
     with written_whole(self._file) as file:
       file.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
 
@@ -98,6 +103,10 @@ class Reporter:
     for name, value in record.items():
       self._events.add_scalar(name, value, step)
 
+  def finish(self, summary: Mapping[str, float]) -> None:
+    """Writes summary.json: the totals, and the step after which this process began."""
+    write_json(self._file.with_name("summary.json"), {"first_step": self._first, **summary})
+
   def say(self, text: str) -> None:
     """Prints one line without breaking the progress bar."""
     self._bar.clear()
@@ -110,7 +119,7 @@ class Reporter:
     draw_curves(self._file, self._file.with_name("curves.png"), curve, learning_rates)
 
 
-def _summary_writer(folder: pathlib.Path) -> Any:
+def _summary_writer(folder: pathlib.Path, **options: Any) -> Any:
   """Opens TensorBoard events, without the torch that tensorboardX imports if it is installed.
 
   That import takes seconds, and scalars need none of it.
@@ -123,7 +132,7 @@ def _summary_writer(folder: pathlib.Path) -> Any:
     del sys.modules["torch"]
     if torch is not None:
       sys.modules["torch"] = torch
-  return tensorboardX.SummaryWriter(str(folder))
+  return tensorboardX.SummaryWriter(str(folder), **options)
 
 
 def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:

@@ -5,6 +5,7 @@ import json
 from matplotlib import pyplot
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from support import reporting
 
@@ -53,10 +54,38 @@ def test_a_continued_run_drops_the_records_it_lost(tmp_path):
       {"step": 2, "loss": 1.0}, {"step": 4, "loss": 1.0}, {"step": 6, "loss": 0.5}]
 
 
+def test_scores_of_the_last_step_are_written_once(tmp_path):
+  """A run killed before its export scores the last step again, and no other."""
+  lines = [{"step": 4, "loss": 1.0, "learning_rate": 0.1}, {"step": 4, "eval_f1": 0.5}]
+  for last, kept in ((4, lines[:1]), (10, lines)):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    reporting.Reporter(tmp_path, last, first_step=4).close("eval_f1", {1: 0.1})
+    assert reporting.read_metrics(file) == kept
+
+
+def test_tensorboard_shows_one_curve(tmp_path):
+  """Of an interrupted run it drops the steps that are made again."""
+  for first, last in ((0, 6), (4, 8)):
+    reporter = reporting.Reporter(tmp_path, 8, first_step=first)
+    for step in range(first + 1, last + 1):
+      reporter.metrics(step, {"loss": float(first)})
+    reporter.close("eval_f1", {1: 0.1})
+  curve = {}
+  for file in sorted(tmp_path.glob("events*")):
+    for event in tf.compat.v1.train.summary_iterator(str(file)):
+      if event.HasField("session_log"):  # TensorBoard forgets the steps from there on
+        curve = {step: value for step, value in curve.items() if step < event.step}
+      for value in event.summary.value:
+        assert event.step not in curve
+        curve[event.step] = value.simple_value
+  assert curve == {1: 0, 2: 0, 3: 0, 4: 0, 5: 4, 6: 4, 7: 4, 8: 4}
+
+
 def test_a_damaged_log_keeps_its_records(tmp_path):
   file = tmp_path / "metrics.jsonl"
-  file.write_bytes(b'{"step": 2, "loss": 1.0}\n5\n\xff\xfe\x00\n[1]\n{"loss": 2.0}\n' + b"[" * 100_000
-                   + b'\n{"step": "3"}\n{"step": 4, "loss": "x"}\n')
+  file.write_bytes(b'{"step": 2, "loss": 1.0}\n5\n\xff\xfe\x00\n[1]\n{"loss": 2.0}\n'
+                   + b"[" * 100_000 + b'\n{"step": "3"}\n{"step": 4, "loss": "x"}\n')
   assert [record["step"] for record in reporting.read_metrics(file)] == [2, 4]
   reporting.Reporter(tmp_path, 10, first_step=4).close("eval_f1", {1: 0.1})
   assert len(file.read_text().splitlines()) == 2

@@ -6,6 +6,7 @@ import platform
 import signal
 import subprocess
 import sys
+import unittest.mock
 
 from conftest import init_params, random_batch, ROOT
 import flax.traverse_util
@@ -150,6 +151,18 @@ class Log:
   def log(self, step, record):
     self.records.append((step, record))
 
+  def finish(self, summary):
+    self.summary = summary
+
+
+class InterruptedLog(Log):
+  """A reporter that ends the run when step 7 is under way."""
+
+  def progress(self):
+    super().progress()
+    if self.steps == 7:
+      raise KeyboardInterrupt
+
 
 def loop_batches(config, first_step, last_step, rows=(8, 8, 4)):
   """A batch for every step, of shapes that recur, as [1, 1, ...]."""
@@ -179,9 +192,10 @@ def run_loop(compiled, config, last_step=8, state=None, checkpointer=None, evalu
 
 def test_loop_logs_and_repeats_bit_for_bit(compiled, tiny_config):
   log, evaluated = Log(), []
-  first, summary = run_loop(compiled, tiny_config, log=log,
-                            evaluate=lambda state: evaluated.append(int(state.step)))
-  second, _ = run_loop(compiled, tiny_config)
+  first = run_loop(compiled, tiny_config, log=log,
+                   evaluate=lambda state: evaluated.append(int(state.step)))
+  second = run_loop(compiled, tiny_config)
+  summary = log.summary
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(first.params),
                jax.device_get(second.params))
   assert log.steps == 8
@@ -236,8 +250,9 @@ def test_records_tell_when_their_steps_were_done(compiled, tiny_config, monkeypa
 
   _, optimizer, schedule, params, _ = compiled
   state = training.create_state(params, optimizer, seed=3)
-  _, summary = training.train(state, device.step, loop_batches(tiny_config, 0, 60),
-                              training.Loop(60, 5, 20, 0), schedule, log, evaluate, None)
+  training.train(state, device.step, loop_batches(tiny_config, 0, 60),
+                 training.Loop(60, 5, 20, 0), schedule, log, evaluate, None)
+  summary = log.summary
   seconds = {step: record["train_seconds"] for step, record in log.records}
   each = max(2.0, host_seconds)
   assert list(seconds) == [1, *range(5, 61, 5)]
@@ -247,6 +262,18 @@ def test_records_tell_when_their_steps_were_done(compiled, tiny_config, monkeypa
                                      + sum(untimed))
   for step, value in seconds.items():  # a step or two fall to a neighbour
     assert value == pytest.approx((1 if step == 1 else 4 if step == 5 else 5) * each, rel=0.5), step
+
+
+def test_what_belongs_to_a_saved_step_is_told_before_it_is_saved(compiled, tiny_config):
+  """So that it is there, once, whenever the process is killed."""
+  told = []
+  log = Log()
+  log.log = lambda step, record: told.append(f"log {step}")
+  log.finish = lambda summary: told.append("finish")
+  checkpointer = unittest.mock.Mock(save=lambda state: told.append(f"save {int(state.step)}"))
+  run_loop(compiled, tiny_config, last_step=5, checkpointer=checkpointer, save=2, log=log,
+           evaluate=lambda state: told.append(f"score {int(state.step)}"))
+  assert told == ["log 1", "score 2", "save 2", "log 3", "save 4", "log 5", "finish", "save 5"]
 
 
 def test_one_compile_a_shape(compiled, tiny_config):
@@ -260,13 +287,13 @@ def test_one_compile_a_shape(compiled, tiny_config):
 
 def test_resume_equals_uninterrupted_bit_for_bit(compiled, tiny_config, tmp_path):
   _, optimizer, _, params, _ = compiled
-  whole, _ = run_loop(compiled, tiny_config)
+  whole = run_loop(compiled, tiny_config)
   fresh = functools.partial(training.create_state, params, optimizer, 3)
 
   first = training.Checkpointer(tmp_path, {"config": {}}, keep=1, keep_every=4)
   assert int(first.restore(fresh()).step) == 0
   with pytest.raises(KeyboardInterrupt):
-    run_loop(compiled, tiny_config, checkpointer=first, save=2, evaluate=stop_after(6))
+    run_loop(compiled, tiny_config, checkpointer=first, save=2, log=InterruptedLog())
   first.close()
   assert {p.name for p in tmp_path.iterdir()} == {"4", "6"}  # the last, and every 4th
 
@@ -274,7 +301,7 @@ def test_resume_equals_uninterrupted_bit_for_bit(compiled, tiny_config, tmp_path
   state = second.restore(training.replicate(fresh()))
   assert int(state.step) == 6
   log, whole_log = Log(), Log()
-  resumed, _ = run_loop(compiled, tiny_config, state=state, checkpointer=second, log=log)
+  resumed = run_loop(compiled, tiny_config, state=state, checkpointer=second, log=log)
   run_loop(compiled, tiny_config, log=whole_log)
   assert [(s, r["loss"]) for s, r in log.records] == [
       (s, r["loss"]) for s, r in whole_log.records if s > 6]
@@ -328,14 +355,6 @@ def test_the_first_step_is_told_before_the_second(compiled, tiny_config):
   training.train(training.create_state(params, optimizer, seed=3), step, watched(),
                  training.Loop(4, 10, 0, 0), schedule, log, lambda state: None, None)
   assert told == [[], [1], [1], [1]]
-
-
-def stop_after(step):
-
-  def evaluate(state):
-    if int(state.step) == step:
-      raise KeyboardInterrupt
-  return evaluate
 
 
 def test_a_signal_is_obeyed_between_two_steps_and_the_step_is_saved(compiled, tiny_config,
