@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
+import glob
+import math
 import os
 import pathlib
 import random
@@ -27,8 +29,8 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from pretraining import text, tfrecords, wordpieces
-from support import files, workers
-from support.errors import UserError
+from support import files, stopping, workers
+from support.errors import shown, UserError
 from support.reporting import progress_bar, say
 import tokenization
 
@@ -36,6 +38,8 @@ TokenizedDocument = list[list[int]]  # the ids of each sentence, none empty
 
 _RANDOM_DOCUMENT_TRIES = 10
 _SHORTEST = 5  # tokens of an example: three special tokens and one of each segment
+_LONGEST = 1 << 20
+_MOST_WORKERS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +130,13 @@ def check_flags(settings: Settings) -> None:
       raise UserError(f"--{name} is missing")
   if bool(settings.vocab_file) == bool(settings.tokenizer):
     raise UserError("give either --vocab_file=/path/to/vocab.txt or --tokenizer=/path/to/dir")
-  limits = {"max_seq_length": _SHORTEST, "max_predictions_per_seq": 1, "dupe_factor": 1,
-            "num_workers": 0}
-  for name, least in limits.items():
+  limits = {"max_seq_length": (_SHORTEST, _LONGEST), "max_predictions_per_seq": (1, _LONGEST),
+            "dupe_factor": (1, math.inf), "num_workers": (0, _MOST_WORKERS)}
+  for name, (least, most) in limits.items():
     if getattr(settings, name) < least:
-      raise UserError(f"--{name}={getattr(settings, name)} must be {least} or more")
+      raise UserError(f"--{name}={shown(getattr(settings, name))} must be {least} or more")
+    if getattr(settings, name) > most:
+      raise UserError(f"--{name}={shown(getattr(settings, name))} must be at most {most}")
   if not 0 <= settings.short_seq_prob <= 1:
     raise UserError(f"--short_seq_prob={settings.short_seq_prob} must be a share from 0 to 1")
   if not 0 < settings.masked_lm_prob <= 1:
@@ -145,8 +151,8 @@ def find_outputs(settings: Settings, sources: Sequence[text.Source]) -> list[pat
   outputs = [pathlib.Path(name.strip()) for name in names]
   inputs = {os.path.realpath(source.path) for source in sources}
   for output in outputs:
-    if output.is_dir():
-      raise UserError(f"--output_file={output} is a folder; name a file in it")
+    if output.exists() and not output.is_file():  # it would be replaced
+      raise UserError(f"--output_file={output} is a folder or a device; name a file")
     if os.path.realpath(output) in inputs:
       raise UserError(f"--output_file={output} is one of the input files too")
   if len(set(outputs)) < len(outputs):
@@ -155,7 +161,8 @@ def find_outputs(settings: Settings, sources: Sequence[text.Source]) -> list[pat
     if len(outputs) > 1:
       raise UserError(f"--output_file={settings.output_file} names {len(outputs)} files; with "
                       "--num_workers give one, which the shards are named after")
-    earlier = sorted(outputs[0].parent.glob(f"{outputs[0].name}-?????-of-?????"))
+    earlier = sorted(outputs[0].parent.glob(
+        f"{glob.escape(outputs[0].name)}-?????-of-?????"))
     if earlier:  # the glob of a later reader would match the shards of both runs
       raise UserError(f"{earlier[0]} is there from an earlier run; remove its shards or choose "
                       "another --output_file")
@@ -180,7 +187,8 @@ def load_maker(settings: Settings) -> "InstanceMaker":
                     "pieces of a word")
   return InstanceMaker(settings, wordpieces.WordPieces(tokenizer.backend, original=True),
                        tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id,
-                       sorted(vocab.values()), continuing)
+                       vocab[tokenizer.special_tokens["unk_token"]], sorted(vocab.values()),
+                       continuing)
 
 
 # --- Instances: the original's functions ----------------------------------------------------
@@ -213,6 +221,7 @@ class InstanceMaker:
   cls: int
   sep: int
   mask: int
+  unknown: int
   all_ids: list[int]  # in the vocabulary's order
   continuing: frozenset[int]  # ids of the ## pieces
 
@@ -363,14 +372,49 @@ def write_as_the_original(settings: Settings, sources: Sequence[text.Source],
         errors=settings.errors, progress=progress))
   if not documents:
     raise UserError(f"no documents in {settings.input_file}")
-  say(f"read {len(documents)} documents of {sum(map(len, documents))} sentences")
+  read = TextCounts.of(documents, maker.unknown)
+  say(f"read {read.documents} documents of {read.sentences} sentences")
+  say_text([read])
   examples = maker.examples(documents, random.Random(settings.random_seed))
   with contextlib.ExitStack() as stack:  # no file takes its name before all are written
     temporaries = [stack.enter_context(files.written_whole(output)) for output in outputs]
     for i, temporary in enumerate(temporaries):
       tfrecords.write_records(temporary, examples[i::len(outputs)])
+    with stopping.noted():
+      stack.close()
   say(f"wrote {len(examples)} instances of {len(documents)} documents to "
       f"{', '.join(map(str, outputs))}")
+
+
+class TextCounts(NamedTuple):
+  """The size of the text that examples are made from, all of it or a shard's."""
+
+  documents: int
+  sentences: int
+  tokens: int
+  unknown: int  # tokens that are [UNK]
+
+  @classmethod
+  def of(cls, documents: Sequence[TokenizedDocument], unknown: int) -> "TextCounts":
+    """Counts documents whose [UNK] has the id `unknown`."""
+    sentences = [sentence for document in documents for sentence in document]
+    return cls(len(documents), len(sentences), sum(map(len, sentences)),
+               sum(sentence.count(unknown) for sentence in sentences))
+
+
+def say_text(counts: Sequence[TextCounts]) -> None:
+  """Prints the share of [UNK], and warns of text that makes no use of the next-sentence task."""
+  documents, sentences, tokens, unknown = map(sum, zip(*counts, strict=True))
+  say(f"{tokens} tokens ({unknown / tokens:.1%} [UNK])")
+  wordpieces.warn_of_unknown(unknown / tokens)
+  if documents == sentences:
+    say("  warning: every document is one sentence, so that all next_sentence_labels are 1; leave "
+        "blank lines between documents only")
+  single = sum(count.documents == 1 for count in counts)
+  if single:
+    say(f"  warning: {'the text' if len(counts) == 1 else f'the text of {single} shards'} is one "
+        "document, which the random next sentences come from too; leave a blank line between "
+        "documents" + (", or raise --shard_megabytes" if len(counts) > 1 else ""))
 
 
 class ShardTask(NamedTuple):
@@ -393,7 +437,7 @@ class Shard(NamedTuple):
   """A finished shard; a block without a token leaves no file and has 0 instances."""
 
   file: pathlib.Path
-  documents: int
+  text: TextCounts
   instances: int
   size: int
 
@@ -401,11 +445,12 @@ class Shard(NamedTuple):
 def make_shard(maker: InstanceMaker, task: ShardTask) -> Shard:
   """Writes a block's instances; their randomness depends on the seed and the number alone."""
   documents = maker.tokenize(task.block)
+  counts = TextCounts.of(documents, maker.unknown)
   rng = random.Random(f"{maker.settings.random_seed} {task.number}")
   examples = maker.examples(documents, rng)
   if examples:
     tfrecords.write_records(task.file, examples)
-  return Shard(task.file, len(documents), len(examples), task.size)
+  return Shard(task.file, counts, len(examples), task.size)
 
 
 def write_shards(settings: Settings, sources: Sequence[text.Source], maker: InstanceMaker,
@@ -426,10 +471,12 @@ def write_shards(settings: Settings, sources: Sequence[text.Source], maker: Inst
       raise UserError(f"no documents in {settings.input_file}")
     names = [output.with_name(f"{output.name}-{i:05d}-of-{len(shards):05d}")
              for i in range(len(shards))]
-    for shard, name in zip(shards, names, strict=True):
-      shard.file.replace(name)
+    with stopping.noted():
+      for shard, name in zip(shards, names, strict=True):
+        shard.file.replace(name)
+  say_text([shard.text for shard in shards])
   say(f"wrote {sum(shard.instances for shard in shards)} instances of "
-      f"{sum(shard.documents for shard in shards)} documents to {names[0]}"
+      f"{sum(shard.text.documents for shard in shards)} documents to {names[0]}"
       + (f" ... {names[-1]}" if len(names) > 1 else ""))
 
 
@@ -471,4 +518,4 @@ if __name__ == "__main__":
   from support.command_line import run_script  # here: the worker processes do without it
 
   define_flags(flags.FLAGS)
-  run_script(main, interrupted="nothing was written")
+  run_script(main, interrupted="no output was left half-written")

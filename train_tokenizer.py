@@ -18,20 +18,23 @@ import dataclasses
 import itertools
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 import tokenizers
 
-from pretraining import text
+from pretraining import text, wordpieces
 from support import files
 from support.command_line import run_script
-from support.errors import UserError
+from support.errors import shown, UserError
 from support.reporting import progress_bar, say
 import tokenization
 from tokenization import bert_backend, SPECIAL_TOKENS
 
 _LONGEST_DOCUMENT = 1 << 20  # characters
+_BLOCK = 1 << 20  # characters that are tokenized at a time
+_BLOCKS = 16  # of them, from the text's start, for the share of [UNK]
+_MOST = (1 << 31) - 1  # entries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +87,19 @@ def train_tokenizer(settings: Settings) -> None:
   """
   check_settings(settings)
   sources = text.find_sources(settings.input_file, settings.input_format, "--input_file")
-  alphabet, later = find_alphabet(settings, sources)
-  vocabulary = train_vocabulary(settings, sources, alphabet, later)
+  alphabet = find_alphabet(settings, sources)
+  vocabulary = train_vocabulary(settings, sources, alphabet)
+  unknown = share_of_unknown(settings, sources, vocabulary)
   save(settings, vocabulary)
+  left_out = f"{alphabet.left_out} rarer characters have no entry (--limit_alphabet)"
   if len(vocabulary) < settings.vocab_size:
-    say(f"no more than {len(vocabulary)} entries, not {settings.vocab_size}: the text has no other "
-        f"pieces that stand side by side {settings.min_frequency} times (--min_frequency)")
-  say(f"wrote {len(vocabulary)} entries to {settings.output_dir}")
+    say(f"no more than {len(vocabulary)} entries, not {settings.vocab_size}: " + (
+        left_out if alphabet.left_out else "the text has no other pieces that stand side by side "
+        f"{settings.min_frequency} times (--min_frequency)"))
+  say(f"wrote {len(vocabulary)} entries to {settings.output_dir}; of the text's tokens "
+      f"{unknown:.1%} are [UNK]")
+  wordpieces.warn_of_unknown(unknown, left_out if alphabet.left_out else
+                             "words of more than 100 characters are; has the text spaces?")
 
 
 def check_settings(settings: Settings) -> None:
@@ -99,8 +108,8 @@ def check_settings(settings: Settings) -> None:
     if not getattr(settings, name):
       raise UserError(f"--{name} is missing")
   for name in ("vocab_size", "min_frequency", "limit_alphabet"):
-    if getattr(settings, name) < 1:
-      raise UserError(f"--{name}={getattr(settings, name)} must be 1 or more")
+    if not 1 <= getattr(settings, name) <= _MOST:
+      raise UserError(f"--{name}={shown(getattr(settings, name))} must be from 1 to {_MOST}")
   folder = pathlib.Path(os.path.expanduser(settings.output_dir))
   if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
     raise UserError(f"--output_dir={settings.output_dir} is there already; remove it or choose "
@@ -117,9 +126,22 @@ def opened(settings: Settings, sources: Sequence[text.Source]) -> Iterator[
         errors=settings.errors, longest=_LONGEST_DOCUMENT, progress=progress)
 
 
-def find_alphabet(settings: Settings,
-                  sources: Sequence[text.Source]) -> tuple[list[str], list[str]]:
-  """Finds the characters that get an entry, and those that also occur inside a word.
+class Alphabet(NamedTuple):
+  """The characters of a text.
+
+  Attributes:
+    characters: those that get an entry.
+    later: those of them that also occur inside a word.
+    left_out: number of those that get none (--limit_alphabet).
+  """
+
+  characters: list[str]
+  later: list[str]
+  left_out: int
+
+
+def find_alphabet(settings: Settings, sources: Sequence[text.Source]) -> Alphabet:
+  """Finds the characters that get an entry.
 
   The trainer would find them too, but in an order that changes from run to run, and the
   vocabulary with it.
@@ -147,7 +169,7 @@ def find_alphabet(settings: Settings,
     raise UserError(f"--vocab_size={settings.vocab_size} is too small: the special tokens and the "
                     f"text's characters, first and later in a word, need {least} entries; raise "
                     "it or lower --limit_alphabet")
-  return alphabet, later
+  return Alphabet(alphabet, later, len(ranked) - len(alphabet))
 
 
 def _is_one_word(splitter: tokenizers.Tokenizer, characters: str) -> bool:
@@ -156,22 +178,36 @@ def _is_one_word(splitter: tokenizers.Tokenizer, characters: str) -> bool:
 
 
 def train_vocabulary(settings: Settings, sources: Sequence[text.Source],
-                     alphabet: Sequence[str], later: Sequence[str]) -> list[str]:
+                     alphabet: Alphabet) -> list[str]:
   """Returns the entries: special tokens, characters, ## characters, pieces as they were merged."""
-  say(f"training on {len(alphabet)} different characters ...")
+  say(f"training on {len(alphabet.characters)} different characters ...")
   backend = bert_backend({"[UNK]": 0}, settings.do_lower_case)
-  characters = [f"##{character}" for character in later]
+  characters = [f"##{character}" for character in alphabet.later]
   # "Special" to the trainer, which keeps the order of these.
   first = [*SPECIAL_TOKENS.values(), *characters]
   trainer = tokenizers.trainers.WordPieceTrainer(
       vocab_size=settings.vocab_size, min_frequency=settings.min_frequency, show_progress=False,
-      special_tokens=first, limit_alphabet=len(alphabet), initial_alphabet=list(alphabet),
-      continuing_subword_prefix="##")
+      special_tokens=first, limit_alphabet=len(alphabet.characters),
+      initial_alphabet=alphabet.characters, continuing_subword_prefix="##")
   with opened(settings, sources) as documents:
     backend.train_from_iterator(documents, trainer)
   vocab = backend.get_vocab()
-  merged = sorted(vocab, key=lambda word: vocab[word])[len(first) + len(alphabet):]
-  return [*SPECIAL_TOKENS.values(), *alphabet, *characters, *merged]
+  merged = sorted(vocab, key=lambda word: vocab[word])[len(first) + len(alphabet.characters):]
+  return [*SPECIAL_TOKENS.values(), *alphabet.characters, *characters, *merged]
+
+
+def share_of_unknown(settings: Settings, sources: Sequence[text.Source],
+                  vocabulary: Sequence[str]) -> float:
+  """Returns the share of [UNK] among the tokens of the text's first 16 MB."""
+  ids = {word: i for i, word in enumerate(vocabulary)}
+  pieces = wordpieces.WordPieces(bert_backend(ids, settings.do_lower_case))
+  tokens = unknown = 0
+  with opened(settings, sources) as documents:
+    for block in itertools.islice(text.blocks(documents, _BLOCK), _BLOCKS):
+      for sentence in itertools.chain.from_iterable(map(pieces, block)):
+        tokens += len(sentence)
+        unknown += sentence.count(ids["[UNK]"])
+  return unknown / max(tokens, 1)
 
 
 def save(settings: Settings, vocabulary: Iterable[str]) -> None:
@@ -186,4 +222,4 @@ def save(settings: Settings, vocabulary: Iterable[str]) -> None:
 
 if __name__ == "__main__":
   define_flags(flags.FLAGS)
-  run_script(main, interrupted="nothing was written")
+  run_script(main, interrupted="nothing was left half-written")

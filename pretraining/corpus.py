@@ -35,7 +35,6 @@ _BLOCK = 1 << 20  # characters that are tokenized at a time
 _CHUNK = 1 << 20  # documents that are split at a time
 _BYTES_A_WORKER = 1 << 26  # input that makes one more process worth its start
 _BUFFER = 1 << 20  # bytes that are verified at a time
-_MUCH_UNKNOWN = 0.03  # of the tokens: beyond it a vocabulary is another text's
 _MOST_WORKERS = 16  # a single process cuts the sentences for all of them
 _HOLDOUT_KEY = 0x5EED  # not config.seed: all runs hold out the same documents
 
@@ -164,9 +163,7 @@ def _open_text(sources: Sequence[text.Source], knob: str, tokenizer: Tokenizer,
 def _say_size(knob: str, size: str, unknown: float, folder: pathlib.Path) -> None:
   """Prints what a corpus holds; warns if too many of its tokens are [UNK]."""
   say(f"{knob}: {size} ({unknown:.1%} [UNK]) in {folder}")
-  if unknown > _MUCH_UNKNOWN:
-    say("  warning: so many [UNK], all the same to the model, mean that the tokenizer is for other "
-        "text (its language, its case), or was trained with too small a --limit_alphabet")
+  wordpieces.warn_of_unknown(unknown)
 
 
 def _tokenize(sources: Sequence[text.Source], knob: str, pieces: wordpieces.WordPieces,

@@ -14,7 +14,10 @@ import unicodedata
 
 import tokenizers
 
+from support.reporting import say
+
 ORIGINAL_LONGEST_WORD = 200  # characters; a longer word is [UNK]. HuggingFace's limit: 100
+_MUCH_UNKNOWN = 0.03  # of the tokens: beyond it a vocabulary is another text's
 _MEMO_ENTRIES = 1 << 20
 _MEMO_WORD = 64  # characters; a longer word is unlikely to come again
 
@@ -24,6 +27,13 @@ _ASCII_PARTS = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z]")  # BERT cuts at every ASC
 _CHINESE = re.compile("([\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f"
                       "\U0002b740-\U0002b81f\U0002b820-\U0002ceaf\uf900-\ufaff"
                       "\U0002f800-\U0002fa1f])")
+
+
+def warn_of_unknown(share: float, cause: str = "the tokenizer is for other text (its language, its "
+                    "case), or was trained with too small a --limit_alphabet") -> None:
+  """Prints a warning with its probable cause if this share of the tokens, being [UNK], is large."""
+  if share > _MUCH_UNKNOWN:
+    say(f"  warning: {share:.1%} of the tokens are [UNK], all the same to the model: {cause}")
 
 
 class WordPieces:

@@ -184,14 +184,14 @@ def test_the_share_of_unknown_tokens_is_said(tmp_path, tokenizer, capsys):
   (tmp_path / "a.txt").write_text("The film is xyz .\n")
   for _ in range(2):
     open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
-    assert "warning: so many [UNK]" in (out := capsys.readouterr().out) and "(20.0% [UNK])" in out
+    assert "warning: 20.0% of the tokens are [UNK]" in (out := capsys.readouterr().out) and "(20.0% [UNK])" in out
   arrays = features(4)
   arrays["input_ids"][:, 5:] = 1
   arrays["input_mask"][:, 6:] = 0  # so that one of six tokens is [UNK]
   write_records(tmp_path / "a.tfrecord", arrays)
   open_corpus(str(tmp_path / "a.tfrecord"), "train_files", tokenizer, READING)
   assert "4 records of length 8 (16.7% [UNK])" in (out := capsys.readouterr().out)
-  assert "warning: so many [UNK]" in out
+  assert "warning: 16.7% of the tokens are [UNK]" in out
 
 
 def test_ids_beyond_the_vocabulary(tmp_path, tokenizer):

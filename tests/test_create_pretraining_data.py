@@ -449,7 +449,39 @@ def test_a_failure_leaves_nothing_behind(folder, tmp_path, monkeypatch, workers)
   assert os.listdir(tmp_path) == []
 
 
+# --- What the text lacks --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_warnings_about_the_text(folder, tmp_path, workers, capsys):
+  def said(content):
+    (tmp_path / "text").write_text(content)
+    for file in tmp_path.glob("out*"):
+      file.unlink()
+    run(f"--input_file={tmp_path}/text", f"--vocab_file={folder}/vocab.txt",
+        f"--output_file={tmp_path}/out", f"--num_workers={workers}", "--max_seq_length=32")
+    return capsys.readouterr().out
+
+  out = said("d0s0\nd0s1\n\nd1s0\nd1s1\n")
+  assert "warning:" not in out and "4 tokens (0.0% [UNK])" in out
+  assert "warning: the text is one document, which the random next sentences come from too" in said(
+      "d0s0\nd0s1\nd0s2\n")
+  assert "warning: every document is one sentence, so that all next_sentence_labels are 1" in said(
+      "d0s0\n\nd1s0\n\nd2s0\n")
+  assert "warning: 50.0% of the tokens are [UNK]" in said("d0s0\nno\n\nd1s0\nno\n")
+
+
 # --- Messages -------------------------------------------------------------------------------
+
+
+def test_an_earlier_run_is_found_whatever_the_folders_name(folder, tmp_path):
+  base = tmp_path / "[1] \\*"
+  base.mkdir()
+  arguments = (f"--input_file={folder}/text.txt", f"--vocab_file={folder}/vocab.txt",
+               f"--output_file={base}/o[u]t*", "--num_workers=1", "--dupe_factor=1")
+  (base / "out-00000-of-00001").touch()  # which the name would match as a pattern
+  run(*arguments)
+  assert f"{base}/o[u]t*-00000-of-00001 is there from an earlier run" in complaint(*arguments)
 
 
 def test_messages(folder, tmp_path):
@@ -467,6 +499,8 @@ def test_messages(folder, tmp_path):
   assert say("--max_predictions_per_seq=0") == "--max_predictions_per_seq=0 must be 1 or more"
   assert say("--dupe_factor=0") == "--dupe_factor=0 must be 1 or more"
   assert say("--num_workers=-1") == "--num_workers=-1 must be 0 or more"
+  assert say("--num_workers=1000000") == "--num_workers=1000000 must be at most 1024"
+  assert say("--max_seq_length=9999999") == "--max_seq_length=9999999 must be at most 1048576"
   for share in ("0", "1.5", "nan"):
     assert "must be a share above 0, up to 1" in say(f"--masked_lm_prob={share}")
   for share in ("-0.1", "1.5", "nan"):
@@ -476,7 +510,9 @@ def test_messages(folder, tmp_path):
   assert "vocab.txt, one entry a line" in complaint(source, out, "--vocab_file=/none/vocab.txt")
   assert "/text.txt lacks [CLS], [MASK]" in complaint(
       source, out, f"--vocab_file={folder}/text.txt")
-  assert "is a folder; name a file in it" in complaint(source, vocab, f"--output_file={tmp_path}")
+  for output in (tmp_path, "/dev/null"):
+    assert complaint(source, vocab, f"--output_file={output}") == (
+        f"--output_file={output} is a folder or a device; name a file")
   assert complaint(source, vocab, f"--output_file={folder}/../{folder.name}/text.txt").endswith(
       "is one of the input files too")
   assert "names a file twice" in complaint(
@@ -528,7 +564,8 @@ def test_the_command_line(folder, tmp_path):
   process = start(*common)
   output, problem = process.communicate()
   assert (process.returncode, problem) == (0, "")
-  assert output.startswith("read 8 documents of 96 sentences\nwrote ")
+  assert output.startswith(
+      "read 8 documents of 96 sentences\n746 tokens (0.0% [UNK])\nwrote ")
   command_line = (tmp_path / "out").read_bytes()
   made(folder, tmp_path / "out")
   assert (tmp_path / "out").read_bytes() == command_line
@@ -563,7 +600,7 @@ def interrupted(folder, base, ready, *arguments):
 
 def test_an_interrupted_run_leaves_nothing_behind(folder, tmp_path):
   problem = interrupted(folder, tmp_path, lambda _: len(os.listdir(tmp_path / "new")) > 2)
-  assert problem == "interrupted; nothing was written\n"
+  assert problem == "interrupted; no output was left half-written\n"
 
 
 def test_an_interrupt_does_not_wait_for_workers(folder, tmp_path):
@@ -578,4 +615,4 @@ def test_an_interrupt_does_not_wait_for_workers(folder, tmp_path):
     return started
 
   problem = interrupted(folder, tmp_path, starting, "--dupe_factor=1000000")
-  assert problem == "interrupted; nothing was written\n"
+  assert problem == "interrupted; no output was left half-written\n"

@@ -39,7 +39,8 @@ def test_the_folder_serves_everyone(tmp_path, capsys):
   entries = train(tmp_path / "tokenizer", "--vocab_size=70")
   assert len(entries) == len(set(entries)) == 70
   assert entries[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-  assert capsys.readouterr().out.endswith(f"wrote 70 entries to {tmp_path}/tokenizer\n")
+  assert capsys.readouterr().out.endswith(
+      f"wrote 70 entries to {tmp_path}/tokenizer; of the text's tokens 0.0% are [UNK]\n")
   assert set(os.listdir(tmp_path)) == {"tokenizer", "text.txt"}
   (tmp_path / "bare").mkdir()
   shutil.copy(tmp_path / "tokenizer" / "vocab.txt", tmp_path / "bare")
@@ -93,6 +94,18 @@ def test_a_small_text_gives_fewer_entries_and_says_so(tmp_path, capsys):
       capsys.readouterr().out)
 
 
+def test_characters_without_an_entry_are_the_cause(tmp_path, capsys):
+  train(tmp_path / "tokenizer", "--limit_alphabet=3", text="aab ab abc\n" * 9 + "xy ab\n" * 9)
+  lines = capsys.readouterr().out.splitlines()[-3:]
+  assert lines[0].startswith("no more than ") and lines[0].endswith(
+      "not 30522: 2 rarer characters have no entry (--limit_alphabet)")
+  assert lines[1].endswith("; of the text's tokens 20.0% are [UNK]")
+  assert lines[2] == ("  warning: 20.0% of the tokens are [UNK], all the same to the model: 2 "
+                      "rarer characters have no entry (--limit_alphabet)")
+  train(tmp_path / "long", text="a b " + "ab" * 60)
+  assert "words of more than 100 characters are; has the text spaces?" in capsys.readouterr().out
+
+
 def test_min_frequency(tmp_path):
   assert "hello" in train(tmp_path / "a", text="hello hello\n")
   assert "hello" not in train(tmp_path / "b", "--min_frequency=3", text="hello hello\n")
@@ -118,7 +131,9 @@ def test_messages(tmp_path):
   common = (f"--input_file={text}", f"--output_dir={out}")
   assert complaint(common[0]) == "--output_dir is missing"
   assert complaint(common[1]) == "--input_file is missing"
-  assert complaint(*common, "--vocab_size=0") == "--vocab_size=0 must be 1 or more"
+  assert complaint(*common, "--vocab_size=0") == "--vocab_size=0 must be from 1 to 2147483647"
+  for flag in ("vocab_size", "min_frequency", "limit_alphabet"):
+    assert complaint(*common, f"--{flag}={10**30}").endswith("0 must be from 1 to 2147483647")
   message = complaint(*common, "--vocab_size=20")
   assert message.startswith("--vocab_size=20 is too small") and "need 33 entries" in message
   assert complaint("--input_file=/none", common[1]) == "--input_file: no file matches '/none'"
@@ -135,8 +150,9 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(tokenization.Tokenizer, "save_pretrained", fail)
-  with pytest.raises(OSError):
+  with pytest.raises(OSError) as raised:
     train(tmp_path / "out")
+  assert raised.value.filename == str(tmp_path / "out")
   assert os.listdir(tmp_path) == ["text.txt"]
 
 
