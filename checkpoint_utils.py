@@ -438,7 +438,8 @@ def _opened(folder: pathlib.Path) -> Iterator[tuple[Any, pathlib.Path, Any]]:
 
   try:
     with files.plain_path(folder / "params") as params, ocp.PyTreeCheckpointer() as checkpointer:
-      yield checkpointer, params, checkpointer.metadata(params).item_metadata.tree
+      # The checkpointer's own `metadata` would warn that the whole step's file is not here.
+      yield checkpointer, params, ocp.PyTreeCheckpointHandler().metadata(params).tree
   except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
     raise UserError(f"{folder} cannot be read (truncated?): {first_line(error)}") from error
 
