@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from support import stateless_random
-from support.reporting import on_a_terminal
+from support import files, stateless_random
+from support.reporting import on_a_terminal, say
 from tokenization import Tokenizer
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ IntOrArray = TypeVar("IntOrArray", int, np.ndarray)
 
 ROW_MULTIPLE = 64  # rows are cut to a multiple of this if no example is longer
 _MAP_ROWS = 4096  # rows that are tokenized at a time
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _END = object()
 
 
@@ -93,10 +93,13 @@ def tokenize(texts: "datasets.Dataset", labels: np.ndarray, tokenizer: Tokenizer
     datasets.disable_progress_bars()
   fingerprint = _fingerprint(texts, tokenizer, max_seq_length)
   file = cache_dir / f"{fingerprint}.arrow"
+  remove_damaged(file)
   tokenized = texts.with_format("arrow").map(
       functools.partial(_encode, tokenizer=tokenizer, max_seq_length=max_seq_length),
       batched=True, batch_size=_MAP_ROWS, remove_columns=texts.column_names,
       cache_file_name=str(file), new_fingerprint=fingerprint, desc="tokenizing")
+  if not files.is_whole(file):
+    files.seal(file)
   os.utime(file)  # `support.files.keep_within` deletes the least recently used
   # A list column is the tokens and the offsets; a chunk is some thousand examples.
   chunks = tokenized.data.column("input_ids").chunks
@@ -106,6 +109,13 @@ def tokenize(texts: "datasets.Dataset", labels: np.ndarray, tokenizer: Tokenizer
       np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
       tokenized.data.column("first_length").to_numpy(), labels,
       int(tokenized.data.column("truncated").to_numpy().sum()))
+
+
+def remove_damaged(file: pathlib.Path) -> None:
+  """Deletes a cached file that is not as it was written; a line says so."""
+  if file.exists() and not files.is_whole(file):
+    say(f"the cached {file} is damaged or was never finished; it is made again")
+    file.unlink()
 
 
 def unknown_share(split: TokenizedSplit, tokenizer: Tokenizer) -> float:

@@ -17,6 +17,7 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 
 from classification import parsers, tasks
+import data
 from support import files, hub
 from support.errors import first_line, shown, UserError
 
@@ -44,7 +45,7 @@ LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "target", "g
 ID_NAMES = ("index", "id", "idx")
 
 _CHUNK_ROWS = 4096  # of a cached file, so that reading some rows does not map all
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Table:
 
   def column(self, name: str) -> list[Any]:
     """Reads a column; a ClassLabel's numbers become names, and -1 (a withheld label) None."""
-    values = self._arrow(name).to_pylist()
+    values = self.raw(name).to_pylist()
     names = self.class_names(name)
     if not names:
       return values
@@ -110,11 +111,29 @@ class Table:
                         f"{len(names)} classes")
     return [names[value] if value is not None and value >= 0 else None for value in values]
 
+  def raw(self, name: str) -> "pyarrow.ChunkedArray":
+    """Returns a column as it is stored; text is checked to be UTF-8, which parquet does not."""
+    import pyarrow
+
+    self.check_column(name)
+    column = self.rows.select_columns([name]).with_format("arrow")[:].column(0)
+    if self.content_of(name) != "text":
+      return column
+    try:
+      column.validate(full=True)
+    except pyarrow.ArrowInvalid as error:
+      for row, value in enumerate(column.cast(pyarrow.large_binary()).to_pylist()):
+        if value is not None and not _is_utf8(value):
+          raise UserError(f"{self.where(row)}: column {shown(name)} is not UTF-8: {shown(value)}"
+                          ) from error
+      raise UserError(f"{self.source}: column {shown(name)}: {first_line(error)}") from error
+    return column
+
   def missing(self, name: str) -> np.ndarray:
     """Returns [rows] bool: no value (null, NaN, a ClassLabel of -1) or blank text."""
     import pyarrow.compute
 
-    column = self._arrow(name)
+    column = self.raw(name)
     missing = column.is_null(nan_is_null=True)
     if self.content_of(name) == "text":
       blank = pyarrow.compute.equal(pyarrow.compute.utf8_trim_whitespace(column), "")
@@ -138,24 +157,6 @@ class Table:
                       "task, which is not supported yet")
     if content not in ("text", "numbers", "true or false", "nothing"):
       raise UserError(f"{self.source}: column {shown(name)} holds {content}, not labels")
-
-  def _arrow(self, name: str) -> "pyarrow.ChunkedArray":
-    """Reads a column and checks that its text is UTF-8, which parquet does not."""
-    import pyarrow
-
-    self.check_column(name)
-    column = self.rows.select_columns([name]).with_format("arrow")[:].column(0)
-    if self.content_of(name) != "text":
-      return column
-    try:
-      column.validate(full=True)
-    except pyarrow.ArrowInvalid as error:
-      for row, value in enumerate(column.cast(pyarrow.large_binary()).to_pylist()):
-        if value is not None and not _is_utf8(value):
-          raise UserError(f"{self.where(row)}: column {shown(name)} is not UTF-8: {shown(value)}"
-                          ) from error
-      raise UserError(f"{self.source}: column {shown(name)}: {first_line(error)}") from error
-    return column
 
 
 def _is_utf8(value: bytes) -> bool:
@@ -357,6 +358,7 @@ def _file_table(file: pathlib.Path, cache_dir: pathlib.Path, parse: Callable[...
     while block := stream.read(1 << 20):
       content.update(block)
   cached = cache_dir / f"{content.hexdigest()[:32]}.arrow"
+  data.remove_damaged(cached)
   if not cached.exists():
     parsed = parse(file, **options)
     if not parsed.columns.num_rows:
@@ -367,6 +369,7 @@ def _file_table(file: pathlib.Path, cache_dir: pathlib.Path, parse: Callable[...
           pyarrow.OSFile(str(temporary), "wb") as sink,
           pyarrow.ipc.new_stream(sink, columns.schema) as writer):
       writer.write_table(columns, max_chunksize=_CHUNK_ROWS)
+    files.seal(cached)
   os.utime(cached)  # `files.keep_within` deletes the least recently used
   with pyarrow.memory_map(str(cached)) as stream:  # `Dataset.from_file` drops the metadata
     skipped = int(pyarrow.ipc.open_stream(stream).schema.metadata[b"skipped"])
@@ -444,7 +447,8 @@ def usable_rows(table: Table, layout: Layout, *, labelled: bool, blank_texts: bo
       continue
     count, row = int(missing.sum()), int(missing.argmax())
     if not skip:
-      reason = "names no class (-1 or null)" if table.class_names(name) else "is empty"
+      withheld = table.class_names(name) and table.raw(name)[row].as_py() is not None
+      reason = "is -1 (no gold label)" if withheld else "is empty"
       raise UserError(f"{table.where(row)}: column {shown(name)} {reason}; "
                       "--config.skip_bad_rows=True leaves such rows out")
     table = table.without(missing, f"rows without {what} left out: {count}")

@@ -89,6 +89,28 @@ def test_tokens_are_cached_by_text_tokenizer_and_length(vocab_dir, tokenizer, tm
   assert len(list(tmp_path.glob("*.arrow"))) == 4
 
 
+@pytest.mark.parametrize("fault", ["one bit", "cut", "empty", "never sealed"])
+def test_damaged_tokens_are_made_again_and_said(tokenizer, tmp_path, capsys, fault):
+  texts = datasets.Dataset.from_dict({"first": ["a film", "it was good", "the plot"]})
+
+  def tokens():
+    return data.tokenize(texts, np.zeros(3), tokenizer, 16, tmp_path).tokens.tolist()
+
+  right = tokens()
+  assert tokens() == right
+  assert "made again" not in capsys.readouterr().out
+  (file,) = tmp_path.glob("*.arrow")
+  content = bytearray(file.read_bytes())
+  if fault == "one bit":
+    content[content.index(np.asarray(right[:4], np.int32).tobytes()) + 4] ^= 1
+  file.write_bytes(content if fault == "one bit" else {"cut": content[:-40], "empty": b"",
+                                                       "never sealed": content}[fault])
+  if fault == "never sealed":
+    file.with_name(f"{file.name}.crc32c").unlink()
+  assert tokens() == right
+  assert f"{file} is damaged or was never finished; it is made again" in capsys.readouterr().out
+
+
 def test_many_chunks_and_a_selection_are_read_in_order(tokenizer, tmp_path, monkeypatch):
   """Arrow's list column comes in chunks; a selected data set has an order of its own."""
   monkeypatch.setattr(data, "_MAP_ROWS", 3)

@@ -62,10 +62,12 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
 def test_the_least_recently_used_files_go_first(tmp_path):
   for age, name in enumerate(("new", "used", "old", "oldest")):
     (tmp_path / f"{name}.arrow").write_bytes(bytes(10))
+    files.seal(tmp_path / f"{name}.arrow")
     os.utime(tmp_path / f"{name}.arrow", (10**9 - age, 10**9 - age))
   (tmp_path / "notes.txt").write_bytes(bytes(100))  # not the cache's
   files.keep_within(tmp_path, 25)
-  assert {file.name for file in tmp_path.iterdir()} == {"new.arrow", "used.arrow", "notes.txt"}
+  assert {file.name for file in tmp_path.iterdir()} == {
+      "new.arrow", "new.arrow.crc32c", "used.arrow", "used.arrow.crc32c", "notes.txt"}
   files.keep_within(tmp_path / "none", 0)
 
 
@@ -83,7 +85,7 @@ def test_json_is_an_object_or_one_line(tmp_path, content, message):
   assert files.read_json(tmp_path / "a.json") == {"a": "😀"}
 
 
-@pytest.mark.parametrize("name", ["a[1]", "a\\b", "**", "a?", b"\xff".decode("utf-8", "surrogateescape")])
+@pytest.mark.parametrize("name", ["a[1]", "a\\b", "**", "a?", os.fsdecode(b"\xff")])
 def test_a_plain_path_to_files_in_any_folder(tmp_path, name):
   folder = tmp_path / name
   folder.mkdir()

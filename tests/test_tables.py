@@ -315,7 +315,7 @@ def test_saved_glue_in_the_hub_s_shape(tmp_path):
   assert encode(train, source.glue_task).tolist() == [1, 0]
   assert test.column("label") == [None]
   assert tables.row_ids(test) == ["7"]
-  with refuses("[test]:1: column 'label' names no class (-1 or null); --config.skip_bad_rows=True"):
+  with refuses("[test]:1: column 'label' is -1 (no gold label); --config.skip_bad_rows=True"):
     usable(test, tables.Layout(("sentence",), "label"), blank_texts=True)
 
 
@@ -866,8 +866,8 @@ def test_label_outside_the_set(tmp_path):
 
 
 @pytest.mark.parametrize("value", [
-    "high", "nan", float("inf"), float("nan"), True, "1_1", ARABIC[0], "2\x1d", " 1", "1e39", "9" * 400,
-    "9" * 5000, -1e39])
+    "high", "nan", float("inf"), float("nan"), True, "1_1", ARABIC[0], "2\x1d", " 1", "1e39",
+    "9" * 400, "9" * 5000, -1e39])
 def test_score_that_is_no_number(value):
   with refuses(f"f.csv:3: label {shown(value)} is not a number (in float32)"):
     encode(table_of(text=["a"] * 3), tasks.own_task(("text",), ()), values=["1", value, "2"])
@@ -905,3 +905,17 @@ def test_a_hundred_thousand_classes_and_columns(tmp_path):
   assert parsed.columns.num_columns == 100_000
   with refuses("a.csv: the header names column 'c000000' twice"):
     parsers.parse_csv(write(tmp_path, "a.csv", f"c000000,{row}") / "a.csv", skip_bad_rows=False)
+
+
+def test_a_damaged_table_in_the_cache_is_parsed_again_and_said(tmp_path, capsys):
+  folder = write(tmp_path / "in", "train.csv", "text,label\na good film,1\na bad film,0\n")
+  cache = tmp_path / "cache"
+
+  def read_texts():
+    return texts_of(tables.find_source("", str(folder), False, cache).read("train"), "text")
+
+  right = read_texts()
+  (cached,) = cache.glob("*.arrow")
+  cached.write_bytes(cached.read_bytes().replace(b"good", b"gold"))
+  assert read_texts() == right
+  assert "is damaged or was never finished; it is made again" in capsys.readouterr().out
