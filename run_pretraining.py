@@ -77,6 +77,7 @@ def main() -> None:
   tokenizer = find_masking_tokenizer(run, checkpoint)
   pretrainer = build_pretrainer(config, checkpoint, phases, tokenizer)
   examples = read_examples(config, phases, tokenizer)
+  check_segments(pretrainer.model.config, examples)
   experiment.check_same_data(run.folder, examples.digests)
   experiment.start_run(run, SCRIPT, pretrainer.model.config, pretrainer.params, tokenizer,
                        data=examples.digests)
@@ -215,17 +216,33 @@ def make_examples(config: ml_collections.ConfigDict, vocabulary: masking.Vocabul
   """Makes the examples of one length from a corpus or one of its two parts."""
   if isinstance(source, corpus.Records):
     check_records(source, vocabulary, max_seq_length)
+    if config.objective == "mlm_nsp" and source.features["next_sentence_labels"].all():
+      say("  warning: all next_sentence_labels are 1, so that there is nothing to learn from them; "
+          "--config.objective=mlm leaves them out")
     return batches.RecordExamples(source, config.objective)
   if config.do_whole_word_mask and not vocabulary.continues.any():
     raise UserError("do_whole_word_mask needs a WordPiece vocabulary, where ## begins the later "
                     "pieces of a word")
   specials = 2 if config.objective == "mlm" else 3
   part = corpus.part_of(source, held_out, eval_fraction, max_seq_length - specials)
+  if config.objective == "mlm_nsp":
+    warn_of_pairs(part, "held-out" if held_out else "training")
   most = config.max_predictions_per_seq or math.ceil(max_seq_length * config.masked_lm_prob)
   rates = masking.Masking(config.masked_lm_prob, most, config.mask_token_prob,
                           config.random_token_prob, config.do_whole_word_mask)
   return batches.TextExamples(part, vocabulary, rates, max_seq_length,
                                           config.objective, config.short_seq_prob)
+
+
+def warn_of_pairs(part: corpus.Part, name: str) -> None:
+  """Warns of text whose pairs teach and measure nothing about the next sentence."""
+  remedy = "leave a blank line between documents, or give --config.objective=mlm_sop or mlm"
+  if len(part.documents) == 1:
+    say(f"  warning: the {name} text is one document, which the random next sentences come from "
+        f"too; {remedy}")
+  elif (part.spans[:, 1] - part.spans[:, 0] == 1).all():
+    say(f"  warning: each {name} example is one sentence, so that all next sentences are random "
+        f"ones; leave blank lines between documents only, or give --config.objective=mlm")
 
 
 def check_records(records: corpus.Records,
@@ -240,6 +257,15 @@ def check_records(records: corpus.Records,
   if first != vocabulary.cls:
     raise UserError(f"{records.sources[0]} was made with another vocabulary: its first record "
                     f"begins with {first}, and [CLS] of the tokenizer is {vocabulary.cls}")
+
+
+def check_segments(bert_config: modeling.BertConfig, examples: PretrainingExamples) -> None:
+  """Raises UserError for records, which have two segments, and a model that knows one."""
+  sources = (*examples.held_out, *(phase.examples for phase in examples.train))
+  if bert_config.type_vocab_size < 2 and any(
+      isinstance(source, batches.RecordExamples) for source in sources):
+    raise UserError("TFRecords have two segments, and the model's type_vocab_size is 1; give text, "
+                    "or a model of 2")
 
 
 # --- Model ------------------------------------------------------------------------------------
@@ -289,7 +315,7 @@ def plan_pretraining(config: ml_collections.ConfigDict, examples: PretrainingExa
           micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences),
       evaluate=(lambda params, step: score_held_out(
           config, params, held_out[phase_of(phases, step)], eval_fn)) if held_out else None,
-      metric_prefix="eval_", curve="eval_masked_lm_loss",
+      metric_prefix="", curve="eval_masked_lm_loss",
       steps_left=functools.partial(steps_left, phases))
 
 
@@ -332,14 +358,18 @@ def make_eval_fn(model: modeling.BertForPreTraining) -> Callable[..., Any]:
 def score_held_out(config: ml_collections.ConfigDict, params: training.Params,
                    examples: batches.ExampleSource, eval_fn: Callable[..., Any]
                    ) -> dict[str, float]:
-  """Computes the original's five figures, if the examples have masks and pairs to score."""
+  """Computes the original's five figures, if the examples have masks and pairs to score.
+
+  Their names begin with eval_ wherever they stand, because `loss` is the training's.
+  """
   made = batches.held_out_batches(
       examples, batch_size=config.eval_batch_size, max_examples=config.max_eval_examples,
       devices=jax.local_device_count(), pack=config.pack_sequences)
   sums = training.sum_over(eval_fn, training.replicate(params), data.prefetch(made))
-  results = {name: total / count for name, (total, count) in sums.items() if count}
-  parts = [results[name] for name in ("masked_lm_loss", "next_sentence_loss") if name in results]
-  return {"loss": sum(parts), **results}
+  results = {f"eval_{name}": total / count for name, (total, count) in sums.items() if count}
+  parts = [results[name] for name in ("eval_masked_lm_loss", "eval_next_sentence_loss")
+           if name in results]
+  return {"eval_loss": sum(parts), **results}
 
 
 def export_pretrainer(run: experiment.Run, bert_config: modeling.BertConfig,

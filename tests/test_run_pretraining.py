@@ -16,11 +16,12 @@ import pytest
 import scipy.special
 
 import checkpoint_utils
+from configs.pretraining import get_config
 import experiment
 import losses
 import modeling
 import optimization
-from pretraining import batches, tfrecords
+from pretraining import batches, corpus, masking, tfrecords
 import run_classifier
 import run_pretraining
 from support.errors import UserError
@@ -82,14 +83,17 @@ def test_a_run_leaves_everything_behind(finished):
   assert names >= {"config.json", "metrics.jsonl", "curves.png", "checkpoints", "model",
                    "eval_results.txt", "eval_results.json", "summary.json", "tokenizer"}
   results = read_json(folder / "eval_results.json")
-  assert set(results) == {"loss", "masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss",
-                          "next_sentence_accuracy"}  # as the original prints them
-  assert results["loss"] == results["masked_lm_loss"] + results["next_sentence_loss"]
-  assert f"masked_lm_loss = {results['masked_lm_loss']:.6f}\n" in (
+  assert set(results) == {f"eval_{name}" for name in (  # the original's five
+      "loss", "masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss",
+      "next_sentence_accuracy")}
+  assert results["eval_loss"] == results["eval_masked_lm_loss"] + results["eval_next_sentence_loss"]
+  assert f"eval_masked_lm_loss = {results['eval_masked_lm_loss']:.6f}\n" in (
       folder / "eval_results.txt").read_text()
   assert read_json(folder / "summary.json")["steps"] == 200
   records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-  assert [r["step"] for r in records if "eval_masked_lm_loss" in r] == [50, 100, 150, 200]
+  scored = [r for r in records if "eval_masked_lm_loss" in r]
+  assert [r["step"] for r in scored] == [50, 100, 150, 200]
+  assert scored[-1] == results | {"step": 200}  # one name for a figure, wherever it stands
   assert [r["step"] for r in records if "masked_lm_loss" in r] == [1, *range(25, 201, 25)]
   assert not list(folder.rglob("*.tmp"))
 
@@ -97,7 +101,8 @@ def test_a_run_leaves_everything_behind(finished):
 def test_it_learns_more_than_how_frequent_words_are(finished):
   """The masked-LM loss on held-out text falls below the unigram entropy of the text."""
   folder, _, text = finished
-  assert read_json(folder / "eval_results.json")["masked_lm_loss"] < 0.8 * unigram_entropy(text)
+  results = read_json(folder / "eval_results.json")
+  assert results["eval_masked_lm_loss"] < 0.8 * unigram_entropy(text)
 
 
 def test_weights_are_random_unless_asked_for(finished):
@@ -278,10 +283,10 @@ def test_recipes(finished, tmp_path, changes):
   run(*arguments[:-1], *changes, "--config.num_train_steps=10", "--config.num_warmup_steps=2",
       "--config.eval_steps=0", f"--output_dir={tmp_path / 'out'}")
   results = read_json(tmp_path / "out" / "eval_results.json")
-  assert results["masked_lm_loss"] < np.log(len(WORDS)) + 0.5
+  assert results["eval_masked_lm_loss"] < np.log(len(WORDS)) + 0.5
   if "--config.objective=mlm" in changes:
-    assert set(results) == {"loss", "masked_lm_loss", "masked_lm_accuracy"}
-    assert results["loss"] == results["masked_lm_loss"]
+    assert set(results) == {"eval_loss", "eval_masked_lm_loss", "eval_masked_lm_accuracy"}
+    assert results["eval_loss"] == results["eval_masked_lm_loss"]
 
 
 def test_metrics_are_sums_over_what_has_weight():
@@ -347,12 +352,12 @@ def test_the_loss_is_the_global_mean_with_unequal_masks_per_device():
 
 def test_training_goes_on_from_given_weights(finished, tmp_path, capsys):
   folder, arguments, _ = finished
-  start = read_json(folder / "eval_results.json")["masked_lm_loss"]
+  start = read_json(folder / "eval_results.json")["eval_masked_lm_loss"]
   run(*arguments[:-1], f"--config.init_checkpoint={folder}", "--config.num_train_steps=2",
       "--config.num_warmup_steps=2", "--config.learning_rate=0.0",
       f"--output_dir={tmp_path / 'out'}")
   assert "freshly initialized, 0 ignored" in capsys.readouterr().out.replace("0 freshly", "freshly")
-  after = read_json(tmp_path / "out" / "eval_results.json")["masked_lm_loss"]
+  after = read_json(tmp_path / "out" / "eval_results.json")["eval_masked_lm_loss"]
   np.testing.assert_allclose(after, start, rtol=1e-5)
 
 
@@ -381,7 +386,7 @@ def test_records_train_and_are_evaluated_on_others(finished, tmp_path):
       f"--config.eval_files={tmp_path}/dev.tfrecord", "--config.num_train_steps=20",
       f"--output_dir={tmp_path / 'out'}")
   results = read_json(tmp_path / "out" / "eval_results.json")
-  assert results["masked_lm_loss"] < np.log(len(WORDS))  # the answer stands in the input
+  assert results["eval_masked_lm_loss"] < np.log(len(WORDS))  # the answer stands in the input
 
 
 def test_a_run_without_evaluation(finished, tmp_path, capsys):
@@ -407,7 +412,8 @@ def test_the_originals_records_train(shared, tmp_path):
       "--config.eval_steps=0", f"--config.tokenizer={tmp_path}/vocab",
       f"--config.train_files={tmp_path}/bert.tfrecord",
       f"--config.eval_files={tmp_path}/bert_wwm.tfrecord", f"--output_dir={tmp_path / 'out'}")
-  assert read_json(tmp_path / "out" / "eval_results.json")["masked_lm_loss"] < np.log(30522) + 0.1
+  results = read_json(tmp_path / "out" / "eval_results.json")
+  assert results["eval_masked_lm_loss"] < np.log(30522) + 0.1
 
 
 # --- Bad input --------------------------------------------------------------------------------
@@ -460,6 +466,41 @@ def test_unfitting_records(finished, tmp_path, records, changes, message):
     run(*finished[1][:-1], f"--config.train_files={file}", *changes,
         f"--output_dir={tmp_path / 'out'}")
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("lines", "message"), [
+    ("the film is good\n" * 40, "the training text is one document"),
+    ("the film is good\n\n" * 40, "each training example is one sentence"),
+    ("the film is good\nit was bad\n\n" * 40, None)])
+def test_text_without_pairs(tmp_path, tokenizer, capsys, lines, message):
+  (tmp_path / "a.txt").write_text(lines)
+  config = get_config()
+  config.phases, config.eval_fraction = ((1.0, 8, 4),), 0.0
+  config.train_files = str(tmp_path / "a.txt")
+  plan = run_pretraining.PhasePlan(0, 10, 8, 4)
+  for objective in ("mlm_nsp", "mlm"):
+    config.objective = objective
+    run_pretraining.read_examples(config, [plan], tokenizer)
+    warned = "warning:" in (out := capsys.readouterr().out)
+    assert warned == (message is not None and objective == "mlm_nsp")
+    assert not warned or message in out
+
+
+def test_records_whose_labels_are_all_1_and_one_segment(tmp_path, tokenizer, capsys):
+  write_records(tmp_path / "a.tfrecord", 30)
+  config = get_config()
+  config.train_files, config.eval_fraction = str(tmp_path / "a.tfrecord"), 0.0
+  plan = run_pretraining.PhasePlan(0, 10, 24, 4)
+  examples = run_pretraining.read_examples(config, [plan], tokenizer)
+  assert "warning:" not in capsys.readouterr().out
+  one = modeling.BertConfig(vocab_size=35, hidden_size=8, num_hidden_layers=1,
+                            num_attention_heads=1, intermediate_size=8, type_vocab_size=1)
+  with pytest.raises(UserError, match="TFRecords have two segments, and the model's type_vocab"):
+    run_pretraining.check_segments(one, examples)
+  records = examples.train[0].examples._features
+  lone = corpus.Records(("a",), "", {**records, "next_sentence_labels": np.ones(30, np.int32)})
+  run_pretraining.make_examples(config, masking.vocabulary_of(tokenizer), lone, False, 0.0, 24)
+  assert "warning: all next_sentence_labels are 1" in capsys.readouterr().out
 
 
 def test_another_vocabulary_than_the_checkpoints(finished, tmp_path):
