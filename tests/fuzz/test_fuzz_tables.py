@@ -8,14 +8,15 @@ import tempfile
 
 from conftest import TOKENS
 import datasets
-from fuzz import harness
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from classification import labels, parsers, tables, tasks
+from fuzz import harness
 from support.errors import UserError
 
 ROWS = [{"text": "a \"warm\"\tfilm", "label": "pos", "n": 1}, {"text": "über, 你", "label": "neg",
