@@ -66,7 +66,7 @@ class BertConfig:
       value = getattr(self, field.name)
       if field.type is int and not (type(value) is int and value >= 1):
         raise ValueError(f"{field.name} must be an integer of at least 1, not {value!r}")
-      rate = field.type is float or field.type == float | None and value is not None
+      rate = field.type is float or (field.type == float | None and value is not None)
       if rate and not (type(value) in (int, float) and 0 <= value < 1):
         raise ValueError(f"{field.name} must be a number in [0, 1), not {value!r}")
     if self.hidden_size % self.num_attention_heads:

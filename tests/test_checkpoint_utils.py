@@ -317,6 +317,19 @@ def test_rows_for_added_tokens(tiny, folder):
     load(folder, modeling.BertForSequenceClassification(smaller, 3), batch, resize_embeddings=True)
 
 
+def test_the_masked_lm_head_grows_too(tiny, tokenizer, tmp_path):
+  config = tiny[0].config
+  batch = tiny[2] | {"masked_lm_positions": np.zeros(1, np.int32)}
+  params = init_params(modeling.BertForPreTraining(config), batch)
+  checkpoint_utils.export_huggingface(tmp_path / "model", config, params, tokenizer, "# a card\n")
+  larger = modeling.BertForPreTraining(
+      dataclasses.replace(config, vocab_size=config.vocab_size + 2))
+  loaded, report = load(tmp_path / "model", larger, batch, resize_embeddings=True)
+  assert report.new_rows == 2
+  np.testing.assert_array_equal(loaded["masked_lm"]["bias"],
+                                [*params["masked_lm"]["bias"], 7.0, 7.0])
+
+
 @pytest.mark.parametrize("change,message", [
     (lambda t: t | {"bert.encoder.layer.2.output.dense.bias": np.zeros(16, np.float32)},
      r"a tensor that no BERT has: bert.encoder.layer.2.output.dense.bias \[16\]; .* 2 layers"),
