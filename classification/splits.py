@@ -24,9 +24,10 @@ _MUCH_UNKNOWN = 0.03  # of the tokens: beyond it a vocabulary is another languag
 
 @dataclasses.dataclass(frozen=True)
 class LabelledSplit:
-  """A tokenized split and, of a test split, the ids of its rows."""
+  """A tokenized split, whether its labels are true, and, of a test split, the ids of its rows."""
 
   examples: data.TokenizedSplit
+  labelled: bool
   row_ids: list[str]
 
 
@@ -47,13 +48,13 @@ class RunData:
   def digests(self) -> dict[str, str]:
     """Returns a hash of each labelled split, for `experiment.check_same_data`."""
     digests = {}
-    for split in self.splits.keys() - self.task.test_splits.keys() | (
-        self.splits.keys() & self.task.eval_splits.keys()):
-      examples = self.splits[split].examples
+    for name, split in self.splits.items():
       content = hashlib.sha256(json.dumps(self.label_names).encode())
-      for array in (examples.tokens, examples.offsets, examples.first_lengths, examples.labels):
+      for array in (split.examples.tokens, split.examples.offsets, split.examples.first_lengths,
+                    split.examples.labels):
         content.update(np.ascontiguousarray(array))
-      digests[f"the rows of {split}"] = content.hexdigest()
+      if split.labelled:
+        digests[f"the rows of {name}"] = content.hexdigest()
     return digests
 
 
@@ -88,7 +89,7 @@ def read_run_data(config: ml_collections.ConfigDict,
     examples = data.tokenize(table.rows.select_columns(list(layout.texts)), encoded, tokenizer,
                              config.max_seq_length, cache_dir)
     row_ids = tables.row_ids(table) if split in task.test_splits else []
-    splits[split] = LabelledSplit(examples, row_ids)
+    splits[split] = LabelledSplit(examples, wanted[split], row_ids)
     unknown[split] = data.unknown_share(examples, tokenizer)
     say_split(split, table, examples, unknown[split])
   if max(unknown.values()) > _MUCH_UNKNOWN:

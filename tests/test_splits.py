@@ -1,11 +1,15 @@
 """A run's splits: which ones are read, what the classes are called, and in which order."""
 
+import dataclasses
+
 import datasets
+import numpy as np
 import pytest
 
 import checkpoint_utils
 from classification import splits, tables, tasks
 import configs.classifier
+import data
 import modeling
 from support.errors import UserError
 
@@ -59,6 +63,25 @@ def test_one_file_is_not_two_splits():
   assert list(splits.wanted_splits(config_of(do_eval=False), source)) == ["train"]
   assert list(splits.wanted_splits(config_of(do_train=False, do_predict=True), source)) == [
       "validation", "test"]
+
+
+def test_digests():
+  """Of what is trained on and scored: any other row, label or class name shows."""
+  numbers = np.arange(4, dtype=np.int32)
+  split = data.TokenizedSplit(numbers, numbers[:3], numbers[:2], numbers[:2], 0)
+
+  def digests(names=("a", "b"), labelled=True, **changes):
+    changed = splits.LabelledSplit(dataclasses.replace(split, **changes), labelled, [])
+    task = tasks.own_task(("text",), names)
+    return splits.RunData(task, names, {"test": changed}).digests()
+
+  assert digests() == digests()
+  assert list(digests()) == ["the rows of test"]
+  assert not digests(labelled=False)
+  different = [digests(), digests(("a", "c")), digests(labels=numbers[1:3]),
+               digests(tokens=numbers + 1), digests(offsets=numbers[1:]),
+               digests(first_lengths=numbers[1:3])]
+  assert len({digest["the rows of test"] for digest in different}) == 6
 
 
 # --- Classes ------------------------------------------------------------------------------------
