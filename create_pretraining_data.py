@@ -407,7 +407,7 @@ def say_text(counts: Sequence[TextCounts]) -> None:
   documents, sentences, tokens, unknown = map(sum, zip(*counts, strict=True))
   say(f"{tokens} tokens ({unknown / tokens:.1%} [UNK])")
   wordpieces.warn_of_unknown(unknown / tokens)
-  if documents == sentences:
+  if documents == sentences > 1:
     say("  warning: every document is one sentence, so that all next_sentence_labels are 1; leave "
         "blank lines between documents only")
   single = sum(count.documents == 1 for count in counts)

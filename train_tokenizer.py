@@ -18,6 +18,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -35,6 +36,9 @@ _LONGEST_DOCUMENT = 1 << 20  # characters
 _BLOCK = 1 << 20  # characters that are tokenized at a time
 _BLOCKS = 16  # of them, from the text's start, for the share of [UNK]
 _MOST = (1 << 31) - 1  # entries
+# A word, whose characters are not words themselves as Chinese ones are, that would keep the trainer
+# busy for hours; it is [UNK] in any case.
+_HUGE_WORD = re.compile(r"[^\W\u3400-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]{10000,}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +194,9 @@ def train_vocabulary(settings: Settings, sources: Sequence[text.Source],
       special_tokens=first, limit_alphabet=len(alphabet.characters),
       initial_alphabet=alphabet.characters, continuing_subword_prefix="##")
   with opened(settings, sources) as documents:
-    backend.train_from_iterator(documents, trainer)
+    backend.train_from_iterator(
+        ([_HUGE_WORD.sub(" ", sentence) for sentence in document] for document in documents),
+        trainer)
   vocab = backend.get_vocab()
   merged = sorted(vocab, key=lambda word: vocab[word])[len(first) + len(alphabet.characters):]
   return [*SPECIAL_TOKENS.values(), *alphabet.characters, *characters, *merged]

@@ -106,6 +106,11 @@ def test_characters_without_an_entry_are_the_cause(tmp_path, capsys):
   assert "words of more than 100 characters are; has the text spaces?" in capsys.readouterr().out
 
 
+def test_a_huge_word_does_not_stop_the_trainer(tmp_path):
+  entries = train(tmp_path / "tokenizer", text="abc " + "cabd" * 250_000 + " abc 中" + "中" * 20000)
+  assert {"abc", "##d", "中"} <= set(entries)
+
+
 def test_min_frequency(tmp_path):
   assert "hello" in train(tmp_path / "a", text="hello hello\n")
   assert "hello" not in train(tmp_path / "b", "--min_frequency=3", text="hello hello\n")
