@@ -48,7 +48,8 @@ def infer_label_names(table: Table, values: Sequence[Any], label_type: str) -> t
     return ()
   texts = list(map(str, values))
   if all(map(_INTEGER.fullmatch, texts)):
-    return tuple(sorted(set(texts), key=lambda text: (int(text), text)))
+    plain = all(str(int(text)) == text for text in set(texts))  # 007 and +1 are text
+    return tuple(sorted(set(texts), key=int if plain else str))
   odd = [row for row, text in enumerate(texts)
          if not _NUMBER.fullmatch(text) or _LEADING_ZERO.match(text)]
   fractions = len(texts) - len(odd) - sum(bool(_INTEGER.fullmatch(texts[row])) for row in
