@@ -241,7 +241,6 @@ class TrainingPlan:
     step_fn: see `training.pmap_train_step`.
     batches_from: first step -> the batches from there on, for the local devices.
     evaluate: (parameters, step) -> results; None: nothing to evaluate.
-    metric_prefix: of the results' names in metrics.jsonl.
     curve: the name in metrics.jsonl of the result that curves.png shows.
     steps_left: see `reporting.Reporter`.
   """
@@ -256,7 +255,6 @@ class TrainingPlan:
   step_fn: Callable[..., Any]
   batches_from: Callable[[int], Iterator[data.Batch]]
   evaluate: Callable[[training.Params, int], dict[str, float]] | None
-  metric_prefix: str
   curve: str
   steps_left: Callable[[int], float] | None = None
 
@@ -290,7 +288,7 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
   def evaluate(state: training.TrainState) -> dict[str, float]:
     step = int(state.step)
     results = plan.evaluate(state.params, step)
-    reporter.metrics(step, {plan.metric_prefix + name: value for name, value in results.items()})
+    reporter.metrics(step, results)
     reporter.say(f"step {step}: " + "  ".join(
         f"{name} {value:.4f}" for name, value in results.items()))
     return results

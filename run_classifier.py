@@ -170,7 +170,7 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
       evaluate=(lambda params, _: score_splits(
           config, dataclasses.replace(classifier, params=params), run_data, predict_fn)
                 ) if config.do_eval else None,
-      metric_prefix="", curve=f"eval_{run_data.task.metrics[0]}")
+      curve=f"eval_{run_data.task.metrics[0]}")
 
 
 def train_batches(config: ml_collections.ConfigDict, examples: data.TokenizedSplit,

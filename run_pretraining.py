@@ -315,7 +315,7 @@ def plan_pretraining(config: ml_collections.ConfigDict, examples: PretrainingExa
           micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences),
       evaluate=(lambda params, step: score_held_out(
           config, params, held_out[phase_of(phases, step)], eval_fn)) if held_out else None,
-      metric_prefix="", curve="eval_masked_lm_loss",
+      curve="eval_masked_lm_loss",
       steps_left=functools.partial(steps_left, phases))
 
 

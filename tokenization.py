@@ -29,6 +29,7 @@ _SETTINGS = {
     "model_max_length": (int, float), "added_tokens_decoder": (dict,),
     "additional_special_tokens": (list,)}
 _ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+MUCH_UNKNOWN = 0.03  # of a text's tokens: beyond it the vocabulary is another text's
 _LONGEST_WORD = 100  # characters; HuggingFace's BERT, the original's is 200
 
 

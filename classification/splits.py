@@ -17,9 +17,7 @@ import data
 from support import files
 from support.errors import shown, UserError
 from support.reporting import say
-from tokenization import Tokenizer
-
-_MUCH_UNKNOWN = 0.03  # of the tokens: beyond it a vocabulary is another language's
+from tokenization import MUCH_UNKNOWN, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +90,7 @@ def read_run_data(config: ml_collections.ConfigDict,
     splits[split] = LabelledSplit(examples, wanted[split], row_ids)
     unknown[split] = data.unknown_share(examples, tokenizer)
     say_split(split, table, examples, unknown[split])
-  if max(unknown.values()) > _MUCH_UNKNOWN:
+  if max(unknown.values()) > MUCH_UNKNOWN:
     say("  warning: so many [UNK], all the same to the model, mean that the tokenizer is for "
         "another language or spelling (cased, uncased)")
   files.keep_within(cache_dir, config.cache_gigabytes * 1e9)

@@ -15,9 +15,9 @@ import unicodedata
 import tokenizers
 
 from support.reporting import say
+from tokenization import MUCH_UNKNOWN
 
 ORIGINAL_LONGEST_WORD = 200  # characters; a longer word is [UNK]. HuggingFace's limit: 100
-_MUCH_UNKNOWN = 0.03  # of the tokens: beyond it a vocabulary is another text's
 _MEMO_ENTRIES = 1 << 20
 _MEMO_WORD = 64  # characters; a longer word is unlikely to come again
 
@@ -32,7 +32,7 @@ _CHINESE = re.compile("([\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a7
 def warn_of_unknown(share: float, cause: str = "the tokenizer is for other text (its language, its "
                     "case), or was trained with too small a --limit_alphabet") -> None:
   """Prints a warning with its probable cause if this share of the tokens, being [UNK], is large."""
-  if share > _MUCH_UNKNOWN:
+  if share > MUCH_UNKNOWN:
     say(f"  warning: {share:.1%} of the tokens are [UNK], all the same to the model: {cause}")
 
 
