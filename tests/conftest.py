@@ -29,8 +29,9 @@ import tokenization
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "float32")
 
-# tests/fuzz: the same few examples in every run of the tests, others in each round of `make fuzz`.
-_COMMON = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
+# tests/fuzz: the same few examples in every run of the tests, others in each round of make fuzz.
+_COMMON = {"deadline": None, "database": None,
+           "suppress_health_check": list(hypothesis.HealthCheck)}
 hypothesis.settings.register_profile("short", max_examples=40, derandomize=True, **_COMMON)
 hypothesis.settings.register_profile("long", max_examples=400, **_COMMON)
 hypothesis.settings.load_profile(os.environ.get("FUZZ_PROFILE", "short"))

@@ -184,7 +184,8 @@ def test_the_share_of_unknown_tokens_is_said(tmp_path, tokenizer, capsys):
   (tmp_path / "a.txt").write_text("The film is xyz .\n")
   for _ in range(2):
     open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
-    assert "warning: 20.0% of the tokens are [UNK]" in (out := capsys.readouterr().out) and "(20.0% [UNK])" in out
+    out = capsys.readouterr().out
+    assert "warning: 20.0% of the tokens are [UNK]" in out and "(20.0% [UNK])" in out
   arrays = features(4)
   arrays["input_ids"][:, 5:] = 1
   arrays["input_mask"][:, 6:] = 0  # so that one of six tokens is [UNK]
