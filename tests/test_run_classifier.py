@@ -230,7 +230,7 @@ def test_mnli_then_rte(tmp_path, vocab_dir, capsys):
   run(*common, "--config.dataset_name=rte", f"--config.init_checkpoint={tmp_path / 'mnli'}",
       f"--output_dir={tmp_path / 'rte'}")
   said = capsys.readouterr().out
-  assert "classes (entailment, neutral, contradiction) are not this task's" in said
+  assert "classes ('entailment', 'neutral', 'contradiction') are not this task's" in said
   assert "23 tensors loaded, 2 freshly initialized (classifier/bias, classifier/kernel)" in said
   model = checkpoint_utils.find_checkpoint(str(tmp_path / "rte"))
   assert model.label_names == ("entailment", "not_entailment")
