@@ -49,24 +49,36 @@ _GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 _BOM = b"\xef\xbb\xbf"
 _BUFFER_BYTES = 1 << 16
 _PARQUET_ROWS = 64  # that are held at a time
+_PIECE = 10_000  # characters of a paragraph that are cut into sentences at a time
 _PROGRESS_LINES = 256  # lines between two calls of `progress`
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?")
 _FILE_EXTENSIONS = (".txt", ".gz", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".tfrecord")
 _KINDS_BY_NAME = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 _PARQUET = re.compile(rb"PAR1\x15")  # the byte begins its first structure
-_MARKUP = re.compile(rb"(?i)<(!doctype html|html|\?xml|mediawiki)\b")
+_MARKUP = re.compile(
+    rb"(?i)<(!--|(!doctype|\?xml|html|head|body|title|meta|div|span|p|a|h[1-6]|ul|ol|table|script|"
+    rb"style|article|section|svg|rss|feed|tei|teicorpus|mediawiki|page|corpus|text|doc)[\s/>])")
+_JSON_ARRAY = re.compile(rb"""\[\s*(\{\s*"|\[?\s*"(\\.|[^"\\\n])*"\s*[,\]])""")
 # The first bytes of files that are not text: (their pattern, their name, the remedy).
-_UNPACK = "unpack it"
+_UNPACK, _GIVE, _SAVE = "unpack it", "give a text file", "save it as text"
 _NO_TEXT = tuple((re.compile(start, re.DOTALL), name, remedy) for start, name, remedy in (
     (rb"BZh[1-9][1\x17]", "bzip2", _UNPACK),
     (rb"\xfd7zXZ\x00", "xz", _UNPACK),
     (rb"\x28\xb5\x2f\xfd", "zstd", _UNPACK),
     (rb"\x04\x22\x4d\x18", "lz4", _UNPACK),
     (_GZIP_MAGIC, "gzip inside gzip", _UNPACK),
-    (rb"PK\x03\x04|7z\xbc\xaf|Rar!\x1a", "an archive or an office document",
+    (rb"\x1f\x9d|\x5d\x00\x00", "compressed data", _UNPACK),
+    (rb"PK(\x03\x04|\x05\x06|\x07\x08)|7z\xbc\xaf|Rar!\x1a", "an archive or an office document",
      "unpack it, or save it as text"),
+    (rb"\x89PNG|GIF8[79]a|\xff\xd8\xff|II\*\x00|MM\x00\*|RIFF.{4}WEBP", "an image", _GIVE),
+    (rb"RIFF.{4}(WAVE|AVI )|ID3[\x02-\x04]|OggS\x00|fLaC\x00|\x00.{3}ftyp", "sound or film",
+     _GIVE),
+    (rb"\x7fELF|\x00asm|\xca\xfe\xba\xbe", "a program", _GIVE),
+    (rb"\x80[\x02-\x05]", "a Python pickle", _SAVE),
+    (rb"\x93NUMPY|\x89HDF|.{3}\x00{5}\{\"", "arrays", _SAVE),
+    (rb"SQLite format 3\x00", "a database", _SAVE),
     (rb".{257}ustar", "a tar archive", _UNPACK),
-    (rb"%PDF-|\{\\rtf|\xd0\xcf\x11\xe0", "a PDF or an office document", "save it as text"),
+    (rb"%PDF-|\{\\rtf|\xd0\xcf\x11\xe0", "a PDF or an office document", _SAVE),
     (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "UTF-32", "convert it: iconv -f UTF-32 -t UTF-8"),
     (rb"\xff\xfe|\xfe\xff", "UTF-16", "convert it: iconv -f UTF-16 -t UTF-8"),
     (_PARQUET.pattern, "parquet", "it is read without gzip, by input_format=parquet"),
@@ -120,7 +132,7 @@ def find_sources(patterns: str, input_format: str = "auto",
   Args:
     patterns: comma-separated files, globs (`**` goes into folders), folders saved by
       `datasets.save_to_disk`, and hub names (`owner/name` or `owner/name:config`). The name of
-      an existing file is no pattern, whatever its characters.
+      an existing file or folder is no pattern, whatever its characters.
     input_format: one of INPUT_FORMATS. "auto" detects it from a file's name and first line.
     flag: the flag's name, for messages.
 
@@ -132,7 +144,7 @@ def find_sources(patterns: str, input_format: str = "auto",
   """
   if input_format not in INPUT_FORMATS:
     raise UserError(f"input_format {input_format!r} is not one of {', '.join(INPUT_FORMATS)}")
-  wanted = [patterns] if os.path.exists(os.path.expanduser(patterns)) else [
+  wanted = [patterns] if any(_paths(patterns)) else [  # a folder's name may contain a comma
       pattern for pattern in map(str.strip, patterns.split(",")) if pattern]
   if not wanted:
     raise UserError(f"{flag} is blank; give text files, as in {flag}='/data/*.txt'")
@@ -147,10 +159,7 @@ def _matches(pattern: str, input_format: str, flag: str) -> list[Source]:
   path = os.path.expanduser(pattern)
   if os.path.isdir(path):
     return [_saved_dataset(path, flag)]
-  if os.path.exists(path):  # checked before globbing: a file's name may contain a bracket
-    files = [path]
-  else:
-    files = sorted(file for file in glob.glob(path, recursive=True) if not os.path.isdir(file))
+  files = sorted(file for file in _paths(pattern) if not os.path.isdir(file))
   if not files:
     if _HUB_NAME.fullmatch(pattern) and not pattern.endswith(_FILE_EXTENSIONS):
       return [Source(pattern, "dataset")]
@@ -163,6 +172,14 @@ def _matches(pattern: str, input_format: str, flag: str) -> list[Source]:
                     "datasets.save_to_disk or a hub name such as wikimedia/wikipedia:20231101.en")
   return [Source(file, _detect_kind(file) if input_format == "auto" else input_format,
                  os.path.getsize(file)) for file in files]
+
+
+def _paths(pattern: str) -> Iterator[str]:
+  """Yields what a pattern matches; what exists by its name, a file or a folder, is no pattern."""
+  path = existing = os.path.expanduser(pattern)
+  while existing and not os.path.exists(existing):
+    existing = os.path.dirname(existing)
+  return glob.iglob(glob.escape(existing) + path[len(existing):], recursive=True)
 
 
 def _saved_dataset(folder: str, flag: str) -> Source:
@@ -181,13 +198,17 @@ def _detect_kind(file: str) -> str:
   start = b""
   with open(file, "rb") as raw, contextlib.suppress(*_GZIP_ERRORS):  # reported when read, by line
     stream = _unzipped(raw)
-    while not start and (line := stream.readline(_BUFFER_BYTES)):
-      start = line.removeprefix(_BOM).lstrip()
+    while not start and (content := stream.read(_BUFFER_BYTES)):
+      start = _stripped(content)
+  if start.startswith(b"<doc id="):
+    return "wikiextractor"
+  as_it_is = "input_format=lines reads it as it is"
   if _MARKUP.match(start):
     raise UserError(f"{file} holds HTML or XML, not text; extract its text first (WikiExtractor "
-                    "does so for a dump of Wikipedia)")
-  if start.startswith(b"<doc "):
-    return "wikiextractor"
+                    f"does so for a dump of Wikipedia); {as_it_is}")
+  if _JSON_ARRAY.match(start):
+    raise UserError(f"{file} holds a JSON array, not text; make a line of each of its objects: "
+                    f"jq -c '.[]' FILE > NEW.jsonl; {as_it_is}")
   if _PARQUET.match(start) and stream is raw:
     return "parquet"
   return "jsonl" if start.startswith(b"{") and not start.startswith(b"{\\rtf") else "lines"
@@ -276,7 +297,7 @@ class _Reader:
   def _whole_lines(self, source: Source) -> Iterator[tuple[int, str]]:
     """Yields a file's line numbers, from 1, and lines as they are, but for a byte order mark."""
     offset = reported = number = 0
-    with open(source.path, "rb") as raw:
+    with open(source.path, "rb", _BUFFER_BYTES) as raw:
       try:
         stream = _unzipped(raw)
         _check_is_text(source.path, stream.peek(_BUFFER_BYTES))
@@ -309,10 +330,17 @@ class _Reader:
                       f"{offset + error.start}); {advice}") from error
 
   def _cut(self, paragraph: str) -> Iterator[str]:
-    """Yields the sentences of a paragraph."""
+    """Yields the sentences of a paragraph; one longer than _PIECE is cut at a space, or within."""
     import sentencex  # here: input with one sentence a line does not need it
 
-    return filter(None, map(str.strip, sentencex.segment(self.language, paragraph)))
+    start = 0
+    while start < len(paragraph):  # piece by piece: the time for one may grow quadratically
+      piece = paragraph[start:start + _PIECE]
+      sentences = list(sentencex.segment(self.language, piece))  # together they are the piece
+      if start + len(piece) < len(paragraph):
+        sentences = sentences[:-1] or [piece.rpartition(" ")[0] or piece]  # the last may go on
+      yield from filter(None, map(str.strip, sentences))
+      start += sum(map(len, sentences))
 
   def _whole_document(self, content: str) -> Iterator[_SentenceOrEnd]:
     """Reads the text of one document, one paragraph a line."""
@@ -359,9 +387,11 @@ class _Reader:
         row = json.loads(line)
       except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not JSON ({first_line(error)}); a line must be a JSON object "
-                        "with the text") from error
+                        "with the text; jq -c . FILE makes lines of objects, jq -c '.[]' FILE of "
+                        "an array") from error
       if not isinstance(row, dict):
-        raise UserError(f"{place}: a line must be a JSON object, not {shown(row)}")
+        raise UserError(f"{place}: a line must be a JSON object, not {shown(row)}"
+                        + ("; jq -c '.[]' FILE makes lines of an array" * isinstance(row, list)))
       yield from self._row(place, row)
 
   def _table(self, source: Source) -> Iterator[_SentenceOrEnd]:
@@ -477,17 +507,34 @@ def _unzipped(raw: BinaryIO) -> BinaryIO:
   return io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES) if gzipped else raw
 
 
+def _stripped(start: bytes) -> bytes:
+  """Returns a file's first bytes without byte order mark and white space before its content."""
+  return start.removeprefix(_BOM).lstrip()
+
+
 def _check_is_text(path: str, start: bytes) -> None:
   """Raises a UserError if a file's first bytes, unzipped, are not those of a text."""
   for pattern, name, remedy in _NO_TEXT:
-    if pattern.match(start):
+    if pattern.match(_stripped(start)):
       raise UserError(f"{path} holds {name}, not text; {remedy}")
   if tfrecords.begins_record(start):
     raise UserError(f"{path} holds TFRecords, not text; run_pretraining.py reads them, without "
                     "gzip")
-  if start.count(0) > len(start) // 20:  # some crawled texts have a few, which BERT deletes
-    raise UserError(f"{path} holds binary data or UTF-16, not text: {start.count(0)} of its first "
-                    f"{len(start)} bytes are 0; for UTF-16: iconv -f UTF-16LE -t UTF-8")
+  even, odd = start[::2].count(0), start[1::2].count(0)
+  if even + odd > len(start) // 20:  # some crawled texts have a few, which BERT deletes
+    if 20 * min(even, odd) > even + odd:
+      raise UserError(f"{path} holds binary data, not text: {even + odd} of its first "
+                      f"{len(start)} bytes are 0")
+    raise UserError(f"{path} holds UTF-16, not text: every other byte of many is 0; convert it: "
+                    f"iconv -f UTF-16{'LE' if odd > even else 'BE'} -t UTF-8")
+  bad = len(start) - len(start.decode("utf-8", "ignore").encode())
+  if bad > len(start) // 10:
+    raise UserError(f"{path} is no UTF-8 text: {bad} of its first {len(start)} bytes are not "
+                    "UTF-8; for a text of another encoding: iconv -f ENCODING -t UTF-8")
+  content = _stripped(start).rstrip()
+  if b"\r" in content and b"\n" not in content:
+    raise UserError(f"{path} ends its lines with \\r alone, as old Macs did; convert it: "
+                    "tr '\\r' '\\n' < FILE > NEW")
 
 
 def _damaged_gzip(file: str, line: int, error: Exception) -> UserError:

@@ -26,6 +26,7 @@ _SAME_LENGTH = (FEATURES[:3], FEATURES[3:6])
 _HEAD = struct.Struct("<QI")
 _TAIL = struct.Struct("<I")
 _GZIP_MAGIC = b"\x1f\x8b"
+_OTHER = "not a file of BERT pre-training examples"
 # Tags of the protocol: field number << 3 | 2; 2 means that the length comes before the content.
 _FIELD_1, _FIELD_2, _FIELD_3 = b"\x0a", b"\x12", b"\x1a"
 
@@ -141,6 +142,8 @@ def read_records(path: str | os.PathLike[str], vocab_size: int = 1 << 31,
   numbered = enumerate(_serialized(file), 1)
   while chunk := list(itertools.islice(numbered, batch)):
     (first, *_), serialized = zip(*chunk, strict=True)
+    for number, record in chunk:
+      _features(file, number, record)
     lengths = lengths or _feature_lengths(file, first, serialized[0])
     specification = {
         name: tf.io.FixedLenFeature([length], tf.float32 if name in _FLOATS else tf.int64)
@@ -165,21 +168,25 @@ def _check_values(file: pathlib.Path, first: int, arrays: dict[str, np.ndarray],
                   vocab_size: int) -> None:
   """Raises a UserError for the first impossible value; `first` is the number of row 0.
 
-  Predictions of weight 0 are padding, which may hold anything: what is outside becomes 0.
+  Predictions of weight 0 are padding, which may hold anything: what is outside becomes 0. So are
+  input_ids and segment_ids after the tokens, if they are in their ranges.
   """
   mask, weights = arrays["input_mask"], arrays["masked_lm_weights"]
   tokens = np.maximum(mask.sum(1, keepdims=True), 1)  # [n, 1]; at least [CLS]
   ids, positions = arrays["masked_lm_ids"], arrays["masked_lm_positions"]
   for padded, end in ((ids, vocab_size), (positions, tokens)):
     padded[(weights == 0) & _outside(padded, end)] = 0
+  segments = arrays["segment_ids"]
+  falls = np.diff(segments, axis=1, prepend=0) < 0
   an_id = f"from 0 to {vocab_size - 1}, the last of the vocabulary; was it another one?"
   faults = {
       "input_ids": (_outside(arrays["input_ids"], vocab_size), an_id),
       "input_mask": (mask != (np.arange(mask.shape[1]) < tokens), "1 for the tokens, then 0"),
-      "segment_ids": (_outside(arrays["segment_ids"], 2), "0 or 1"),
-      "masked_lm_positions": (_outside(positions, tokens), "that of a token in the row"),
+      "segment_ids": (_outside(segments, 2) | falls & (mask == 1), "0, then 1 up to the padding"),
+      "masked_lm_positions": (_outside(positions, tokens) | _repeated(positions, weights > 0),
+                              "that of a token in the row, each once"),
       "masked_lm_ids": (_outside(ids, vocab_size), an_id),
-      "masked_lm_weights": (~((weights >= 0) & np.isfinite(weights)), "a finite number from 0"),
+      "masked_lm_weights": (~((weights >= 0) & (weights <= 1)), "a number from 0 to 1"),
       "next_sentence_labels": (_outside(arrays["next_sentence_labels"], 2), "0 or 1")}
   for name, (wrong, right) in faults.items():
     if wrong.any():
@@ -190,6 +197,16 @@ def _check_values(file: pathlib.Path, first: int, arrays: dict[str, np.ndarray],
 
 def _outside(values: np.ndarray, end: int | np.ndarray) -> np.ndarray:
   return (values < 0) | (values >= end)
+
+
+def _repeated(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
+  """Marks the counted values, [n, k], that stand earlier in their row too."""
+  distinct = np.where(counted, values, -1 - np.arange(values.shape[1]))
+  order = np.argsort(distinct, axis=1, kind="stable")
+  repeated = np.zeros(values.shape, bool)
+  same = np.diff(np.take_along_axis(distinct, order, 1), axis=1) == 0
+  np.put_along_axis(repeated, order[:, 1:], same, axis=1)
+  return repeated
 
 
 def _tensorflow() -> Any:
@@ -232,33 +249,37 @@ def _damaged(file: pathlib.Path, number: int, fault: str) -> UserError:
                    f"{advice}")
 
 
+def _features(file: pathlib.Path, number: int, record: bytes) -> Mapping[str, Any]:
+  """Returns a record's name -> `tf.train.Feature`; refuses names that tensorflow would not."""
+  try:
+    return _tensorflow().train.Example.FromString(record).features.feature
+  except Exception as error:  # protobuf's DecodeError, whose module has moved between versions
+    raise UserError(f"{file}: record {number} is no tf.train.Example, or has a feature whose name "
+                    f"is not UTF-8; {_OTHER}") from error
+
+
 def _feature_lengths(file: pathlib.Path, number: int, record: bytes) -> dict[str, int]:
   """Returns feature -> number of values in a record, which must have all of FEATURES."""
-  tf = _tensorflow()
   where = f"{file}: record {number}"
-  advice = "not a file of BERT pre-training examples"
-  try:
-    features = tf.train.Example.FromString(record).features.feature
-  except Exception as error:  # protobuf's DecodeError, whose module has moved between versions
-    raise UserError(f"{where} is no tf.train.Example; {advice}") from error
+  features = _features(file, number, record)
   lengths = {}
   for name in FEATURES:
     if name not in features:
       raise UserError(f"{where} has no feature {name!r} but "
-                      f"{', '.join(map(repr, sorted(features))) or 'none'}; {advice}")
+                      f"{', '.join(map(repr, sorted(features))) or 'none'}; {_OTHER}")
     kind = "float_list" if name in _FLOATS else "int64_list"
     if features[name].WhichOneof("kind") != kind:
-      raise UserError(f"{where} has no {kind} in feature {name!r}; {advice}")
+      raise UserError(f"{where} has no {kind} in feature {name!r}; {_OTHER}")
     lengths[name] = len(getattr(features[name], kind).value)
     if not lengths[name]:
-      raise UserError(f"{where} has nothing in feature {name!r}; {advice}")
+      raise UserError(f"{where} has nothing in feature {name!r}; {_OTHER}")
   for names in _SAME_LENGTH:
     if len({lengths[name] for name in names}) > 1:
       raise UserError(f"{where} has {_listed(lengths, names)}, which must be as many of each; "
-                      f"{advice}")
+                      f"{_OTHER}")
   if lengths["next_sentence_labels"] != 1:
     raise UserError(f"{where} has {lengths['next_sentence_labels']} next_sentence_labels, not "
-                    f"one; {advice}")
+                    f"one; {_OTHER}")
   return lengths
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import os
+import pickle
 import random
 import struct
 import tarfile
@@ -263,6 +264,14 @@ def test_a_files_name_is_no_pattern(tmp_path):
     assert read(file) == [[name.strip()]]
 
 
+@pytest.mark.parametrize("folder", ["g,2", "g[1]", "[x", "g*?", "a,b/[c]"])
+def test_a_folders_name_is_no_pattern(tmp_path, folder):
+  file = write(tmp_path / folder / "deep" / "a.txt", "One.\n")
+  for pattern in ("deep/*.txt", "*/a.txt", "**/?.txt"):
+    sources = text.find_sources(f"{tmp_path}/{folder}/{pattern}")
+    assert [source.path for source in sources] == [str(file)]
+
+
 def test_pipes_and_devices_are_refused(tmp_path):
   os.mkfifo(tmp_path / "pipe")
   for path in (tmp_path / "pipe", "/dev/zero", tmp_path / "*"):
@@ -298,7 +307,23 @@ NO_TEXT = [
     (b"%PDF-1.7\n", "holds a PDF"),
     (b"{\\rtf1 x}", "holds a PDF or an office document, not text; save it as text"),
     (TWO.encode("utf-16"), "holds UTF-16, not text; convert it: iconv -f UTF-16 -t UTF-8"),
-    (TWO.encode("utf-16-le"), "holds binary data or UTF-16, not text"),
+    (TWO.encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8"),
+    (TWO.encode("utf-16-be"), "holds UTF-16, not text: every other byte of many is 0; convert it: "
+                              "iconv -f UTF-16BE -t UTF-8"),
+    (TWO.encode("utf-32-le"), "holds binary data, not text: "),
+    (random.Random(0).randbytes(999) + bytes(999), "holds binary data, not text: "),
+    (pickle.dumps({"text": TWO}), "holds a Python pickle, not text; save it as text"),
+    (b"\x93NUMPY\1\0v\0{'descr': '<f8'}", "holds arrays"),
+    (struct.pack("<Q", 300) + b'{"weight":{}}', "holds arrays"),
+    (b"\x89PNG\r\n\x1a\n and so on", "holds an image, not text; give a text file"),
+    (b"GIF89a and so on", "holds an image"), (b"\xff\xd8\xff\xe0 and so on", "holds an image"),
+    (b"\0\0\0\x18ftypmp42 and so on", "holds sound or film"),
+    (b"\x7fELF and so on", "holds a program"), (b"SQLite format 3\0x", "holds a database"),
+    (b"PK\5\6" + bytes(18), "holds an archive"), (b"PK\7\x08PK\3\4", "holds an archive"),
+    (b"\xef\xbb\xbf\n%PDF-1.4\n", "holds a PDF"),
+    ("Привет, мир.\n".encode("cp1251"), "is no UTF-8 text: 9 of its first 13 bytes are not UTF-8; "
+                                        "for a text of another encoding: iconv -f ENCODING"),
+    (TWO.replace("\n", "\r").encode(), r"ends its lines with \r alone"),
     (TWO.encode("utf-32"), "holds UTF-32"),
     (gzip.compress(TWO.encode()), "holds gzip inside gzip"),
     (b"PAR1\x15\x04", "holds parquet"),
@@ -306,7 +331,7 @@ NO_TEXT = [
     (RECORD, "holds TFRecords, not text; run_pretraining.py reads them, without gzip"),
     (b"<!DOCTYPE html>\n<p>X.", "holds HTML or XML, not text"),
     (b'\n<?xml version="1.0"?>', "holds HTML or XML, not text"),
-    (random.Random(0).randbytes(4096).replace(b"\0", b"\1"), "is this a text file?")]
+    (random.Random(0).randbytes(4096).replace(b"\0", b"\1"), "is no UTF-8 text")]
 
 
 @pytest.mark.parametrize(("content", "message"), NO_TEXT, ids=[m[:30] for _, m in NO_TEXT])
@@ -319,8 +344,36 @@ def test_what_is_no_text_is_named(tmp_path, content, message):
     names -= {"a.txt"}
   for name in names:
     file = write(tmp_path / name, content)
-    assert message in (found := complaint(file)) and "errors=" not in found
-    assert found.startswith(str(file))
+    for errors in text.DECODING_ERRORS:
+      assert message in (found := complaint(file, errors=errors)) and "errors=" not in found
+      assert found.startswith(str(file)) and len(found) <= 300
+
+
+@pytest.mark.parametrize("start", [
+    "<head>", "<body class='a'>", "<div>", "<p>", "<!-- c -->", '<svg xmlns="x"/>',
+    "<rss version='2'>", "<TEI>", "<!DOCTYPE TEI>", "<DOC>", '<DOC id="A" type="story">', "<doc>"])
+def test_markup_is_no_text(tmp_path, start):
+  file = write(tmp_path / "a.txt", f"\ufeff\n{start}\nHello.\n")
+  assert "holds HTML or XML" in (found := complaint(file)) and len(found) <= 300
+  assert read(file, "lines") == [[start, "Hello."]]
+
+
+@pytest.mark.parametrize("start", ["<unk> the", "<s> A", "<3 you", "< p", "<peter@x.org> wrote"])
+def test_what_only_looks_like_markup(tmp_path, start):
+  assert read(write(tmp_path / "a.txt", start)) == [[start]]
+
+
+@pytest.mark.parametrize("value", [[{"text": "A."}, {"text": "B."}], ["A.", "B."], [["A.", 1]]])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_json_array_is_no_text(tmp_path, value, indent):
+  for name in ("a.txt", "a.json"):
+    file = write(tmp_path / name, "\n" + json.dumps(value, indent=indent))
+    assert "jq -c '.[]' FILE" in (found := complaint(file)) and len(found) <= 300
+
+
+@pytest.mark.parametrize("start", ["[1] A note.", "[ what ]", '["So," he said.]', "[[A]]"])
+def test_what_only_looks_like_an_array(tmp_path, start):
+  assert read(write(tmp_path / "a.txt", start)) == [[start]]
 
 
 def test_a_stray_zero_is_text(tmp_path):
@@ -425,6 +478,27 @@ def test_a_line_has_a_bound(tmp_path, monkeypatch, name):
     tracemalloc.stop()
   assert message == (f"{file}, line 2: longer than 1,000 bytes; break it into shorter lines or "
                      "documents")
+
+
+@pytest.mark.parametrize("paragraph", ["你好。", "Mr. Abc went. ", "a ", "a", "é"])
+def test_a_long_paragraph_is_cut_in_linear_time(tmp_path, monkeypatch, paragraph):
+  import sentencex
+
+  longest, segment = [], sentencex.segment
+  monkeypatch.setattr(sentencex, "segment", lambda language, piece: longest.append(len(piece)) or
+                      segment(language, piece))
+  content = (paragraph * 25_000)[:25_000]
+  (document,) = read(write(tmp_path / "a.txt", content), "paragraphs")
+  assert max(longest) <= 10_000 and len(longest) <= 4
+  assert "".join(document).replace(" ", "") == content.replace(" ", "")
+  if paragraph == "你好。":
+    assert set(document[:-1]) == {paragraph}
+  elif paragraph.startswith("Mr"):
+    assert set(document[:-1]) == {paragraph.strip()}
+  longest.clear()
+  whole = content[:10_000]
+  read(write(tmp_path / "a.txt", whole), "paragraphs")
+  assert longest == [len(whole.strip())]  # as it is
 
 
 def test_blocks():

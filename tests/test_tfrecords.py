@@ -174,7 +174,8 @@ def test_a_gzipped_file_is_named(tmp_path):
   assert complaint(path) == f"{path} is gzipped; unpack it: gunzip"
 
 
-A_TOKEN = "that of a token in the row"
+A_TOKEN = "that of a token in the row, each once"
+SEGMENTS = "0, then 1 up to the padding"
 AN_ID = "from 0 to 999, the last of the vocabulary; was it another one?"
 
 
@@ -183,18 +184,21 @@ AN_ID = "from 0 to 999, the last of the vocabulary; was it another one?"
     ("input_ids", 5, 1000, AN_ID),
     ("input_mask", 2, 0, "1 for the tokens, then 0"), ("input_mask", 7, 1, None),
     ("input_mask", 0, 2, "1 for the tokens, then 0"), ("input_mask", 1, -1, None),
-    ("segment_ids", 4, -1, "0 or 1"), ("segment_ids", 7, 9, "0 or 1"),
+    ("segment_ids", 4, -1, SEGMENTS), ("segment_ids", 7, 9, SEGMENTS),
+    ("segment_ids", 5, 0, SEGMENTS), ("masked_lm_positions", 1, 1, A_TOKEN),
     ("masked_lm_positions", 1, 1_000_000, A_TOKEN), ("masked_lm_positions", 0, -3, A_TOKEN),
     ("masked_lm_positions", 0, 8, A_TOKEN), ("masked_lm_positions", 1, 6, A_TOKEN),
     ("masked_lm_ids", 0, -1, AN_ID), ("masked_lm_ids", 1, 2**32 + 5, AN_ID),
-    ("masked_lm_weights", 1, float("nan"), "a finite number from 0"),
-    ("masked_lm_weights", 1, -1.0, "a finite number from 0"),
+    ("masked_lm_weights", 1, float("nan"), "a number from 0 to 1"),
+    ("masked_lm_weights", 1, 1.5, "a number from 0 to 1"),
+    ("masked_lm_weights", 1, -1.0, "a number from 0 to 1"),
     ("next_sentence_labels", 0, 2, "0 or 1"), ("next_sentence_labels", 0, -1, "0 or 1")])
 def test_impossible_values(tmp_path, name, place, value, right):
   def record():
     return {"input_ids": list(range(8)), "input_mask": [1] * 6 + [0] * 2,
-            "segment_ids": [0] * 8, "masked_lm_positions": [1, 5, 0], "masked_lm_ids": [4, 999, 0],
-            "masked_lm_weights": [1.0, 1.0, 0.0], "next_sentence_labels": [1]}
+            "segment_ids": [0, 0, 0, 0, 1, 1, 0, 0], "masked_lm_positions": [1, 5, 0],
+            "masked_lm_ids": [4, 999, 0], "masked_lm_weights": [1.0, 1.0, 0.0],
+            "next_sentence_labels": [1]}
 
   bad = record()
   bad[name][place] = value
@@ -222,9 +226,24 @@ def test_a_name_that_is_not_utf8(tmp_path):
   content = tfrecords.encode_example(example(0))
   tfrecords.write_records(tmp_path / "a", [content.replace(b"segment_ids", b"segment_\xffds")])
   assert complaint(tmp_path / "a").startswith(f"{tmp_path}/a: record 1 ")
-  tfrecords.write_records(tmp_path / "a", [
-      content, content + tfrecords.encode_example({"abc": [1]}).replace(b"abc", b"\xff\xfe\xfd")])
-  assert len(next(tfrecords.read_records(tmp_path / "a"))["input_ids"]) == 2  # as tensorflow does
+  extra = content + tfrecords.encode_example({"abc": [1]}).replace(b"abc", b"\xff\xfe\xfd")
+  for place in (1, 2, 3):  # tensorflow would take it but as the first
+    contents = [content] * 3
+    contents[place - 1] = extra
+    tfrecords.write_records(tmp_path / "a", contents)
+    assert complaint(tmp_path / "a") == (
+        f"{tmp_path}/a: record {place} is no tf.train.Example, or has a feature whose name is not "
+        "UTF-8; not a file of BERT pre-training examples")
+
+
+def test_what_is_no_token_may_hold_anything_in_range(tmp_path):
+  """Padding of another writer: a [PAD] that is not 0, segment 1, the same position of weight 0."""
+  padded = {"input_ids": [5, 5, 7, 7], "input_mask": [1, 1, 0, 0], "segment_ids": [0, 1, 0, 1],
+            "masked_lm_positions": [1, 0, 1, 0], "masked_lm_ids": [4, 4, 4, 4],
+            "masked_lm_weights": [1.0, 0.0, 0.0, 0.0], "next_sentence_labels": [1]}
+  batch, = tfrecords.read_records(write(tmp_path / "a", [padded]))
+  assert batch["input_ids"].tolist() == [padded["input_ids"]]
+  assert batch["segment_ids"].tolist() == [padded["segment_ids"]]
 
 
 def test_a_failed_write_names_the_file(tmp_path):
