@@ -457,6 +457,8 @@ def write_shards(settings: Settings, sources: Sequence[text.Source], maker: Inst
                  outputs: Sequence[pathlib.Path]) -> None:
   """Writes a shard for each block of the text; the number of workers changes nothing in them."""
   output, = outputs
+  for left in output.parent.glob(f".{glob.escape(output.name)}-{'[0-9]' * 5}.tmp"):
+    left.unlink()  # by a run that was killed
   shards: list[Shard] = []
   with removed_on_failure() as temporaries:
     made = workers.ordered_map(
@@ -509,7 +511,7 @@ def shard_tasks(settings: Settings, sources: Sequence[text.Source], output: path
       sources, text_field=settings.text_field, language=settings.language, errors=settings.errors,
       longest=characters, progress=progress)
   for number, block in enumerate(text.blocks(documents, characters)):
-    temporaries.append(output.with_name(f"{output.name}-{number:05d}.tmp"))
+    temporaries.append(output.with_name(f".{output.name}-{number:05d}.tmp"))
     yield ShardTask(number, block, consumed, temporaries[-1])
     consumed = 0
 

@@ -402,8 +402,10 @@ def _new_cache(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a temporary folder to fill, which becomes the cache; another process may be first."""
   with contextlib.ExitStack() as stack:
     try:
-      if folder.exists():
+      if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder)
+      else:
+        folder.unlink(missing_ok=True)
       temporary = stack.enter_context(files.written_whole(folder, shared=True))
       temporary.mkdir()
     except OSError as error:

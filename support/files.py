@@ -81,7 +81,8 @@ def written_whole(path: pathlib.Path, shared: bool = False) -> Iterator[pathlib.
   Raises:
     OSError: with a file's name, also when the disk is full.
   """
-  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp" if shared else f"{path.name}.tmp")
+  # Hidden, so that patterns like *.tfrecord* do not match one that a killed process left.
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
   path.parent.mkdir(parents=True, exist_ok=True)
   _remove(temporary)  # left by a process that was killed
   try:

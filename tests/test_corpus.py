@@ -90,10 +90,22 @@ def test_a_cache_that_cannot_be_written(tmp_path, tokenizer):
 def test_what_a_killed_process_left_is_no_obstacle(tmp_path, tokenizer):
   (tmp_path / "a.txt").write_text(LINES)
   first = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
-  shutil.copytree(first.folder, first.folder.with_name(f"{first.folder.name}.{os.getpid()}.tmp"))
+  shutil.copytree(first.folder, first.folder.with_name(f".{first.folder.name}.{os.getpid()}.tmp"))
   shutil.rmtree(first.folder)
   again = open_corpus(str(tmp_path / "**"), "train_files", tokenizer, READING)
   assert again.digest == first.digest
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_file_in_a_caches_place_is_no_obstacle(tmp_path, tokenizer, link, capsys):
+  (tmp_path / "a.txt").write_text(LINES)
+  first = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+  shutil.rmtree(first.folder)
+  first.folder.symlink_to(tmp_path / "a.txt") if link else first.folder.write_text("in the way")
+  again = open_corpus(str(tmp_path / "a.txt"), "train_files", tokenizer, READING)
+  assert again.digest == first.digest and again.folder.is_dir()
+  assert "is damaged" in capsys.readouterr().out
+  assert (tmp_path / "a.txt").read_text() == LINES
 
 
 def test_the_cache_is_not_read_as_text(tmp_path, tokenizer):

@@ -7,6 +7,7 @@ its tokens come from.
 import collections
 import dataclasses
 import functools
+import glob
 import hashlib
 import itertools
 import operator
@@ -447,6 +448,30 @@ def test_a_failure_leaves_nothing_behind(folder, tmp_path, monkeypatch, workers)
     run(f"--input_file={folder}/text.txt", f"--vocab_file={folder}/vocab.txt",
         f"--output_file={names}", f"--num_workers={workers}", *SMALL_SHARDS)
   assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_killed_run_leaves_matches_no_pattern_and_goes(folder, tmp_path, monkeypatch,
+                                                              workers):
+  begun = []
+
+  def interrupted(path, examples):
+    path.touch()
+    begun.append(path)
+    assert glob.glob(f"{tmp_path}/*") == []
+    raise KeyboardInterrupt
+
+  arguments = (f"--input_file={folder}/text.txt", f"--vocab_file={folder}/vocab.txt",
+               f"--output_file={tmp_path}/out[1]", f"--num_workers={workers}", *SMALL_SHARDS)
+  with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    patched.setattr(tfrecords, "write_records", interrupted)
+    run(*arguments)
+  begun[0].touch()  # SIGKILL leaves it
+  left = begun[0].with_name(begun[0].name.replace("00000", "00099"))
+  left.touch()
+  (tmp_path / ".other-00000.tmp").touch()  # another output's
+  run(*arguments)
+  assert [name for name in os.listdir(tmp_path) if name[0] == "."] == [".other-00000.tmp"]
 
 
 # --- What the text lacks --------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Files are written whole or not at all, read as JSON or refused; a cache keeps its bound."""
 
+import glob
 import os
 import socket
 import subprocess
@@ -53,10 +54,18 @@ def test_the_first_of_several_processes_wins(tmp_path):
 
 
 def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
-  (tmp_path / "folder.tmp" / "half").mkdir(parents=True)
+  (tmp_path / ".folder.tmp" / "half").mkdir(parents=True)
   with files.written_whole(tmp_path / "folder") as temporary:
     temporary.mkdir()
   assert list((tmp_path / "folder").iterdir()) == []
+  assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_no_pattern_matches_a_file_half_written(tmp_path, shared):
+  with files.written_whole(tmp_path / "a.tfrecord", shared) as temporary:
+    temporary.touch()
+    assert glob.glob(f"{tmp_path}/**", recursive=True) == [f"{tmp_path}/"]
 
 
 def test_the_least_recently_used_files_go_first(tmp_path):
