@@ -344,11 +344,19 @@ def _read_torch(file: pathlib.Path) -> Tensors:
                     "model.safetensors") from error
   try:
     state = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+      raise UserError(f"{file} holds a {type(state).__name__}, not tensors by their names")
     for key in _STATES:
       state = state[key] if isinstance(state.get(key), dict) else state
+    odd = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if odd:
+      raise UserError(f"{file} holds {shown(odd[0])}, which is no tensor, among the weights; save "
+                      "the weights alone, or under \"state_dict\"")
     # An expanded tensor repeats few numbers: its size is not bounded by the file's.
     _check_stored(file, sum(value.numel() for value in state.values()), file.stat().st_size)
-    return {name: value.float().numpy() for name, value in state.items()}
+    # Integers stay what they are, so that a quantized weight is refused by its name.
+    return {name: (value.float() if value.is_floating_point() else value).numpy()
+            for name, value in state.items()}
   except UserError:
     raise
   except Exception as error:  # truncated archives raise anything from EOFError to RuntimeError

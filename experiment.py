@@ -414,11 +414,11 @@ def stored_config(folder: pathlib.Path, script: str) -> dict[str, Any] | None:
                     "choose another --output_dir")
   content = files.read_json(folder / "config.json")
   there, config = content.get("script", "run_classifier"), _tuples(content.get("config"))
-  if not isinstance(config, dict) or not isinstance(config.get("do_train"), bool):
+  if not isinstance(config, dict) or "do_train" not in config:
     raise UserError(f"{folder / 'config.json'} holds no config of a run; choose another "
                     "--output_dir")
   if there != script:
-    raise UserError(f"output_dir {folder} holds a run of {shown(there)}; choose another "
+    raise UserError(f"output_dir {folder} holds a run of {str(there)[:40]}; choose another "
                     "--output_dir")
   return config
 

@@ -143,6 +143,7 @@ def load_tokenizer(source: str, do_lower_case: bool | None) -> Tokenizer:
     if (folder / "tokenizer.json").exists():
       content = json.dumps(files.read_json(folder / "tokenizer.json"))
       backend = tokenizers.Tokenizer.from_str(content)
+      _check_ids(source, backend)
       backend.no_truncation()
       backend.no_padding()
       _apply(backend, settings, do_lower_case)
@@ -163,11 +164,16 @@ def load_tokenizer(source: str, do_lower_case: bool | None) -> Tokenizer:
              if name not in tokenizer.special_tokens]
   if missing:
     raise UserError(f"the tokenizer at {source!r} lacks {', '.join(missing)}")
-  entries = len(tokenizer.get_vocab())
-  if tokenizer.vocab_size > 2 * entries + 1000:  # a model would have a row for each id
-    raise UserError(f"the tokenizer at {source!r} has {entries:,} entries and the id "
-                    f"{tokenizer.vocab_size - 1:,}; ids must follow each other with few gaps")
   return tokenizer
+
+
+def _check_ids(source: str, backend: tokenizers.Tokenizer) -> None:
+  """Raises UserError for a far id: a model would have a row, and the library a turn, for each."""
+  vocabulary = backend.get_vocab()
+  largest = max(vocabulary.values(), default=0)
+  if largest > 2 * len(vocabulary) + 1000:
+    raise UserError(f"the tokenizer at {source!r} has {len(vocabulary):,} entries and the id "
+                    f"{largest:,}; ids must follow each other with few gaps")
 
 
 def _settings(folder: pathlib.Path) -> dict[str, Any]:
@@ -261,6 +267,9 @@ def _apply(backend: tokenizers.Tokenizer, settings: Mapping[str, Any],
     if do_lower_case is not None:
       raise UserError("do_lower_case needs a tokenizer.json with a BertNormalizer; this one's is "
                       f"{own.get('type')!r}")
+    if ignored := sorted(_NORMALIZER_FIELDS.keys() & settings.keys()):
+      say(f"tokenizer: {', '.join(ignored)} of tokenizer_config.json change nothing: "
+          f"tokenizer.json has a normalizer of its own, {own.get('type')}")
     return
   asked = dict(settings) | ({} if do_lower_case is None else {"do_lower_case": do_lower_case})
   changes = {name: field for name, field in _NORMALIZER_FIELDS.items()

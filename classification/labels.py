@@ -1,6 +1,6 @@
 """Labels: a column's values, the classes that they name, and their order in the model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 import numbers
 import re
 from typing import Any
@@ -12,10 +12,13 @@ from classification.tables import Layout, Table
 from support.errors import shown, UserError
 
 # Python's int() and float() also take "1_1", Arabic digits, "nan" and separators as white space.
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _LEADING_ZERO = re.compile(r"[+-]?0[0-9]")
-_BLANKS = " \t\r\n\u00a0"  # around a label these are no part of it
+# Around a label these are no part of it: white space without the separators of old terminals.
+_BLANKS = " \t\r\n\u0085\u00a0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff" + "".join(
+    map(chr, range(0x2000, 0x200b)))
 
 
 def label_values(table: Table, layout: Layout) -> list[Any]:
@@ -28,8 +31,10 @@ def label_values(table: Table, layout: Layout) -> list[Any]:
     raise UserError(f"{table.source}: no label column recognized among "
                     f"{tasks.quoted(table.rows.column_names)}; name it: "
                     "--config.label_column=name (or --config.do_eval=False needs none)")
-  return [value.strip(_BLANKS) if isinstance(value, str) else value
-          for value in table.column(layout.label)]
+  values = table.column(layout.label)
+  if table.class_names(layout.label):
+    return values
+  return [value.strip(_BLANKS) if isinstance(value, str) else value for value in values]
 
 
 def infer_label_names(table: Table, values: Sequence[Any], label_type: str) -> tuple[str, ...]:
@@ -48,7 +53,7 @@ def infer_label_names(table: Table, values: Sequence[Any], label_type: str) -> t
     return ()
   texts = list(map(str, values))
   if all(map(_INTEGER.fullmatch, texts)):
-    plain = all(str(int(text)) == text for text in set(texts))  # 007 and +1 are text
+    plain = all(map(_PLAIN_INTEGER.fullmatch, set(texts)))  # 007 and +1 are text
     return tuple(sorted(set(texts), key=int if plain else str))
   odd = [row for row, text in enumerate(texts)
          if not _NUMBER.fullmatch(text) or _LEADING_ZERO.match(text)]
@@ -81,14 +86,34 @@ def encode_labels(table: Table, values: Sequence[Any], task: tasks.Task,
   codes = {name: code for code, name in enumerate(model_labels)}
   if task.numbered:
     codes |= {str(i): codes[name] for i, name in enumerate(task.label_names)}
+  else:
+    codes = _spellings(codes, set(map(str, values)))
   encoded = [codes.get(str(value), -1) for value in values]
   if -1 in encoded:
     row = encoded.index(-1)
     raise UserError(f"{table.where(row)}: label {shown(values[row])} is not one of "
                     f"{tasks.quoted(task.label_names)}"
                     + ("" if task.numbered else "; if it is a class, name all classes in order: "
-                       "--config.label_names=a,b,c"))
+                       "--config.label_names=a,b,c")
+                    + ("; if it means no label: --config.missing_label=-1"
+                       if str(values[row]) == "-1" else ""))
   return np.asarray(encoded, np.int32)
+
+
+def _spellings(codes: Mapping[str, int], texts: Set[str]) -> dict[str, int]:
+  """Adds texts that spell a class otherwise: in other capitals, or 1.0 for 1.
+
+  Only where no two classes, and no two of the texts, differ in nothing else.
+  """
+
+  def same(text: str) -> str:
+    whole = re.fullmatch(r"(0|-?[1-9][0-9]*)\.0+", text)
+    return whole[1] if whole else text.casefold()
+
+  names = {same(name): code for name, code in codes.items()}
+  if len(names) < len(codes) or len(set(map(same, texts))) < len(texts):
+    return dict(codes)
+  return {**{text: names[same(text)] for text in texts if same(text) in names}, **codes}
 
 
 def _number(table: Table, row: int, value: Any) -> float:

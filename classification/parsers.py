@@ -16,6 +16,7 @@ import pathlib
 import re
 from typing import Any, TYPE_CHECKING
 
+from classification import tasks
 from support.errors import first_line, shown, UserError
 
 if TYPE_CHECKING:
@@ -70,9 +71,11 @@ def _decoded(file: pathlib.Path, number: int, raw: bytes) -> str:
 class _BadRow(UserError):
   """A row with a wrong number of fields."""
 
-  def __init__(self, file: pathlib.Path, line: int, found: int, expected: int):
-    super().__init__(f"{file}:{line}: {found} fields, must be {expected}; "
-                     "--config.skip_bad_rows=True leaves such rows out")
+  def __init__(self, file: pathlib.Path, line: int, found: int, header: Sequence[str],
+               all_bad: bool):
+    remedy = (f", as in every row; the header is {tasks.quoted(header)}" if all_bad else
+              "; --config.skip_bad_rows=True leaves such rows out")
+    super().__init__(f"{file}:{line}: {found} fields, must be {len(header)}{remedy}")
 
 
 class _BadQuoting(UserError):
@@ -95,16 +98,17 @@ def _checked(file: pathlib.Path, header: Sequence[str],
   _check_delimiter(file, names, delimiter)
   if header and not names:
     raise UserError(f"{file}: the header names no column")
-  rows, lines, skipped = [], [], 0
+  rows, lines, skipped, bad = [], [], 0, None
   for line, fields in numbered_rows:
     if (len(names) <= len(fields) <= len(header)
         and not any(map(str.strip, fields[len(names):]))):
       rows.append(fields)
       lines.append(line)
-    elif skip_bad_rows:
-      skipped += 1
     else:
-      raise _BadRow(file, line, len(fields), len(names))
+      skipped += 1
+      bad = bad or (line, len(fields))
+  if bad and not (skip_bad_rows and rows):
+    raise _BadRow(file, *bad, names, all_bad=not rows)
   columns = zip(*rows, strict=False) if rows else ((),) * len(names)
   return Parsed(pyarrow.table([pyarrow.array(column, pyarrow.string())
                                for column, _ in zip(columns, names, strict=False)],
@@ -137,7 +141,8 @@ def parse_plain_tsv(file: pathlib.Path, *, header: Sequence[str] = (),
 
 def parse_csv(file: pathlib.Path, *, skip_bad_rows: bool, delimiter: str = ",") -> Parsed:
   """Parses RFC 4180: quoted fields may hold delimiters, doubled quotes and line ends."""
-  reader = csv.reader((f"{line}\n" for _, line in _lines(file)), delimiter=delimiter, strict=True)
+  reader = csv.reader((f"{line}\n" for _, line in _lines(file)), delimiter=delimiter, strict=True,
+                      skipinitialspace=delimiter == ",")  # people write a blank after a comma
 
   def numbered_rows() -> Iterator[tuple[int, list[str]]]:
     start = 1
@@ -320,18 +325,16 @@ def parse_parquet(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
     _check_names(file, schema.names)
     about = (datasets.Features.from_arrow_schema(schema).arrow_schema.metadata
              if b"huggingface" in (schema.metadata or {}) else None)
-    nested = [field.name for field in schema if pyarrow.types.is_nested(field.type)
-              or pyarrow.types.is_binary(field.type) or pyarrow.types.is_large_binary(field.type)]
+    unread = {field.name: kind for field in schema if (kind := _placeholder(field.type))}
     read = pyarrow.parquet.read_table(
-        file, columns=[name for name in schema.names if name not in set(nested)])
+        file, columns=[name for name in schema.names if name not in unread])
     columns = []
-    for field in schema:
-      if field.name in set(nested):
-        column = pyarrow.nulls(read.num_rows, field.type)
-      else:
-        column = read[field.name]
-      if pyarrow.types.is_dictionary(column.type):  # `datasets` has no such type
+    for name in schema.names:
+      column = pyarrow.nulls(read.num_rows, unread[name]) if name in unread else read[name]
+      if pyarrow.types.is_dictionary(column.type):  # `datasets` has no such type, nor the next
         column = column.cast(column.type.value_type)
+      if pyarrow.types.is_string_view(column.type):
+        column = column.cast(pyarrow.string())
       columns.append(column)
   except UserError:
     raise
@@ -339,3 +342,15 @@ def parse_parquet(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
     raise UserError(f"{file} cannot be read as parquet: {first_line(error)}") from error
   return Parsed(pyarrow.table(columns, names=schema.names, metadata=about),
                 range(1, read.num_rows + 1))
+
+
+def _placeholder(kind: "pyarrow.DataType") -> "pyarrow.DataType | None":
+  """Returns a type that `datasets` has for a column that is never read; None for other columns."""
+  import pyarrow
+  from pyarrow import types
+
+  if types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind):
+    return pyarrow.binary()
+  if types.is_struct(kind) or types.is_map(kind) or types.is_union(kind):
+    return pyarrow.struct({"": pyarrow.string()})
+  return pyarrow.list_(pyarrow.string()) if types.is_nested(kind) else None

@@ -73,7 +73,8 @@ def read_run_data(config: ml_collections.ConfigDict,
   layout = choose_columns(config, source, next(iter(read.values())), checkpoint)
   read = {split: tables.usable_rows(
       table, layout, labelled=wanted[split], blank_texts=source.glue_task is not None,
-      skip=config.skip_bad_rows) for split, table in read.items()}
+      skip=config.skip_bad_rows, missing_label=config.missing_label)
+          for split, table in read.items()}
   values = {split: labels.label_values(read[split], layout)
             for split, labelled in wanted.items() if labelled}
   task = source.glue_task or infer_task(config, layout, read, values, checkpoint)
@@ -224,12 +225,14 @@ def order_labels(config: ml_collections.ConfigDict, task: tasks.Task,
   Raises:
     UserError: configured names that are not the task's, or not in the checkpoint's order.
   """
+  ours = {name.casefold(): name for name in task.label_names}
   configured = names_in("label_names", config.label_names)
+  if len(ours) == len(task.label_names):
+    configured = tuple(ours.get(name.casefold(), name) for name in configured)
   if configured and set(configured) != set(task.label_names):
     raise UserError(f"label_names {tasks.quoted(configured)} are not the classes of {task.name}: "
                     f"{tasks.quoted(task.label_names) or 'none (regression)'}")
   known = checkpoint.label_names if checkpoint else ()
-  ours = {name.casefold(): name for name in task.label_names}
   order = known if set(known) == set(task.label_names) else tuple(
       ours.get(name.casefold(), "") for name in known)
   if sorted(order) != sorted(task.label_names):

@@ -45,7 +45,7 @@ LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "target", "g
 ID_NAMES = ("index", "id", "idx")
 
 _CHUNK_ROWS = 4096  # of a cached file, so that reading some rows does not map all
-_CACHE_VERSION = 3
+_CACHE_VERSION = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,11 @@ class Table:
   def class_names(self, name: str) -> tuple[str, ...]:
     """Returns the classes of a column of class numbers (ClassLabel); () for another column."""
     self.check_column(name)
-    return tuple(getattr(self.rows.features[name], "names", None) or ())
+    names = tuple(getattr(self.rows.features[name], "names", None) or ())
+    for odd in (name for name in names if not isinstance(name, str)):
+      raise UserError(f"{self.source}: the classes of column {shown(name)} must be called by text, "
+                      f"not {shown(odd)}")
+    return names
 
   def content_of(self, name: str) -> str:
     """Says what a column holds: "text", "numbers", "lists", ..."""
@@ -278,6 +282,9 @@ def _datasets_source(name: str, loaded: Any, task: tasks.Task | None) -> Labelle
     rows = loaded[found[split]]
     if not len(rows):
       raise UserError(f"{name} [{split}] is empty: it has no row")
+    stripped = [column.strip() for column in rows.column_names]
+    if len(set(stripped)) == len(stripped):
+      rows = rows.rename_columns(dict(zip(rows.column_names, stripped, strict=True)))
     return Table(f"{name} [{found[split]}]", rows)
 
   return LabelledSource(name, task, read, tuple(found))
@@ -363,8 +370,9 @@ def _file_table(file: pathlib.Path, cache_dir: pathlib.Path, parse: Callable[...
     parsed = parse(file, **options)
     if not parsed.columns.num_rows:
       raise UserError(f"{file} is empty: it has no row")
-    columns = parsed.columns.replace_schema_metadata(
-        {**(parsed.columns.schema.metadata or {}), b"skipped": str(parsed.skipped).encode()})
+    columns = _with_plain_names(parsed.columns)
+    columns = columns.replace_schema_metadata(
+        {**(columns.schema.metadata or {}), b"skipped": str(parsed.skipped).encode()})
     with (files.written_whole(cached, shared=True) as temporary,
           pyarrow.OSFile(str(temporary), "wb") as sink,
           pyarrow.ipc.new_stream(sink, columns.schema) as writer):
@@ -378,6 +386,14 @@ def _file_table(file: pathlib.Path, cache_dir: pathlib.Path, parse: Callable[...
                (f"rows with a wrong number of fields left out: {skipped}",) if skipped else ())
 
 
+def _with_plain_names(columns: "pyarrow.Table") -> "pyarrow.Table":
+  """Strips blanks around the columns' names, where they stay distinct."""
+  names = [name.strip() for name in columns.column_names]
+  if names == columns.column_names or len(set(names)) < len(names):
+    return columns
+  return columns.rename_columns(names).replace_schema_metadata(None)  # it has the old names
+
+
 # --- Columns --------------------------------------------------------------------------------
 
 
@@ -389,9 +405,10 @@ def recognize_columns(source: LabelledSource, table: Table, text_columns: Sequen
   """
   task, columns = source.glue_task, table.rows.column_names
   there = {name.lower(): name for name in reversed(columns)} | {name: name for name in columns}
+  label_column = label_column.strip()
   label = label_column or next(
       (there[name] for name in ((task.tsv_label,) if task else ()) + LABEL_NAMES
-       if name in there), "")
+       if name in there and there[name] not in text_columns), "")
   if text_columns:
     texts = tuple(text_columns)
   elif task is not None:
@@ -416,7 +433,7 @@ def recognize_columns(source: LabelledSource, table: Table, text_columns: Sequen
 
 
 def usable_rows(table: Table, layout: Layout, *, labelled: bool, blank_texts: bool,
-                skip: bool) -> Table:
+                skip: bool, missing_label: str = "") -> Table:
   """Returns the rows that have their texts and, where it is `labelled`, a label.
 
   Args:
@@ -425,6 +442,7 @@ def usable_rows(table: Table, layout: Layout, *, labelled: bool, blank_texts: bo
     labelled: whether the labels are used.
     blank_texts: whether blank text is text, as it is for GLUE's original code.
     skip: leave out the others, counted, instead of stopping at the first.
+    missing_label: a label that means that there is none; "" for no such label.
 
   Raises:
     UserError: a row without text or label, and `skip` is False.
@@ -443,12 +461,15 @@ def usable_rows(table: Table, layout: Layout, *, labelled: bool, blank_texts: bo
       if blank:
         table = dataclasses.replace(
             table, notes=(*table.notes, f"blank texts in {shown(name)}: {len(blank)}"))
+    if what == "label" and missing_label:
+      missing |= np.asarray([str(value).strip() == missing_label for value in table.column(name)])
     if not missing.any():
       continue
     count, row = int(missing.sum()), int(missing.argmax())
     if not skip:
-      withheld = table.class_names(name) and table.raw(name)[row].as_py() is not None
-      reason = "is -1 (no gold label)" if withheld else "is empty"
+      value = table.raw(name)[row].as_py()
+      withheld = what == "label" and value is not None and str(value).strip() not in ("", "nan")
+      reason = f"is {value} (no gold label)" if withheld else "is empty"
       raise UserError(f"{table.where(row)}: column {shown(name)} {reason}; "
                       "--config.skip_bad_rows=True leaves such rows out")
     table = table.without(missing, f"rows without {what} left out: {count}")

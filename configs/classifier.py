@@ -71,6 +71,8 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   # Leave out rows with a wrong number of fields, without text or without label (also one of -1 in
   # a hub dataset), and count them. False: stop at the first one.
   config.skip_bad_rows = False
+  # A label of your own data that means that the row has none, such as -1. Blank: no such label.
+  config.missing_label = ""
   # Most tokens of an example, with [CLS] and [SEP]. Longer ones are truncated.
   config.max_seq_length = 128
   # Put several examples into one row: the same numbers but for the draws of dropout, less padding.

@@ -132,6 +132,17 @@ def test_bin_is_read_with_weights_only(tiny, folder):
   torch.save({name: torch.tensor(value) for name, value in tensors.items()},
              folder / "pytorch_model.bin")
   assert_same(load(folder, *tiny[::2])[0], tiny[1])
+  big = {"big": torch.zeros(10_000)}  # the file's size is looked at first
+  for content, message in (
+      ([big], "holds a list, not tensors by their names"),
+      ({"epoch": 3, **big}, "holds 'epoch', which is no tensor"),
+      ({name: torch.tensor(value).to(torch.int32) for name, value in tensors.items()},
+       "holds int32 and not floating-point numbers"),
+      ({name: torch.tensor(value).to(torch.complex64) for name, value in tensors.items()},
+       "holds complex64 and not floating-point numbers")):
+    torch.save(content, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=message):
+      load(folder, *tiny[::2])
   torch.save({"evil": shutil.rmtree}, folder / "pytorch_model.bin")
   with pytest.raises(UserError, match="pytorch_model.bin cannot be read"):
     load(folder, *tiny[::2])

@@ -78,7 +78,7 @@ def test_a_second_process_compiles_nothing_again(tmp_path):
     ("{}", "holds no config of a run"),
     ('{"config": [1]}', "holds no config of a run"),
     ('{"config": {"seed": 1}}', "holds no config of a run"),
-    ('{"config": {"do_train": true}, "script": ["x"]}', "holds a run of .'x'.;"),
+    ('{"config": {"do_train": true}, "script": ["x"]}', "holds a run of ..x..;"),
 ])
 def test_a_config_of_another_shape_is_named(tmp_path, content, message):
   (tmp_path / "config.json").write_text(content)

@@ -161,3 +161,11 @@ def test_capitals_that_tell_classes_apart():
   assert splits.same_names(("US", "us"), ("US", "us"))
   assert not splits.same_names(("US", "us"), ("us", "US"))
   assert splits.same_names(("NEG", "pos"), ("neg", "POS"))
+
+
+@pytest.mark.parametrize("configured", ["", "negative,positive", "NEGATIVE,positive"])
+def test_names_in_other_capitals_are_the_task_s(configured):
+  """GLUE's SST-2 by a checkpoint with NEGATIVE and POSITIVE, whichever way they are written."""
+  order = splits.order_labels(config_of(label_names=configured), tasks.glue_task("sst2"),
+                              model("NEGATIVE", "POSITIVE"))
+  assert order == ("negative", "positive")

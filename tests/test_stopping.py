@@ -9,6 +9,8 @@ import time
 from conftest import ROOT
 import pytest
 
+# A shell's background jobs ignore Ctrl-C, and so may this test.
+HEARING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 # A script that says "ready" when a signal may come. {} is the part of it under test.
 SCRIPT = """
 import gc, sys, time
@@ -46,9 +48,8 @@ run_script(main)
 def ended(script: str, *numbers: signal.Signals) -> tuple[int, str, str]:
   """Runs a script, sends it signals once it is ready; returns exit status, stdout, stderr."""
   process = subprocess.Popen(
-      [sys.executable, "-c", script], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
-      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+      [sys.executable, "-c", HEARING + script], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
   assert process.stdout.readline() == "ready\n"
   for number in numbers:
     process.send_signal(number)

@@ -920,3 +920,124 @@ def test_a_damaged_table_in_the_cache_is_parsed_again_and_said(tmp_path, capsys)
   cached.write_bytes(cached.read_bytes().replace(b"good", b"gold"))
   assert read_texts() == right
   assert "is damaged or was never finished; it is made again" in capsys.readouterr().out
+
+
+# --- Spellings, blanks and kinds of columns ---------------------------------------------------
+
+
+def own_labels(values, names):
+  return labels.encode_labels(tables.Table("f.csv", None, lambda: [2, 3, 4]), values,
+                              tasks.own_task(("text",), names), names).tolist()
+
+
+@pytest.mark.parametrize("values,names,codes", [
+    (["negative", "Positive"], ("NEGATIVE", "POSITIVE"), [0, 1]),
+    (["1.0", "0.0"], ("0", "1"), [1, 0]), ([1.0, 0.0], ("0", "1"), [1, 0]),
+    ([1, 0], ("0.0", "1.0"), [1, 0]), ([True, False], ("false", "true"), [1, 0]),
+    (["a", "A"], ("a", "A"), [0, 1])])
+def test_a_class_in_another_spelling(values, names, codes):
+  assert own_labels(values, names) == codes
+
+
+@pytest.mark.parametrize("values,names,odd", [
+    (["no", "NO"], ("No", "Yes"), "'no'"), (["yes"], ("YES", "Yes"), "'yes'"),
+    (["01"], ("1", "2"), "'01'"), (["1.5"], ("1", "2"), "'1.5'")])
+def test_another_spelling_is_not_guessed(values, names, odd):
+  with refuses(f"label {odd} is not one of"):
+    own_labels(values, names)
+
+
+def test_blanks_of_a_classlabel_s_names_are_its_own(tmp_path):
+  features = datasets.Features({"text": datasets.Value("string"),
+                                "label": datasets.ClassLabel(names=[" spam", "spam"])})
+  rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
+  table = tables.Table("it", rows)
+  values = labels.label_values(table, tables.Layout(("text",), "label"))
+  assert own_labels(values, (" spam", "spam")) == [0, 1]
+
+
+@pytest.mark.parametrize("blank", ["\u3000", "\u2003", "\u00a0", "\t", "\ufeff"])
+def test_unicode_s_blanks_around_a_label(blank):
+  rows = datasets.Dataset.from_dict({"text": ["a"], "label": [f"{blank}spam{blank}"]})
+  table = tables.Table("it", rows)
+  assert labels.label_values(table, tables.Layout(("text",), "label")) == ["spam"]
+
+
+@pytest.mark.parametrize("long", ["12345678901234567890", 2**63 + 5, "1" + "9" * 5000])
+def test_long_integers_are_classes(long):
+  assert set(infer([5, long], "auto")) == {"5", str(long)}
+
+
+def test_the_label_is_no_text(tmp_path):
+  table = own_table(tmp_path, "train.csv", "text,label\na,x\nb,y\n")
+  source = tables.LabelledSource("", None, lambda _: table, ("train",))
+  assert tables.recognize_columns(source, table, ("text", "label"), "").label == ""
+  with refuses("text_columns 'text', 'label' must be one or two, and not the label column"):
+    tables.recognize_columns(source, table, ("text", "label"), "label")
+
+
+@pytest.mark.parametrize("kind", ["map", "list_view", "large_list", "binary_view", "struct"])
+def test_a_parquet_column_that_nobody_wants_is_not_read(tmp_path, kind):
+  odd = {"map": pyarrow.map_(pyarrow.string(), pyarrow.int32()),
+         "list_view": pyarrow.list_(pyarrow.int32()),  # parquet has no other
+         "large_list": pyarrow.large_list(pyarrow.int32()),
+         "binary_view": pyarrow.binary(), "struct": pyarrow.struct({"a": pyarrow.int32()})}[kind]
+  parquet(tmp_path, pyarrow.table({"text": ["a", "b"], "label": [0, 1],
+                                   "odd": pyarrow.nulls(2, odd)}))
+  table = read(tmp_path)
+  assert texts_of(table, "text") == ["a", "b"]
+  assert table.content_of("odd") in ("objects", "lists", "bytes")
+
+
+def test_a_string_view_is_text(tmp_path):
+  text = pyarrow.array(["a", "b"]).cast(pyarrow.string_view())
+  parquet(tmp_path, pyarrow.table({"text": text, "label": text}))
+  table = usable(read(tmp_path), tables.Layout(("text",), "label"))
+  assert texts_of(table, "text") == ["a", "b"]
+
+
+def parquet(folder, columns):
+  pyarrow.parquet.write_table(columns, folder / "train.parquet")
+
+
+@pytest.mark.parametrize("name,content", [
+    ("train.jsonl", '{" text ": "a", "label ": 1}\n'), ("train.csv", " text ,label \na,1\n"),
+    ("train.tsv", " text \tlabel \na\t1\n")])
+def test_blanks_around_a_column_s_name(tmp_path, name, content):
+  assert own_table(tmp_path, name, content).rows.column_names == ["text", "label"]
+
+
+def test_blanks_around_a_saved_column_s_name(tmp_path):
+  rows = datasets.Dataset.from_dict({" text ": ["a"], "label ": [1]})
+  datasets.DatasetDict({"train": rows}).save_to_disk(str(tmp_path / "saved"))
+  assert read(tmp_path / "saved").rows.column_names == ["text", "label"]
+
+
+def test_no_advice_to_leave_out_every_row(tmp_path):
+  with refuses("train.csv:2: 2 fields, must be 1, as in every row; the header is 'sep='"):
+    own_table(tmp_path, "train.csv", "sep=,\ntext,label\na,1\n")
+  for skip in (False, True):
+    with refuses("train.csv:2: 3 fields, must be 2, as in every row; the header is 'text', 'lab"):
+      own_table(tmp_path, "train.csv", "text,label\na,1,x\nb,2,x\n", skip_bad_rows=skip)
+
+
+def test_a_blank_before_a_quote(tmp_path):
+  table = own_table(tmp_path, "train.csv", 'text, label\n"a, b", "x"\n"c", y\n')
+  assert columns_of(table) == {"text": ["a, b", "c"], "label": ["x", "y"]}
+
+
+def test_a_label_that_means_none(tmp_path):
+  table = own_table(tmp_path, "train.jsonl",
+                    '{"text": "a", "label": 1}\n{"text": "b", "label": -1}\n')
+  layout = tables.Layout(("text",), "label")
+
+  def rows(**options):
+    return tables.usable_rows(table, layout, labelled=True, blank_texts=False, **options)
+
+  assert len(rows(skip=True)) == 2
+  with refuses("train.jsonl:2: column 'label' is -1 (no gold label); --config.skip_bad_rows=True"):
+    rows(skip=False, missing_label="-1")
+  kept = rows(skip=True, missing_label="-1")
+  assert (len(kept), kept.notes) == (1, ("rows without label left out: 1",))
+  with refuses("label -1 is not one of '0', '1'", "--config.missing_label=-1"):
+    own_labels([0, -1], ("0", "1"))

@@ -99,11 +99,16 @@ def test_a_flag_or_the_settings_replace_the_file_s_case_and_say_so(tokenizer, tm
   assert capsys.readouterr().out == said
 
 
-def test_the_case_of_another_normalizer_cannot_be_set(tokenizer, tmp_path):
+def test_the_case_of_another_normalizer_cannot_be_set(tokenizer, tmp_path, capsys):
   folder = saved(tokenizer, tmp_path / "a", normalizer={"type": "Lowercase"})
   assert tokenization.load_tokenizer(folder, None).encode(["FILM"]) == [ids("film")]
   with pytest.raises(UserError, match="do_lower_case needs .* BertNormalizer; .* 'Lowercase'"):
     tokenization.load_tokenizer(folder, False)
+  (tmp_path / "a" / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+  capsys.readouterr()
+  assert tokenization.load_tokenizer(folder, None).encode(["FILM"]) == [ids("film")]
+  assert ("do_lower_case of tokenizer_config.json change nothing: tokenizer.json has a normalizer "
+          "of its own, Lowercase" in capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("changes", [
