@@ -144,7 +144,7 @@ def test_messages(tmp_path):
   assert complaint("--input_file=/none", common[1]) == "--input_file: no file matches '/none'"
   assert "is there already" in complaint(common[0], f"--output_dir={tmp_path}")
   assert "is there already" in complaint(common[0], f"--output_dir={text}")
-  text.write_bytes(b"a\n\xff\n")
+  text.write_bytes(b"a\nA longer \xff line.\n")
   assert "line 2: byte 0xff is not UTF-8" in complaint(*common)
   text.write_text("\n")
   assert complaint(*common) == f"no documents in {text}"

@@ -104,7 +104,10 @@ def test_records(folder, data):
     for name, end in (("input_ids", ENTRIES), ("masked_lm_ids", ENTRIES), ("segment_ids", 2),
                       ("next_sentence_labels", 2), ("masked_lm_positions", tokens[:, None])):
       assert (arrays[name] >= 0).all() and (arrays[name] < end).all(), name
-    assert (arrays["masked_lm_weights"] >= 0).all()
+    weights = arrays["masked_lm_weights"]
+    assert ((weights >= 0) & (weights <= 1)).all()
+    for positions, weight in zip(arrays["masked_lm_positions"], weights, strict=True):
+      assert len(set(positions[weight > 0])) == (weight > 0).sum()
 
 
 @hypothesis.given(st.data())
