@@ -142,7 +142,7 @@ def read_records(path: str | os.PathLike[str], vocab_size: int = 1 << 31,
   numbered = enumerate(_serialized(file), 1)
   while chunk := list(itertools.islice(numbered, batch)):
     (first, *_), serialized = zip(*chunk, strict=True)
-    for number, record in chunk:
+    for number, record in chunk:  # parse_example alone takes names that are not UTF-8
       _features(file, number, record)
     lengths = lengths or _feature_lengths(file, first, serialized[0])
     specification = {
@@ -168,8 +168,8 @@ def _check_values(file: pathlib.Path, first: int, arrays: dict[str, np.ndarray],
                   vocab_size: int) -> None:
   """Raises a UserError for the first impossible value; `first` is the number of row 0.
 
-  Predictions of weight 0 are padding, which may hold anything: what is outside becomes 0. So are
-  input_ids and segment_ids after the tokens, if they are in their ranges.
+  Predictions of weight 0 are padding, which may hold anything: what is outside becomes 0.
+  Padding after the tokens may have any id of the vocabulary and either segment.
   """
   mask, weights = arrays["input_mask"], arrays["masked_lm_weights"]
   tokens = np.maximum(mask.sum(1, keepdims=True), 1)  # [n, 1]; at least [CLS]
