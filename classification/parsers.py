@@ -140,11 +140,14 @@ def parse_plain_tsv(file: pathlib.Path, *, header: Sequence[str] = (),
 
 
 def parse_csv(file: pathlib.Path, *, skip_bad_rows: bool, delimiter: str = ",") -> Parsed:
-  """Parses RFC 4180: quoted fields may hold delimiters, doubled quotes and line ends."""
-  reader = csv.reader((f"{line}\n" for _, line in _lines(file)), delimiter=delimiter, strict=True,
-                      skipinitialspace=delimiter == ",")  # people write a blank after a comma
+  """Parses RFC 4180: quoted fields may hold delimiters, doubled quotes and line ends.
 
-  def numbered_rows() -> Iterator[tuple[int, list[str]]]:
+  Where the header has blanks after its commas, blanks after commas are no part of any field.
+  """
+
+  def numbered_rows(blanks: bool) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader((f"{line}\n" for _, line in _lines(file)), delimiter=delimiter, strict=True,
+                        skipinitialspace=blanks)
     start = 1
     try:
       for row in reader:
@@ -155,8 +158,11 @@ def parse_csv(file: pathlib.Path, *, skip_bad_rows: bool, delimiter: str = ",") 
       raise _BadQuoting(f"{file}:{start}: broken quoting, or a carriage return in a field "
                         f"without quotes ({error})") from error
 
-  rows = numbered_rows()
+  rows = numbered_rows(blanks=False)
   _, header = next(rows, (0, ()))
+  if delimiter == "," and any(name.startswith(" ") for name in header[1:]):
+    rows = numbered_rows(blanks=True)
+    _, header = next(rows)
   return _checked(file, header, rows, skip_bad_rows, delimiter)
 
 

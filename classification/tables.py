@@ -45,7 +45,7 @@ LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "target", "g
 ID_NAMES = ("index", "id", "idx")
 
 _CHUNK_ROWS = 4096  # of a cached file, so that reading some rows does not map all
-_CACHE_VERSION = 4
+_CACHE_VERSION = 5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1024,6 +1024,8 @@ def test_no_advice_to_leave_out_every_row(tmp_path):
 def test_a_blank_before_a_quote(tmp_path):
   table = own_table(tmp_path, "train.csv", 'text, label\n"a, b", "x"\n"c", y\n')
   assert columns_of(table) == {"text": ["a, b", "c"], "label": ["x", "y"]}
+  table = own_table(tmp_path, "train.csv", "text,label\n a,y\n")  # no blank in the header: text
+  assert columns_of(table) == {"text": [" a"], "label": ["y"]}
 
 
 def test_a_label_that_means_none(tmp_path):
