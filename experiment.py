@@ -297,6 +297,8 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
   try:
     stopping.end_after(run.config.max_hours * 3600)
     with stopping.noted():
+      if plan.evaluate and plan.loop.evaluates(first_step) and not reporter.scored:
+        evaluate(state)  # the signal that stopped the run came in between
       state = training.train(state, plan.step_fn, batches, plan.loop, plan.schedule, reporter,
                              evaluate, checkpointer)
       results = evaluate(state) if plan.evaluate else {}

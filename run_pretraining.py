@@ -102,7 +102,7 @@ def check_knobs(config: ml_collections.ConfigDict) -> None:
     raise UserError("nothing to train on: give --config.train_files='/data/*.txt'")
   if config.num_warmup_steps > config.num_train_steps:
     raise UserError(f"num_warmup_steps {config.num_warmup_steps} is over num_train_steps "
-                    f"{config.num_train_steps}")
+                    f"{config.num_train_steps}; give --config.num_warmup_steps too")
   if config.mask_token_prob + config.random_token_prob > 1:
     raise UserError(f"mask_token_prob {config.mask_token_prob} + random_token_prob "
                     f"{config.random_token_prob} is over 1")

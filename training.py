@@ -233,6 +233,14 @@ class Loop:
   def log_cadence(self) -> int:
     return self.log_every_steps or max(1, min(50, self.num_train_steps // 20))
 
+  def evaluates(self, step: int) -> bool:
+    """Whether there is an evaluation after a step.
+
+    The caller evaluates the final state, so there is none shortly before the end.
+    """
+    return (_due(step, self.eval_every_steps)
+            and self.num_train_steps - step > self.eval_every_steps // 2)
+
 
 @dataclasses.dataclass
 class Totals:
@@ -313,9 +321,7 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
       log = last or step == 1 or _due(step, loop.log_cadence)
       state = meter.run(step, step_fn, state, batches, log=log, wait=last or step == 1)
       save = checkpointer and (last or _due(step, loop.save_checkpoints_steps))
-      # The caller evaluates the final state, so an evaluation shortly before the end is skipped.
-      score = (loop.num_train_steps - step > loop.eval_every_steps // 2
-               and _due(step, loop.eval_every_steps))
+      score = loop.evaluates(step)
       if last or save or score:
         with meter.paused():
           if score:  # first: what is logged of a saved step is logged once, whatever is killed
@@ -336,7 +342,7 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
 
 
 def _due(step: int, every: int) -> bool:
-  return every > 0 and step % every == 0
+  return every > 0 and step > 0 and step % every == 0
 
 
 HostSums = dict[str, tuple[float, float]]  # metric -> (sum, count), as Sums

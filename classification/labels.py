@@ -30,7 +30,7 @@ def label_values(table: Table, layout: Layout) -> list[Any]:
   if not layout.label:
     raise UserError(f"{table.source}: no label column recognized among "
                     f"{tasks.quoted(table.rows.column_names)}; name it: "
-                    "--config.label_column=name (or --config.do_eval=False needs none)")
+                    "--config.label_column=name")
   values = table.column(layout.label)
   if table.class_names(layout.label):
     return values

@@ -62,6 +62,8 @@ def _decoded(file: pathlib.Path, number: int, raw: bytes) -> str:
   try:
     return raw.decode("utf-8-sig" if number == 1 else "utf-8")
   except UnicodeDecodeError as error:
+    if number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+      raise UserError(f"{file} holds UTF-16; convert it: iconv -f UTF-16 -t UTF-8") from error
     before = raw[:error.start]
     raise UserError(f"{file}:{number + before.count(10)}: not UTF-8 ({error.reason} at byte "
                     f"{error.start - before.rfind(10)} of the line); save it as UTF-8"

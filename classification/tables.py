@@ -421,7 +421,8 @@ def recognize_columns(source: LabelledSource, table: Table, text_columns: Sequen
                   if all(name in there for name in names)), ())
   if not texts:
     raise UserError(f"{table.source}: no text column recognized among "
-                    f"{tasks.quoted(columns)}; name one or two: --config.text_columns=a,b")
+                    f"{tasks.quoted(columns)}; name one or two: --config.text_columns=a,b "
+                    "(or does the file lack a header?)")
   if len(texts) > 2 or label_column in texts:
     raise UserError(f"text_columns {tasks.quoted(texts)} must be one or two, and not the label "
                     "column")
@@ -477,8 +478,13 @@ def usable_rows(table: Table, layout: Layout, *, labelled: bool, blank_texts: bo
 
 
 def row_ids(table: Table) -> list[str]:
-  """Returns the ids that a leaderboard file repeats: the table's own, or 0, 1, 2, ..."""
+  """Returns the ids that a leaderboard file repeats: the table's own, or 0, 1, 2, ...
+
+  A column in which an id stands twice tells no rows apart, and is passed over.
+  """
   for name in ID_NAMES:
     if name in table.rows.column_names:
-      return [str(value) for value in table.column(name)]
+      ids = [str(value) for value in table.column(name)]
+      if len(set(ids)) == len(ids):
+        return ids
   return [str(i) for i in (range(len(table)) if table.ids is None else table.ids)]

@@ -75,6 +75,9 @@ class Reporter:
             if record["step"] <= (self._first if "learning_rate" in record else done)]
     with written_whole(self._file) as file:
       file.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
+    # Whether the step after which this process begins has its scores.
+    self.scored = any(record["step"] == self._first and "learning_rate" not in record
+                      for record in kept)
 
   def progress(self) -> None:
     """Advances the bar by one step."""

@@ -102,7 +102,8 @@ def _answer(number: int, frame: FrameType | None) -> None:
     _end("ended at once" if not first else "interrupted before it began")
   if _mode is _Mode.RAISE:
     raise Stopped
-  _write(f"{signal.Signals(number).name}: stopping after this step; once more ends it at once")
+  _write(f"{signal.Signals(number).name}: stopping after the steps under way; once more ends it at "
+         "once")
 
 
 def _end(line: str) -> None:

@@ -60,8 +60,10 @@ def test_scores_of_the_last_step_are_written_once(tmp_path):
   for last, kept in ((4, lines[:1]), (10, lines)):
     file = tmp_path / "metrics.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    reporting.Reporter(tmp_path, last, first_step=4).close("eval_f1", {1: 0.1})
+    reporter = reporting.Reporter(tmp_path, last, first_step=4)
+    reporter.close("eval_f1", {1: 0.1})
     assert reporting.read_metrics(file) == kept
+    assert reporter.scored == (last == 10)
 
 
 def test_tensorboard_shows_one_curve(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import checkpoint_utils
 import experiment
 import run_classifier
-from support import command_line
+from support import command_line, reporting, stopping
 from support.errors import UserError
 
 TINY = ("--config.model.hidden_size=16", "--config.model.num_hidden_layers=1",
@@ -126,6 +126,25 @@ def test_an_interrupt_before_the_first_step_is_not_masked(finished, tmp_path, mo
   monkeypatch.setattr(run_classifier.training, "train", interrupt)
   with pytest.raises(KeyboardInterrupt):
     run(*finished[1], f"--output_dir={tmp_path / 'out'}")
+
+
+def test_an_evaluation_that_a_signal_cut_short_is_made_again(finished, tmp_path, monkeypatch):
+  folder, arguments = finished
+  score, calls = run_classifier.score_splits, []
+
+  def stop(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == 2:
+      raise stopping.Stopped
+    return score(*args, **kwargs)
+
+  monkeypatch.setattr(run_classifier, "score_splits", stop)
+  with pytest.raises(stopping.Stopped, match="is saved; the same command continues from it"):
+    run(*arguments, f"--output_dir={tmp_path / 'out'}")
+  run(*arguments, f"--output_dir={tmp_path / 'out'}")
+  scores = [[record for record in reporting.read_metrics(place / "metrics.jsonl")
+             if "eval_loss" in record] for place in (folder, tmp_path / "out")]
+  assert len(scores[0]) > 2 and scores[1] == scores[0]
 
 
 def test_another_run_is_not_written_over(finished):

@@ -75,7 +75,7 @@ def test_where_signals_are_noted_the_work_is_finished():
   status, out, err = ended(SCRIPT.format(NOTED), signal.SIGTERM)
   assert (status, out) == (143, "whole\n")
   assert err.splitlines() == [
-      "SIGTERM: stopping after this step; once more ends it at once",
+      "SIGTERM: stopping after the steps under way; once more ends it at once",
       "stopped by SIGTERM; the same command continues from the last checkpoint, if there is one"]
 
 

@@ -1043,3 +1043,13 @@ def test_a_label_that_means_none(tmp_path):
   assert (len(kept), kept.notes) == (1, ("rows without label left out: 1",))
   with refuses("label -1 is not one of '0', '1'", "--config.missing_label=-1"):
     own_labels([0, -1], ("0", "1"))
+
+
+def test_ids_that_stand_twice_are_none(tmp_path):
+  table = own_table(tmp_path, "train.csv", "id,text,label\n3,a,x\n3,b,y\n")
+  assert tables.row_ids(table) == ["0", "1"]
+
+
+def test_utf_16_is_named(tmp_path):
+  with refuses("train.csv holds UTF-16; convert it: iconv -f UTF-16 -t UTF-8"):
+    own_table(tmp_path, "train.csv", "text,label\na,x\n".encode("utf-16"))
