@@ -26,7 +26,7 @@ NOTED = RUN + """
 def main():
   with stopping.noted():
     print("ready", flush=True)
-    end = time.monotonic() + 1
+    end = time.monotonic() + 2
     while time.monotonic() < end:
       time.sleep(0.01)
     print("whole", flush=True)
@@ -53,7 +53,7 @@ def ended(script: str, *numbers: signal.Signals) -> tuple[int, str, str]:
   assert process.stdout.readline() == "ready\n"
   for number in numbers:
     process.send_signal(number)
-    time.sleep(0.1)
+    time.sleep(0.3)
   out, err = process.communicate(timeout=60)
   return process.returncode, out, err
 
