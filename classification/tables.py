@@ -45,7 +45,7 @@ LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "target", "g
 ID_NAMES = ("index", "id", "idx")
 
 _CHUNK_ROWS = 4096  # of a cached file, so that reading some rows does not map all
-_CACHE_VERSION = 5
+_CACHE_VERSION = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,6 +370,8 @@ def _file_table(file: pathlib.Path, cache_dir: pathlib.Path, parse: Callable[...
     parsed = parse(file, **options)
     if not parsed.columns.num_rows:
       raise UserError(f"{file} is empty: it has no row")
+    for name in filter(lambda name: "\0" in name, parsed.columns.column_names):
+      raise UserError(f"{file}: the name of column {shown(name)} has a NUL byte; is this a table?")
     columns = _with_plain_names(parsed.columns)
     columns = columns.replace_schema_metadata(
         {**(columns.schema.metadata or {}), b"skipped": str(parsed.skipped).encode()})

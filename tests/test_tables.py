@@ -1053,3 +1053,11 @@ def test_ids_that_stand_twice_are_none(tmp_path):
 def test_utf_16_is_named(tmp_path):
   with refuses("train.csv holds UTF-16; convert it: iconv -f UTF-16 -t UTF-8"):
     own_table(tmp_path, "train.csv", "text,label\na,x\n".encode("utf-16"))
+
+
+@pytest.mark.parametrize("name,content", [
+    ("train.csv", "\0text,label\na,x\n"), ("train.tsv", "\0text\tlabel\na\tx\n"),
+    ("train.jsonl", '{"\\u0000text": "a", "label": "x"}\n')])
+def test_a_nul_in_a_column_s_name(tmp_path, name, content):
+  with refuses(f"{name}: the name of column '\\x00text' has a NUL byte"):
+    own_table(tmp_path, name, content)
