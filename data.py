@@ -94,11 +94,12 @@ def tokenize(texts: "datasets.Dataset", labels: np.ndarray, tokenizer: Tokenizer
   fingerprint = _fingerprint(texts, tokenizer, max_seq_length)
   file = cache_dir / f"{fingerprint}.arrow"
   remove_damaged(file)
+  is_new = not file.exists()
   tokenized = texts.with_format("arrow").map(
       functools.partial(_encode, tokenizer=tokenizer, max_seq_length=max_seq_length),
       batched=True, batch_size=_MAP_ROWS, remove_columns=texts.column_names,
       cache_file_name=str(file), new_fingerprint=fingerprint, desc="tokenizing")
-  if not files.is_whole(file):
+  if is_new:
     files.seal(file)
   os.utime(file)  # `support.files.keep_within` deletes the least recently used
   # A list column is the tokens and the offsets; a chunk is some thousand examples.
