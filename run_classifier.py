@@ -35,7 +35,7 @@ import modeling
 import optimization
 from support import devices, reporting
 from support.command_line import run_script
-from support.errors import UserError
+from support.errors import quoted, UserError
 from support.reporting import say
 from tokenization import Tokenizer
 import training
@@ -128,12 +128,12 @@ def build_classifier(config: ml_collections.ConfigDict,
       resize_embeddings=config.resize_embeddings)
   say(f"  {report}")
   if "classifier/kernel" in report.ignored:
-    say(f"  the checkpoint's classes ({tasks.quoted(checkpoint.label_names) or 'unnamed'}) are "
-        f"not this task's ({tasks.quoted(label_names) or 'regression'}): the classifier starts "
+    say(f"  the checkpoint's classes ({quoted(checkpoint.label_names) or 'unnamed'}) are "
+        f"not this task's ({quoted(label_names) or 'regression'}): the classifier starts "
         "afresh")
   if report.initialized and not config.do_train:
     raise UserError(f"{checkpoint.path} has no trained {', '.join(report.initialized)} for "
-                    f"{task.name} ({tasks.quoted(label_names, 5) or 'regression'}): train one "
+                    f"{task.name} ({quoted(label_names, 5) or 'regression'}): train one "
                     "first, or say what its outputs are called, in their order: "
                     "--config.label_names=a,b")
   return Classifier(model, params, label_names, task.text_columns)
@@ -254,7 +254,7 @@ def export_classifier(run: experiment.Run, classifier: Classifier, task: tasks.T
       f"batch {config.train_batch_size}, learning rate {config.learning_rate}, "
       f"{config.num_train_epochs} epochs, length {config.max_seq_length}, "
       f"seed {config.seed}, {config.dtype}.\n"
-      f"Task: {task.name}; classes: {tasks.quoted(classifier.label_names) or 'none (regression)'}.",
+      f"Task: {task.name}; classes: {quoted(classifier.label_names) or 'none (regression)'}.",
       "dev set", results)
   experiment.export(
       run, classifier.model.config, classifier.params, tokenizer, card,

@@ -9,7 +9,7 @@ import numpy as np
 
 from classification import tasks
 from classification.tables import Layout, Table
-from support.errors import shown, UserError
+from support.errors import quoted, shown, UserError
 
 # Python's int() and float() also take "1_1", Arabic digits, "nan" and separators as white space.
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -29,7 +29,7 @@ def label_values(table: Table, layout: Layout) -> list[Any]:
   """
   if not layout.label:
     raise UserError(f"{table.source}: no label column recognized among "
-                    f"{tasks.quoted(table.rows.column_names)}; name it: "
+                    f"{quoted(table.rows.column_names)}; name it: "
                     "--config.label_column=name")
   values = table.column(layout.label)
   if table.class_names(layout.label):
@@ -55,10 +55,10 @@ def infer_label_names(table: Table, values: Sequence[Any], label_type: str) -> t
   if all(map(_INTEGER.fullmatch, texts)):
     plain = all(map(_PLAIN_INTEGER.fullmatch, set(texts)))  # 007 and +1 are text
     return tuple(sorted(set(texts), key=int if plain else str))
-  odd = [row for row, text in enumerate(texts)
-         if not _NUMBER.fullmatch(text) or _LEADING_ZERO.match(text)]
-  fractions = len(texts) - len(odd) - sum(bool(_INTEGER.fullmatch(texts[row])) for row in
-                                          set(range(len(texts))).difference(odd))
+  numeric = [_NUMBER.fullmatch(text) and not _LEADING_ZERO.match(text) for text in texts]
+  odd = [row for row, is_number in enumerate(numeric) if not is_number]
+  fractions = sum(bool(is_number and not _INTEGER.fullmatch(text))
+                  for text, is_number in zip(texts, numeric, strict=True))
   if label_type == "auto" and not odd:
     return ()
   if label_type == "auto" and 2 * fractions >= len(texts):
@@ -92,7 +92,7 @@ def encode_labels(table: Table, values: Sequence[Any], task: tasks.Task,
   if -1 in encoded:
     row = encoded.index(-1)
     raise UserError(f"{table.where(row)}: label {shown(values[row])} is not one of "
-                    f"{tasks.quoted(task.label_names)}"
+                    f"{quoted(task.label_names)}"
                     + ("" if task.numbered else "; if it is a class, name all classes in order: "
                        "--config.label_names=a,b,c")
                     + ("; if it means no label: --config.missing_label=-1"

@@ -16,8 +16,7 @@ import pathlib
 import re
 from typing import Any, TYPE_CHECKING
 
-from classification import tasks
-from support.errors import first_line, shown, UserError
+from support.errors import first_line, quoted, shown, UserError
 
 if TYPE_CHECKING:
   import pyarrow
@@ -27,6 +26,7 @@ csv.field_size_limit(_LONGEST_LINE)
 
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _SHORT_INTEGER = re.compile("-?[0-9]{1,18}")  # fits in 64 bits
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _JSON_SPACE = re.compile("[ \t\r\n]*")
 
 
@@ -75,7 +75,7 @@ class _BadRow(UserError):
 
   def __init__(self, file: pathlib.Path, line: int, found: int, header: Sequence[str],
                all_bad: bool):
-    remedy = (f", as in every row; the header is {tasks.quoted(header)}" if all_bad else
+    remedy = (f", as in every row; the header is {quoted(header)}" if all_bad else
               "; --config.skip_bad_rows=True leaves such rows out")
     super().__init__(f"{file}:{line}: {found} fields, must be {len(header)}{remedy}")
 
@@ -239,7 +239,7 @@ def parse_json(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
         raise UserError(f"{file}:{line}: column {shown(name)} is {_KINDS[type(value)]} here and "
                         f"{_KINDS[kinds[name]]} before; a column must have one type")
       for text in (name, value):
-        if isinstance(text, str) and not text.isascii() and _has_surrogate(text):
+        if isinstance(text, str) and not text.isascii() and _SURROGATE.search(text):
           raise UserError(f"{file}:{line}: column {shown(name)} has half of a surrogate pair "
                           "(such as \\ud83d), which is no character")
     lines.append(line)
@@ -290,14 +290,6 @@ def _json_value(file: pathlib.Path, line: int, text: str, start: int) -> tuple[A
   except (ValueError, RecursionError) as error:  # of `_unique`, and of thousands of brackets
     reason = "it is nested too deep" if isinstance(error, RecursionError) else error
     raise UserError(f"{file}:{line + text.count(chr(10), 0, start)}: {reason}") from error
-
-
-def _has_surrogate(text: str) -> bool:
-  try:
-    text.encode()
-  except UnicodeEncodeError:
-    return True
-  return False
 
 
 def _arrow_column(cells: Sequence[Any], kind: type | None) -> "pyarrow.Array":

@@ -15,7 +15,7 @@ import checkpoint_utils
 from classification import labels, tables, tasks
 import data
 from support import files
-from support.errors import shown, UserError
+from support.errors import quoted, shown, UserError
 from support.reporting import say
 from tokenization import MUCH_UNKNOWN, Tokenizer
 
@@ -100,13 +100,13 @@ def read_run_data(config: ml_collections.ConfigDict,
 
 def say_task(layout: tables.Layout, task: tasks.Task, label_names: Sequence[str]) -> None:
   """Prints the columns and classes, as they are configured or were recognized."""
-  classes = f"classes: {tasks.quoted(label_names)}" if label_names else "regression"
+  classes = f"classes: {quoted(label_names)}" if label_names else "regression"
   if task.positive_class:
     classes += f" (F1 is that of {shown(task.positive_class)})"
-  say(f"  texts: {tasks.quoted(layout.texts)}; "
+  say(f"  texts: {quoted(layout.texts)}; "
       + (f"label: {shown(layout.label)}; " if layout.label else "") + classes)
   if layout.unused:
-    say(f"  unused columns: {tasks.quoted(layout.unused)} "
+    say(f"  unused columns: {quoted(layout.unused)} "
         "(--config.text_columns=a,b names the one or two texts)")
 
 
@@ -230,8 +230,8 @@ def order_labels(config: ml_collections.ConfigDict, task: tasks.Task,
   if len(ours) == len(task.label_names):
     configured = tuple(ours.get(name.casefold(), name) for name in configured)
   if configured and set(configured) != set(task.label_names):
-    raise UserError(f"label_names {tasks.quoted(configured)} are not the classes of {task.name}: "
-                    f"{tasks.quoted(task.label_names) or 'none (regression)'}")
+    raise UserError(f"label_names {quoted(configured)} are not the classes of {task.name}: "
+                    f"{quoted(task.label_names) or 'none (regression)'}")
   known = checkpoint.label_names if checkpoint else ()
   order = known if set(known) == set(task.label_names) else tuple(
       ours.get(name.casefold(), "") for name in known)
@@ -239,7 +239,7 @@ def order_labels(config: ml_collections.ConfigDict, task: tasks.Task,
     return configured or task.label_names
   if configured and configured != order:
     raise UserError(f"label_names has another order than {checkpoint.path}, whose outputs are "
-                    f"{tasks.quoted(order)}; leave the flag out")
+                    f"{quoted(order)}; leave the flag out")
   return order
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from classification import parsers, tasks
 import data
 from support import files, hub
-from support.errors import first_line, shown, UserError
+from support.errors import first_line, quoted, shown, UserError
 
 if TYPE_CHECKING:
   import datasets
@@ -87,7 +87,7 @@ class Table:
     """Raises UserError for a column that is not there."""
     if name not in self.rows.column_names:
       raise UserError(f"{self.source} has no column {shown(name)}; it has "
-                      f"{tasks.quoted(self.rows.column_names)}")
+                      f"{quoted(self.rows.column_names)}")
 
   def class_names(self, name: str) -> tuple[str, ...]:
     """Returns the classes of a column of class numbers (ClassLabel); () for another column."""
@@ -423,10 +423,10 @@ def recognize_columns(source: LabelledSource, table: Table, text_columns: Sequen
                   if all(name in there for name in names)), ())
   if not texts:
     raise UserError(f"{table.source}: no text column recognized among "
-                    f"{tasks.quoted(columns)}; name one or two: --config.text_columns=a,b "
+                    f"{quoted(columns)}; name one or two: --config.text_columns=a,b "
                     "(or does the file lack a header?)")
   if len(texts) > 2 or label_column in texts:
-    raise UserError(f"text_columns {tasks.quoted(texts)} must be one or two, and not the label "
+    raise UserError(f"text_columns {quoted(texts)} must be one or two, and not the label "
                     "column")
   for name in texts:
     table.check_column(name)

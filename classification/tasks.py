@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from support import files
-from support.errors import shown, UserError
+from support.errors import quoted, shown, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +128,6 @@ def with_positive_class(task: Task, name: str) -> Task:
         f"{task.name} has no F1 of one class (it needs two classes)"))
   return dataclasses.replace(
       task, positive_class=name or task.label_names[1] if binary else "")
-
-
-def quoted(names: Sequence[str], most: int = 20) -> str:
-  """Returns names as messages list them: 'a', 'b', 'c'."""
-  more = f" and {len(names) - most:,} more" if len(names) > most else ""
-  return ", ".join(map(shown, names[:most])) + more
 
 
 # --- Metrics --------------------------------------------------------------------------------

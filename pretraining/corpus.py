@@ -34,7 +34,6 @@ _LONGEST_DOCUMENT = 1 << 24  # characters; longer ones are cut, to bound a worke
 _BLOCK = 1 << 20  # characters that are tokenized at a time
 _CHUNK = 1 << 20  # documents that are split at a time
 _BYTES_A_WORKER = 1 << 26  # input that makes one more process worth its start
-_BUFFER = 1 << 20  # bytes that are verified at a time
 _MOST_WORKERS = 16  # a single process cuts the sentences for all of them
 _HOLDOUT_KEY = 0x5EED  # not config.seed: all runs hold out the same documents
 
@@ -459,11 +458,7 @@ def _opened(folder: pathlib.Path) -> _Cache:
 
 def _map(file: pathlib.Path, array: dict[str, Any]) -> np.ndarray:
   """Maps a file of `_NewArrays` as [n, *row]."""
-  size = checksum = 0
-  with file.open("rb") as stream:
-    while content := stream.read(_BUFFER):  # a mapping would count as this process's memory
-      size += len(content)
-      checksum = google_crc32c.extend(checksum, content)
+  size, checksum = files.size_and_checksum(file)  # a mapping would count as this process's memory
   if size != array["size"]:
     raise UserError(f"{file.name} has {size} bytes, not {array['size']}")
   if checksum != array["crc32c"]:

@@ -1,5 +1,6 @@
 """Errors that the user can mend: one short line, whatever the input holds."""
 
+from collections.abc import Sequence
 import reprlib
 from typing import Any
 
@@ -39,6 +40,12 @@ def shown(value: Any) -> str:
     return f"an integer of {value.bit_length()} bits"
   text = _SHORT.repr(value)
   return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE - 4]}...{text[-1]}"
+
+
+def quoted(names: Sequence[str], most: int = 20) -> str:
+  """Returns names as messages list them: 'a', 'b', 'c'."""
+  more = f" and {len(names) - most:,} more" if len(names) > most else ""
+  return ", ".join(map(shown, names[:most])) + more
 
 
 _SHORT = reprlib.Repr()

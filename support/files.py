@@ -129,13 +129,13 @@ def keep_within(folder: pathlib.Path, most_bytes: float) -> None:
 def seal(file: pathlib.Path) -> None:
   """Writes size and checksum of a finished file beside it, for `is_whole`."""
   with written_whole(_seal_of(file), shared=True) as temporary:
-    temporary.write_text(_checksum(file))
+    temporary.write_text(_seal(file))
 
 
 def is_whole(file: pathlib.Path) -> bool:
   """Returns whether a file is as it was when it was sealed."""
   try:
-    return _seal_of(file).read_bytes() == _checksum(file).encode()
+    return _seal_of(file).read_bytes() == _seal(file).encode()
   except FileNotFoundError:
     return False
 
@@ -144,14 +144,20 @@ def _seal_of(file: pathlib.Path) -> pathlib.Path:
   return file.with_name(f"{file.name}.crc32c")
 
 
-def _checksum(file: pathlib.Path) -> str:
+def _seal(file: pathlib.Path) -> str:
+  size, checksum = size_and_checksum(file)
+  return f"{size} {checksum:08x}\n"
+
+
+def size_and_checksum(file: pathlib.Path) -> tuple[int, int]:
+  """Returns a file's size in bytes and its CRC-32C; a block at a time is in memory."""
   import google_crc32c  # here: most of what uses this file needs no checksum
 
-  size, checksum = 0, 0
+  size = checksum = 0
   with file.open("rb") as stream:
     while content := stream.read(1 << 20):
       size, checksum = size + len(content), google_crc32c.extend(checksum, content)
-  return f"{size} {checksum:08x}\n"
+  return size, checksum
 
 
 _owned: dict[pathlib.Path, int] = {}  # the handles of this process's lock files

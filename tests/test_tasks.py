@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from classification import tasks
-from support.errors import UserError
+from support.errors import quoted, UserError
 
 # --- Tasks ------------------------------------------------------------------------------------
 
@@ -95,8 +95,8 @@ def test_positive_class():
 
 
 def test_quoted():
-  assert tasks.quoted((" a", "b,c")) == "' a', 'b,c'"
-  assert tasks.quoted([str(i) for i in range(1234)], 2) == "'0', '1' and 1,232 more"
+  assert quoted((" a", "b,c")) == "' a', 'b,c'"
+  assert quoted([str(i) for i in range(1234)], 2) == "'0', '1' and 1,232 more"
 
 
 def test_scores_do_not_depend_on_the_model_s_order():
