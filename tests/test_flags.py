@@ -144,3 +144,39 @@ def test_a_config_file_that_is_none(tmp_path):
       file.write_text(content)
     with pytest.raises(command_line.UserError, match=message):
       command_line.load_config(str(file))
+
+
+def test_the_default_config_lies_beside_the_script(tmp_path):
+  done = subprocess.run((sys.executable, ROOT / "run_classifier.py", "--config.sed=3"),
+                        cwd=tmp_path, text=True, capture_output=True, check=False)
+  assert (done.returncode, done.stdout) == (1, "")
+  assert done.stderr.startswith("error: unknown knob --config.sed; did you mean --config.seed?")
+
+
+PROGRAM = """
+from support.command_line import run_script
+def main():
+  {}
+run_script(main)
+"""
+
+
+def program(statement, **environment):
+  return subprocess.run((sys.executable, "-c", PROGRAM.format(statement)), cwd=ROOT, text=True,
+                        capture_output=True, check=False, env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize("statement, message", [
+    ("open('/dev/full', 'w', buffering=1).write('text\\n')",
+     "a file could not be written: No space left on device"),
+    ("open('nothing/here', 'w')", "nothing/here: No such file or directory"),
+    ("raise MemoryError", "not enough memory"),
+])
+def test_an_exhausted_machine_is_one_line(statement, message):
+  done = program(statement.replace("\n", "\\n"))
+  assert (done.returncode, done.stderr.splitlines()[0]) == (1, f"error: {message}")
+
+
+def test_a_terminal_without_the_letters_prints_their_numbers():
+  done = program(r"print('caf\u00e9 \ud800')", PYTHONIOENCODING="ascii")
+  assert (done.returncode, done.stdout) == (0, "caf\\xe9 \\ud800\n")

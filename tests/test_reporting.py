@@ -73,6 +73,7 @@ def test_tensorboard_shows_one_curve(tmp_path):
     for step in range(first + 1, last + 1):
       reporter.metrics(step, {"loss": float(first)})
     reporter.close("eval_f1", {1: 0.1})
+  assert sorted(file.suffix for file in tmp_path.glob("events*")) == [".0", ".4"]
   curve = {}
   for file in sorted(tmp_path.glob("events*")):
     for event in tf.compat.v1.train.summary_iterator(str(file)):

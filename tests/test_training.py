@@ -261,7 +261,8 @@ def test_records_tell_when_their_steps_were_done(compiled, tiny_config, monkeypa
   assert device.now == pytest.approx(summary["train_seconds"] + summary["compile_seconds"]
                                      + sum(untimed))
   for step, value in seconds.items():  # a step or two fall to a neighbour
-    assert value == pytest.approx((1 if step == 1 else 4 if step == 5 else 5) * each, rel=0.5), step
+    right = (1 if step == 1 else 4 if step == 5 else 5) * each
+    assert value == pytest.approx(right, rel=0.5 if host_seconds else 1e-9), step
 
 
 def test_what_belongs_to_a_saved_step_is_told_before_it_is_saved(compiled, tiny_config):
