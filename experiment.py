@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 import checkpoint_utils
+import checkpointing
 from configs import rules
 import data
 import modeling
@@ -276,7 +277,7 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
   Raises:
     UserError: a loss or gradient that is not finite, or a checkpoint that cannot be read.
   """
-  checkpointer = training.Checkpointer(
+  checkpointer = checkpointing.Checkpointer(
       run.folder / "checkpoints", dict(plan.description), keep=run.config.keep_checkpoints,
       keep_every=run.config.keep_checkpoint_every)
   state = starting_state(run, checkpointer, plan)
@@ -318,13 +319,13 @@ def learning_rates(plan: TrainingPlan) -> dict[int, float]:
   return dict(zip(steps.tolist(), rates.tolist(), strict=True))
 
 
-def starting_state(run: Run, checkpointer: training.Checkpointer,
+def starting_state(run: Run, checkpointer: checkpointing.Checkpointer,
                    plan: TrainingPlan) -> training.TrainState:
   """Returns the run's last saved state, or the one at step 0, on all devices."""
   state = training.create_state(plan.params, plan.optimizer, run.config.seed)
   try:
     return checkpointer.restore(training.replicate(state))
-  except training.DamagedCheckpointError as error:
+  except checkpointing.DamagedCheckpointError as error:
     raise UserError(str(error)) from error
 
 

@@ -1,7 +1,7 @@
-"""Train state, the pure train step and its pmap, the loop over steps, and its checkpoints.
+"""Train state, the pure train step and its pmap, and the loop over steps.
 
-Knows no task and no file format but its own checkpoints, and imports neither tensorflow nor
-datasets nor transformers: a step can be built and timed on a bare accelerator machine.
+Knows no task and no file format, and imports neither tensorflow nor datasets nor transformers: a
+step can be built and timed on a bare accelerator machine.
 """
 
 import collections
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
 import math
-import pathlib
 import time
 from typing import Any, NamedTuple, Protocol
 
@@ -20,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
-from support import files, stopping
+from support import stopping
 
 Array = jax.Array
 Batch = Mapping[str, Any]
@@ -40,10 +39,6 @@ class TrainState(flax.struct.PyTreeNode):
 
 class NotFiniteError(Exception):
   """Raised when the loss or its gradient is NaN or infinite; the message names the step."""
-
-
-class DamagedCheckpointError(Exception):
-  """Raised when a checkpoint cannot be read; the message names its folder."""
 
 
 # --- Steps ----------------------------------------------------------------------------------
@@ -138,72 +133,6 @@ def _sharding(devices: int | None, spec: PartitionSpec) -> NamedSharding:
   return NamedSharding(Mesh(np.asarray(jax.local_devices()[:devices]), (DEVICES,)), spec)
 
 
-# --- Checkpoints ----------------------------------------------------------------------------
-
-
-class Checkpointer:
-  """A run's `checkpoints/`: Orbax items `params`, `optimizer` (with the step) and `model`.
-
-  `params` is an item of its own, so that it can be loaded without the optimizer. `model`
-  describes the architecture, so that the folder of one step is enough to load a model.
-  """
-
-  def __init__(self, folder: pathlib.Path, description: dict[str, Any], keep: int = 1,
-               keep_every: int = 0):
-    """Makes the folder; keeps the last `keep` checkpoints and those of every `keep_every` steps.
-
-    Raises:
-      UserError: see `support.files.plain_path`.
-    """
-    import orbax.checkpoint as ocp  # here: it takes a second to import
-
-    self._ocp = ocp
-    self._description = description
-    self._folder = folder
-    folder.mkdir(parents=True, exist_ok=True)
-    self._link = contextlib.ExitStack()
-    plain = self._link.enter_context(files.plain_path(folder.resolve()))
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_every or None)
-    self._manager = ocp.CheckpointManager(
-        plain, options=options, item_names=("params", "optimizer", "model"))
-
-  def save(self, state: TrainState) -> None:
-    """Saves in the background; the folder gets its final name only when it is complete."""
-    step = int(state.step)
-    if step in self._manager.all_steps():
-      return
-    save = self._ocp.args.StandardSave
-    self._manager.save(step, args=self._ocp.args.Composite(
-        params=save(state.params),
-        optimizer=save({"opt_state": state.opt_state, "step": state.step}),
-        model=self._ocp.args.JsonSave(self._description)))
-
-  def restore(self, state: TrainState) -> TrainState:
-    """Returns the latest saved state, placed like `state`, or `state` if nothing is saved.
-
-    Raises:
-      DamagedCheckpointError: the latest checkpoint cannot be read.
-    """
-    step = self._manager.latest_step()
-    if step is None:
-      return state
-    restore = self._ocp.args.StandardRestore
-    try:
-      restored = self._manager.restore(step, args=self._ocp.args.Composite(
-          params=restore(state.params),
-          optimizer=restore({"opt_state": state.opt_state, "step": state.step})))
-    except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
-      raise DamagedCheckpointError(
-          f"{self._folder / str(step)} cannot be read; delete it to continue from the "
-          "checkpoint before it, or from the start") from error
-    return state.replace(params=restored.params, **restored.optimizer)
-
-  def close(self) -> None:
-    """Waits until all checkpoints are written."""
-    self._manager.close()
-    self._link.close()
-
-
 # --- The loop -------------------------------------------------------------------------------
 
 
@@ -218,6 +147,13 @@ class StepLog(Protocol):
 
   def finish(self, summary: Mapping[str, float]) -> None:
     """Takes the totals of all steps."""
+
+
+class Saver(Protocol):
+  """The keeper of the loop's states, such as `checkpointing.Checkpointer`."""
+
+  def save(self, state: TrainState) -> None:
+    """Saves a state; the next step may take over its buffers as soon as this returns."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,7 +229,7 @@ def place(batch: Mapping[str, np.ndarray]) -> PlacedBatch:
 def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
           batches: Iterable[PlacedBatch], loop: Loop, schedule: optax.Schedule,
           reporter: StepLog, evaluate: Callable[[TrainState], None],
-          checkpointer: Checkpointer | None) -> TrainState:
+          checkpointer: Saver | None) -> TrainState:
   """Trains from the state's step to `loop.num_train_steps`.
 
   Args:

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 
 import checkpoint_utils
+import checkpointing
 import modeling
 import optimization
 from support.errors import UserError
@@ -464,7 +465,7 @@ def save_steps(folder, tiny, *steps):
   optimizer = optimization.create_optimizer(
       "adamw", lambda _: 0.1, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, max_grad_norm=1.0,
       bias_correction=True)
-  checkpointer = training.Checkpointer(
+  checkpointer = checkpointing.Checkpointer(
       folder / "checkpoints", keep=2, description={
           "config": dataclasses.asdict(model.config), "label_names": ["a", "b", "c"],
           "regression": False, "text_columns": ["text"]})
@@ -486,12 +487,12 @@ def test_a_run_in_any_folder(tiny, tmp_path, name):
   folder.mkdir(exist_ok=True)
   state = save_steps(folder, tiny, 3)
   assert_same(load(folder, *tiny[::2])[0], tiny[1])
-  checkpointer = training.Checkpointer(folder / "checkpoints", {})
+  checkpointer = checkpointing.Checkpointer(folder / "checkpoints", {})
   assert int(checkpointer.restore(state).step) == 3
   checkpointer.close()
   shutil.rmtree(folder.resolve() / "checkpoints" / "3" / "optimizer")
-  checkpointer = training.Checkpointer(folder / "checkpoints", {})
-  with pytest.raises(training.DamagedCheckpointError) as error:
+  checkpointer = checkpointing.Checkpointer(folder / "checkpoints", {})
+  with pytest.raises(checkpointing.DamagedCheckpointError) as error:
     checkpointer.restore(state)
   assert str(error.value).startswith(f"{folder}/checkpoints/3 cannot be read; delete it")
   checkpointer.close()

@@ -9,7 +9,8 @@ import pytest
 # Every file and room of the house, from the top to the bottom, with all that it may import; files
 # of a room may also import each other.
 BOTTOM = {
-    "checkpoint_utils": ("tokenization", "modeling", "support"),
+    "checkpoint_utils": ("checkpointing", "tokenization", "modeling", "support"),
+    "checkpointing": ("training", "support"),
     "data": ("tokenization", "support"),
     "tokenization": ("support",),
     "configs": ("support",),
@@ -135,7 +136,7 @@ def test_a_step_can_be_built_on_a_bare_machine():
 
 
 def test_few_files_lie_at_the_top():
-  assert len(list(ROOT.glob("*.py"))) <= 12
+  assert len(list(ROOT.glob("*.py"))) <= 13
 
 
 def test_one_noun_has_one_meaning():

@@ -16,6 +16,7 @@ import optax
 import pytest
 
 from benchmarks.steps import bert_optimizer
+import checkpointing
 import losses
 import modeling
 import optimization
@@ -291,14 +292,14 @@ def test_resume_equals_uninterrupted_bit_for_bit(compiled, tiny_config, tmp_path
   whole = run_loop(compiled, tiny_config)
   fresh = functools.partial(training.create_state, params, optimizer, 3)
 
-  first = training.Checkpointer(tmp_path, {"config": {}}, keep=1, keep_every=4)
+  first = checkpointing.Checkpointer(tmp_path, {"config": {}}, keep=1, keep_every=4)
   assert int(first.restore(fresh()).step) == 0
   with pytest.raises(KeyboardInterrupt):
     run_loop(compiled, tiny_config, checkpointer=first, save=2, log=InterruptedLog())
   first.close()
   assert {p.name for p in tmp_path.iterdir()} == {"4", "6"}  # the last, and every 4th
 
-  second = training.Checkpointer(tmp_path, {"config": {}}, keep=1, keep_every=4)
+  second = checkpointing.Checkpointer(tmp_path, {"config": {}}, keep=1, keep_every=4)
   state = second.restore(training.replicate(fresh()))
   assert int(state.step) == 6
   log, whole_log = Log(), Log()
@@ -314,15 +315,15 @@ def test_resume_equals_uninterrupted_bit_for_bit(compiled, tiny_config, tmp_path
 
 def test_a_damaged_checkpoint_is_named(compiled, tiny_config, tmp_path):
   _, optimizer, _, params, _ = compiled
-  checkpointer = training.Checkpointer(tmp_path, {"config": {}})
+  checkpointer = checkpointing.Checkpointer(tmp_path, {"config": {}})
   state = training.replicate(training.create_state(params, optimizer, 3))
   checkpointer.save(state)
   checkpointer.close()
   for file in (tmp_path / "0" / "optimizer").rglob("*"):
     if file.is_file():
       file.write_bytes(file.read_bytes()[:10])
-  checkpointer = training.Checkpointer(tmp_path, {"config": {}})
-  with pytest.raises(training.DamagedCheckpointError, match="0 cannot be read; delete it to"):
+  checkpointer = checkpointing.Checkpointer(tmp_path, {"config": {}})
+  with pytest.raises(checkpointing.DamagedCheckpointError, match="0 cannot be read; delete it to"):
     checkpointer.restore(state)
   checkpointer.close()
 
@@ -335,7 +336,7 @@ def test_a_gradient_without_end_stops_the_run_before_it_is_saved(compiled, tiny_
     norm = np.inf if int(state.step) == 4 else 1.0
     return state.replace(step=state.step + 1), {"loss": (1.0, 1.0), "gradient_norm": (norm, 1.0)}
 
-  checkpointer = training.Checkpointer(tmp_path, {"config": {}})
+  checkpointer = checkpointing.Checkpointer(tmp_path, {"config": {}})
   with pytest.raises(training.NotFiniteError, match="the gradient_norm is inf at step 5;"):
     training.train(training.create_state(params, optimizer, seed=3), step,
                    loop_batches(tiny_config, 0, 8), training.Loop(8, 3, 0, 1), schedule, Log(),
@@ -363,7 +364,7 @@ def test_a_signal_is_obeyed_between_two_steps_and_the_step_is_saved(compiled, ti
   monkeypatch.setattr(stopping, "_received", 0)  # and puts it back
   handler = signal.signal(signal.SIGTERM, stopping._answer)
   _, optimizer, schedule, params, _ = compiled
-  checkpointer, log = training.Checkpointer(tmp_path, {"config": {}}), Log()
+  checkpointer, log = checkpointing.Checkpointer(tmp_path, {"config": {}}), Log()
 
   def step(state, batch):
     if int(state.step) == 4:
@@ -384,7 +385,7 @@ def test_a_signal_is_obeyed_between_two_steps_and_the_step_is_saved(compiled, ti
 def test_a_nan_stops_the_run_and_saves_nothing(compiled, tiny_config, tmp_path):
   _, optimizer, _, params, _ = compiled
   broken = jax.tree.map(lambda x: np.full_like(x, np.nan), params)
-  checkpointer = training.Checkpointer(tmp_path, {"config": {}})
+  checkpointer = checkpointing.Checkpointer(tmp_path, {"config": {}})
   with pytest.raises(training.NotFiniteError, match="the loss is nan at step 1;"):
     run_loop(compiled, tiny_config, state=training.create_state(broken, optimizer, 0),
              checkpointer=checkpointer, save=1)
