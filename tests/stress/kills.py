@@ -1,0 +1,99 @@
+"""SIGKILL at random moments; the same command again until it ends; bits as in an unbroken run.
+
+    python -m tests.stress.kills --times=50 --output_dir=DIR
+"""
+
+import argparse
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+from tests.stress import harness
+
+SCRIPTS = ("run_pretraining", "run_classifier")
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--times", type=int, default=50)
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--output_dir", type=pathlib.Path, required=True)
+  options = parser.parse_args()
+  sys.exit(kill_runs(options.output_dir, options.times, options.seed))
+
+
+def kill_runs(folder: pathlib.Path, times: int, seed: int = 0) -> int:
+  """Kills runs of both scripts in turn, `times` times in all; returns an exit status."""
+  table = harness.Table(f"{times} SIGKILLs, seed {seed}")
+  inputs = harness.Inputs.make(harness.fresh(folder) / "inputs")
+  rng = random.Random(seed)
+  kills, runs = 0, 0
+  for script in SCRIPTS:
+    ended = harness.run(inputs.command(script, folder / script), inputs.environment())
+    if ended.status:
+      table.add(f"{script} unbroken", f"exit {ended.status}: {ended.lines[-1:]}", wrong=True)
+      return table.finish()
+  while kills < times:
+    script = SCRIPTS[runs % len(SCRIPTS)]
+    broken = harness.fresh(folder / "broken")
+    runs += 1
+    while (status := _kill_once(inputs, script, broken, rng, table)) is None:
+      kills += 1
+    found = [f"exit {status}"] if status else harness.differences(broken, folder / script)
+    table.add(f"run {runs}, {script}, after {kills} kills in all",
+              "; ".join(found) or "ends with the bits of the unbroken run", wrong=bool(found))
+  return table.finish(f"{kills} kills")
+
+
+def _kill_once(inputs: harness.Inputs, script: str, out: pathlib.Path, rng: random.Random,
+               table: harness.Table) -> int | None:
+  """Starts a run and kills it at a moment drawn at random; its exit status if it ends before."""
+  moment = rng.choice(("a time", "a time", "a save", "a save", "the end of a save", "the export"))
+  nth, delay = rng.randint(1, 4), rng.uniform(0.0, 0.04)
+  process = harness.start(inputs.command(script, out), inputs.environment())
+  since = time.monotonic()
+  after = rng.uniform(1.0, 15.0)
+  seen: set[str] = _entries(out, moment)
+  fresh: set[str] = set()
+
+  def has_come() -> bool:
+    nonlocal fresh
+    if moment == "a time":
+      return time.monotonic() - since > after
+    fresh |= _entries(out, moment) - seen
+    return len(fresh) >= (1 if moment == "the export" else nth)
+
+  if harness.wait_until(process, has_come):
+    if moment != "a time":
+      time.sleep(delay)
+    if process.poll() is None:
+      os.killpg(process.pid, 9)
+      process.communicate()
+      table.add(f"SIGKILL at {moment}, {time.monotonic() - since:.1f} s after the start",
+                f"saved steps {harness.steps_saved(out)}, logged to {harness.steps_logged(out)}")
+      return None
+  err = _end(process)
+  if process.returncode:
+    table.add(f"{script} again", err, wrong=True)
+  return process.returncode
+
+
+def _entries(out: pathlib.Path, moment: str) -> set[str]:
+  """Returns the names whose coming marks a moment."""
+  folder = out if moment == "the export" else out / "checkpoints"
+  names = os.listdir(folder) if folder.is_dir() else []
+  if moment == "the export":
+    return {name for name in names if name.startswith(".model.")}
+  return {name for name in names if name.isdigit() == (moment == "the end of a save")}
+
+
+def _end(process: subprocess.Popen) -> str:
+  out, err = process.communicate(timeout=300)
+  return (err or out).strip().splitlines()[-1] if (err or out).strip() else ""
+
+
+if __name__ == "__main__":
+  main()
