@@ -26,8 +26,9 @@ from configs import rules
 import data
 import modeling
 import optimization
-from support import command_line, files, reporting, stopping
+from support import command_line, files, remote, reporting, stopping
 from support.errors import first_line, shown, UserError
+from support.mirror import local_folder, Mirror
 from support.reporting import say
 import tokenization
 from tokenization import Tokenizer
@@ -43,6 +44,7 @@ class Run:
   folder: pathlib.Path
   config: ml_collections.ConfigDict
   finished: bool
+  mirror: Mirror | None = None  # of an output_dir that is a URL
 
   @property
   def trains(self) -> bool:
@@ -52,7 +54,8 @@ class Run:
 
 def define_flags(config_file: str) -> None:
   """Defines the flags of a script; not on import, so that one program can use both scripts."""
-  flags.DEFINE_string("output_dir", "", "The run's folder; blank: a new one in runs/.")
+  flags.DEFINE_string("output_dir", "", "The run's folder, or its URL (s3://BUCKET/FOLDER, gs://"
+                      "...); blank: a new folder in runs/.")
   flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["output_dir"])  # for --help
   # Beside this script, whatever the current folder is.
   command_line.define_config(os.path.relpath(pathlib.Path(__file__).parent / config_file))
@@ -86,7 +89,9 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
     UserError: the folder holds another run, or an unfinished one and do_train is False.
   """
   config = asked.config
-  folder = (pathlib.Path(os.path.expanduser(asked.output_dir)) if asked.output_dir
+  mirror = mirror_of(asked.output_dir) if remote.is_url(asked.output_dir) else None
+  folder = (local_folder(asked.output_dir) if mirror
+            else pathlib.Path(os.path.expanduser(asked.output_dir)) if asked.output_dir
             else default_folder(script.removeprefix("run_"), name))
   stored = stored_config(folder, script)
   if stored is not None:
@@ -107,7 +112,7 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
     check_same_run(folder, stored, config.to_dict(), asked.overrides)
     if config.do_train and not stored["do_train"] and not finished:
       raise UserError(f"output_dir {folder} holds a run that only scored; choose another")
-  return Run(folder, config, finished)
+  return Run(folder, config, finished, mirror)
 
 
 def check_batch_size(name: str, size: int, micro_batches: int = 1) -> None:
@@ -222,6 +227,8 @@ def start_run(run: Run, script: str, bert_config: modeling.BertConfig, params: t
   if run.config.do_train and not (run.folder / "tokenizer").exists():
     with files.written_whole(run.folder / "tokenizer") as folder:
       tokenizer.save_pretrained(folder)
+  if run.mirror:
+    run.mirror.start()
 
 
 # --- Training -------------------------------------------------------------------------------
@@ -424,6 +431,20 @@ def stored_config(folder: pathlib.Path, script: str) -> dict[str, Any] | None:
     raise UserError(f"output_dir {folder} holds a run of {str(there)[:40]}; choose another "
                     "--output_dir")
   return config
+
+
+def mirror_of(url: str) -> Mirror:
+  """Brings the local folder of a run that is kept at a URL to the state of the URL.
+
+  Raises:
+    UserError: see `Mirror`; or another process works in the folder.
+  """
+  folder = local_folder(url)
+  say(f"output_dir: {url}, through {folder} on this machine")
+  mirror = Mirror(url, folder)
+  own_folder(folder)
+  mirror.fetch()
+  return mirror
 
 
 def own_folder(folder: pathlib.Path) -> None:

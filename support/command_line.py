@@ -19,7 +19,7 @@ from absl import app, flags
 import ml_collections
 from ml_collections import config_flags
 
-from support import stopping
+from support import mirror, stopping
 from support.errors import first_line, one_line, shown, UserError
 
 # Of the machine, not of one file.
@@ -40,7 +40,8 @@ def run_script(main: Callable[[], None], interrupted: str = "the same command co
     try:
       if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
-      main()
+      with mirror.finished():
+        main()
     except UserError as error:
       _fail(str(error))
     except OSError as error:  # such as a file without permission, or a full disk
