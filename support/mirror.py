@@ -36,7 +36,7 @@ Listing = Mapping[str, list[Version]]  # name of a file -> the versions that may
 
 _LIST = "mirror.json"
 _LINKS = ".uploading"
-_POLL = 2.0  # seconds between two looks at the folder
+_POLL = 1.0  # seconds between two looks at the folder
 _LOGS_EVERY = 60.0  # seconds between two uploads of logs without a checkpoint
 _LONGEST_PAUSE = 60.0  # seconds between two attempts while the network is gone
 _LONGEST_LAST_PAUSE = 5.0  # when the run has ended

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import glob
 import json
+import logging
 import os
 import pathlib
 import time
@@ -106,6 +107,8 @@ def reach(url: str, knob: str) -> Place:
   import fsspec.core  # here: local paths do not need it
   from fsspec.registry import known_implementations
 
+  for package in ("botocore", "aiobotocore"):  # they log where they found the credentials
+    logging.getLogger(package).setLevel(logging.WARNING)
   scheme, path = url.split("://", 1)
   if not path.strip("/"):
     raise UserError(f"{knob} {url} names no place; give such as s3://BUCKET/FOLDER")
