@@ -130,7 +130,8 @@ def find_weights(run: Run) -> checkpoint_utils.Checkpoint | None:
   name = str(run.folder / "model") if run.finished else run.config.init_checkpoint
   if name:
     say(f"weights: {name}" + (" (this run is finished: nothing to train)" if run.finished else ""))
-    return checkpoint_utils.find_checkpoint(name)
+    return checkpoint_utils.find_checkpoint(
+        remote.local_copies(name, "init_checkpoint", run.config.cache_dir))
   if not run.config.do_train:
     raise UserError("nothing to score: give --config.init_checkpoint, the --output_dir of a "
                     "finished run, or --config.do_train=True")
@@ -157,7 +158,7 @@ def find_tokenizer(run: Run, checkpoint: checkpoint_utils.Checkpoint | None,
   if checkpoint and not (own or config.tokenizer):
     raise UserError(f"{checkpoint.path} has no tokenizer; give --config.tokenizer=/path/to/dir "
                     "(with tokenizer.json or vocab.txt)")
-  source = config.tokenizer or own or usual
+  source = remote.local_copies(config.tokenizer, "tokenizer", config.cache_dir) or own or usual
   if not source:
     raise UserError("no model is named: give --config.init_checkpoint, or "
                     "--config=configs/classifier.py:bert-base-uncased, or for a random model "

@@ -14,7 +14,7 @@ import numpy as np
 import checkpoint_utils
 from classification import labels, tables, tasks
 import data
-from support import files
+from support import files, remote
 from support.errors import quoted, shown, UserError
 from support.reporting import say
 from tokenization import MUCH_UNKNOWN, Tokenizer
@@ -65,8 +65,8 @@ def read_run_data(config: ml_collections.ConfigDict,
   """
   cache_dir = pathlib.Path(config.cache_dir or "~/.cache/bert_in_flax/tokenized").expanduser()
   cache_dir.mkdir(parents=True, exist_ok=True)
-  source = tables.find_source(config.dataset_name, config.dataset_path, config.skip_bad_rows,
-                              cache_dir)
+  dataset_path = remote.local_copies(config.dataset_path, "dataset_path", config.cache_dir)
+  source = tables.find_source(config.dataset_name, dataset_path, config.skip_bad_rows, cache_dir)
   say(f"data: {source.description}")
   wanted = wanted_splits(config, source)
   read = {split: source.read(split) for split in wanted}

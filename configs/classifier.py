@@ -51,7 +51,8 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   # The hub's GLUE ("nyu-mll/glue" or "glue"), another hub dataset, a folder in GLUE's TSV layout,
   # a folder of datasets.save_to_disk, or a folder with your train, validation and test files in
   # csv, tsv, json, jsonl or parquet. One such file can be trained on with do_eval=False, and
-  # scored or predicted with do_train=False.
+  # scored or predicted with do_train=False. Or the URL of such (s3://BUCKET/FOLDER, gs://...), of
+  # which cache_dir or ~/.cache/bert_in_flax keeps a copy.
   config.dataset_path = "nyu-mll/glue"
   # One or two columns of text, comma-separated. Blank: those with usual names.
   config.text_columns = ""

@@ -51,6 +51,7 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   # Comma-separated files or globs: text (.gz too), jsonl, csv, tsv, parquet, WikiExtractor's
   # output, the folder of a saved dataset or a hub dataset (wikimedia/wikipedia:20231101.en); or
   # TFRecords of create_pretraining_data.py or of the original, whose pairs and masks are used.
+  # URLs of such (s3://BUCKET/*.txt, gs://...) are copied into cache_dir or ~/.cache/bert_in_flax.
   config.train_files = ""
   # The same for evaluation. Blank: hold out a share of the documents of train_files, the same
   # ones in every run on these files.

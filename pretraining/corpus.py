@@ -24,7 +24,7 @@ import google_crc32c
 import numpy as np
 
 from pretraining import text, tfrecords, wordpieces
-from support import files, stateless_random, workers
+from support import files, remote, stateless_random, workers
 from support.errors import UserError
 from support.reporting import progress_bar, say
 from tokenization import Tokenizer
@@ -114,7 +114,7 @@ def open_corpus(patterns: str, knob: str, tokenizer: Tokenizer, reading: Reading
   """Finds the inputs, tokenizes or decodes them into the cache unless it has them, and maps it.
 
   Args:
-    patterns: comma-separated files, globs, saved datasets or hub names.
+    patterns: comma-separated files, globs, saved datasets or hub names, or URLs of such.
     knob: the name of the knob that holds the patterns, for messages.
     tokenizer: the model's.
     reading: how to read text, and the cache's folder.
@@ -122,6 +122,7 @@ def open_corpus(patterns: str, knob: str, tokenizer: Tokenizer, reading: Reading
   Raises:
     UserError: no input, an empty or bad one, or text mixed with records.
   """
+  patterns = remote.local_copies(patterns, knob, reading.cache_dir)
   sources = text.find_sources(patterns, reading.input_format, knob)
   records, texts = [], []
   for source in sources:

@@ -91,7 +91,7 @@ class Mirror:
     self._there = _read_list(self._place)
     _try_to_write(self._place)
     self._known: dict[str, tuple[Any, dict[str, Version]]] = {}  # see _versions
-    self._has_written = False
+    self._tidied = self._has_written = False
     self._logs_sent = -math.inf  # when
     self._last_progress = 0.0  # when
     self._failure = ""  # of the last attempt; "" after a successful one
@@ -196,13 +196,10 @@ class Mirror:
 
   def _work(self) -> None:
     """Uploads until the run has ended and all is there; in a thread."""
-    tidied, pause = False, 1.0
+    pause = 1.0
     while True:
       ending = self._ending
       try:
-        if not tidied:
-          self._remove_remains()
-          tidied = True
         while self.upload_next(ending or time.monotonic() > self._logs_sent + _LOGS_EVERY):
           pass
         self._say_success()
@@ -255,6 +252,9 @@ class Mirror:
     Returns:
       Whether there may be more to do.
     """
+    if not self._tidied:
+      self._remove_remains()
+      self._tidied = True
     here = self._local_units()
     new = next((unit for unit in sorted(here, key=_sending_order) if self._is_new(unit)), None)
     gone = self._gone(here)
