@@ -102,16 +102,18 @@ def pretraining_weights(batch: training.Batch) -> dict[str, jax.Array]:
 
 
 def make_classifier_step(model: modeling.BertForSequenceClassification,
-                         optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+                         optimizer: optax.GradientTransformation,
+                         skip_nonfinite: bool = False) -> Callable[..., Any]:
   """Returns the pmapped `training.train_step` with this loss."""
   return training.pmap_train_step(functools.partial(
       training.train_step, loss_fn=functools.partial(classifier_loss, model=model),
-      weigh=classifier_weights, optimizer=optimizer))
+      weigh=classifier_weights, optimizer=optimizer, skip_nonfinite=skip_nonfinite))
 
 
 def make_pretraining_step(model: modeling.BertForPreTraining,
-                          optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+                          optimizer: optax.GradientTransformation,
+                          skip_nonfinite: bool = False) -> Callable[..., Any]:
   """Returns the pmapped `training.train_step` with this loss."""
   return training.pmap_train_step(functools.partial(
       training.train_step, loss_fn=functools.partial(pretraining_loss, model=model),
-      weigh=pretraining_weights, optimizer=optimizer))
+      weigh=pretraining_weights, optimizer=optimizer, skip_nonfinite=skip_nonfinite))

@@ -163,9 +163,10 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
       params=classifier.params, optimizer=optimizer, schedule=schedule,
       loop=training.Loop(num_train_steps, config.log_every_steps,
                          max(round(eval_steps), 1) if config.do_eval and eval_steps else 0,
-                         config.save_checkpoints_steps),
+                         config.save_checkpoints_steps, config.skip_nonfinite_steps),
       num_warmup_steps=num_warmup_steps, batch_description=f"{config.train_batch_size} examples",
-      step_fn=losses.make_classifier_step(classifier.model, optimizer),
+      step_fn=losses.make_classifier_step(classifier.model, optimizer,
+                                          skip_nonfinite=config.skip_nonfinite_steps > 0),
       batches_from=functools.partial(train_batches, config, examples, num_train_steps),
       evaluate=(lambda params, _: score_splits(
           config, dataclasses.replace(classifier, params=params), run_data, predict_fn)

@@ -307,9 +307,11 @@ def plan_pretraining(config: ml_collections.ConfigDict, examples: PretrainingExa
       description=experiment.model_description(pretrainer.model.config),
       params=pretrainer.params, optimizer=optimizer, schedule=schedule,
       loop=training.Loop(config.num_train_steps, config.log_every_steps,
-                         config.eval_steps if held_out else 0, config.save_checkpoints_steps),
+                         config.eval_steps if held_out else 0, config.save_checkpoints_steps,
+                         config.skip_nonfinite_steps),
       num_warmup_steps=config.num_warmup_steps, batch_description=phases_in_words(phases),
-      step_fn=losses.make_pretraining_step(pretrainer.model, optimizer),
+      step_fn=losses.make_pretraining_step(pretrainer.model, optimizer,
+                                           skip_nonfinite=config.skip_nonfinite_steps > 0),
       batches_from=lambda first_step: batches.phase_batches(
           phases, seed=config.seed, first_step=first_step, devices=jax.local_device_count(),
           micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences),

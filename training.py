@@ -56,7 +56,8 @@ def create_state(params: Params, optimizer: optax.GradientTransformation,
 
 
 def train_step(state: TrainState, batch: Batch, *, loss_fn: LossFn, weigh: WeighFn,
-               optimizer: optax.GradientTransformation) -> tuple[TrainState, Sums]:
+               optimizer: optax.GradientTransformation, skip_nonfinite: bool = False
+               ) -> tuple[TrainState, Sums]:
   """Makes one update from one device's share of the global batch.
 
   The denominators of the global batch are summed first. The loss is then linear in examples, and
@@ -69,6 +70,8 @@ def train_step(state: TrainState, batch: Batch, *, loss_fn: LossFn, weigh: Weigh
       global loss, and the sums and counts of any other metrics.
     weigh: batch -> named sums of weights; their totals over all devices go to `loss_fn`.
     optimizer: such as `optimization.create_optimizer` makes.
+    skip_nonfinite: leaves out the update where the loss or the gradient's norm is not finite:
+      parameters and moments stay as they are, the step and the schedule go on.
 
   Returns:
     The next state and the global batch's metric sums and counts, with its loss and the norm of
@@ -84,10 +87,26 @@ def train_step(state: TrainState, batch: Batch, *, loss_fn: LossFn, weigh: Weigh
 
   (loss, sums), grads = _sum_over_devices(_accumulate(gradients, batch))
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  one = jnp.ones(())
-  sums |= {"loss": (loss, one), "gradient_norm": (optax.tree.norm(grads), one)}
-  return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates),
-                       opt_state=opt_state), sums
+  params = optax.apply_updates(state.params, updates)
+  one, norm = jnp.ones(()), optax.tree.norm(grads)
+  if skip_nonfinite:
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    params, opt_state = _updated_if(finite, (params, opt_state), (state.params, state.opt_state))
+  sums |= {"loss": (loss, one), "gradient_norm": (norm, one)}
+  return state.replace(step=state.step + 1, params=params, opt_state=opt_state), sums
+
+
+def _updated_if(condition: Array, new: Any, old: Any) -> Any:
+  """Returns `new` where the condition holds, else `old`, but always the new schedule's count.
+
+  So the learning rate of step t is the schedule's at t, whatever was left out before.
+  """
+
+  def schedules(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByScheduleState)
+
+  return jax.tree.map(lambda n, o: n if schedules(n) else jnp.where(condition, n, o), new, old,
+                      is_leaf=schedules)
 
 
 def _sum_over_devices(tree: Any) -> Any:
@@ -143,7 +162,13 @@ class StepLog(Protocol):
     """Counts one more step, just sent to the devices."""
 
   def log(self, step: int, record: Mapping[str, float]) -> None:
-    """Takes the averages over the steps since the last record, up to `step`."""
+    """Takes the averages over the steps since the last record, up to `step`.
+
+    The loss is missing if the updates of all of them were left out.
+    """
+
+  def say(self, text: str) -> None:
+    """Takes a line for the user."""
 
   def finish(self, summary: Mapping[str, float]) -> None:
     """Takes the totals of all steps."""
@@ -158,12 +183,13 @@ class Saver(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-  """Length of the training, and the steps between logs, evaluations and checkpoints."""
+  """Length of the training, the steps between logs, evaluations and checkpoints, and a bound."""
 
   num_train_steps: int
   log_every_steps: int  # 0: every 50, and at least 20 times
   eval_every_steps: int  # 0: never
   save_checkpoints_steps: int  # 0: only at the end
+  most_skipped: int = 0  # steps in a row that may be left out: see `train_step`'s skip_nonfinite
 
   @property
   def log_cadence(self) -> int:
@@ -183,6 +209,7 @@ class Totals:
   """Counts over some steps; seconds exclude compilation, evaluation and saving."""
 
   steps: int = 0
+  skipped_steps: int = 0  # of them, without an update
   examples: int = 0
   real_tokens: int = 0
   tokens: int = 0
@@ -206,8 +233,9 @@ class Totals:
 
   def summary(self) -> dict[str, float]:
     """Returns the figures of a run's `summary.json`."""
-    return {"steps": self.steps, "examples": self.examples, "real_tokens": self.real_tokens,
-            "compile_seconds": self.compile_seconds, **self.rates()}
+    return {"steps": self.steps, "skipped_steps": self.skipped_steps, "examples": self.examples,
+            "real_tokens": self.real_tokens, "compile_seconds": self.compile_seconds,
+            **self.rates()}
 
 
 class PlacedBatch(NamedTuple):
@@ -246,10 +274,11 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
     The final state.
 
   Raises:
-    NotFiniteError: a loss or gradient that is not finite; nothing is saved after it.
+    NotFiniteError: a loss or gradient that is not finite, `loop.most_skipped` + 1 times in a
+      row; nothing is saved after the last.
     stopping.Stopped: a signal came; the last step is saved.
   """
-  meter = _Meter(schedule, reporter)
+  meter = _Meter(schedule, reporter, loop.most_skipped)
   batches = iter(batches)
   try:
     for step in range(int(state.step) + 1, loop.num_train_steps + 1):
@@ -299,8 +328,10 @@ class _Meter:
   have finished its last step, usually while they work on later ones.
   """
 
-  def __init__(self, schedule: optax.Schedule, reporter: StepLog):
+  def __init__(self, schedule: optax.Schedule, reporter: StepLog, most_skipped: int):
     self._schedule, self._reporter = schedule, reporter
+    self._most_skipped, self._skipped_in_a_row = most_skipped, 0
+    self._skipped = 0  # of the steps that are read but not in a record yet
     # (step, its sums, and the counts of a record that ends with it), sent but not read yet.
     self._pending: collections.deque[tuple[int, Sums, Totals | None]] = collections.deque()
     self._sums: HostSums = {}  # of the steps that are read but not in a record yet
@@ -354,21 +385,40 @@ class _Meter:
     while len(self._pending) > left:
       step, sums, counts = self._pending.popleft()
       sums = jax.device_get(sums)
-      for name in ("loss", "gradient_norm"):  # a bad gradient spoils this step's parameters
-        value = float(sums[name][0])
-        if not math.isfinite(value):
-          raise NotFiniteError(f"the {name} is {value} at step {step}; a lower learning rate, a "
-                               "longer warm-up or float32 compute may help. Nothing was saved "
-                               "after it.")
-      _add(self._sums, sums)
+      if self._is_finite(step, sums):
+        _add(self._sums, sums)
       if counts is not None:
         now = time.perf_counter()
         counts.seconds, self._mark = now - self._mark, now
+        counts.skipped_steps, self._skipped = self._skipped, 0
         self.total.add(counts)
         averages = {name: total / count for name, (total, count) in self._sums.items() if count}
         self._sums = {}
+        skipped = {"skipped_steps": counts.skipped_steps} if counts.skipped_steps else {}
         self._reporter.log(step, averages | {
-            "learning_rate": float(self._schedule(step - 1))} | counts.rates())
+            "learning_rate": float(self._schedule(step - 1))} | counts.rates() | skipped)
+
+  def _is_finite(self, step: int, sums: Sums) -> bool:
+    """Checks a step's loss and gradient; False: its update was left out.
+
+    Raises:
+      NotFiniteError: this may not be left out, and has spoiled the parameters.
+    """
+    name = next((name for name in ("loss", "gradient_norm")
+                 if not math.isfinite(float(sums[name][0]))), None)
+    if name is None:
+      self._skipped_in_a_row = 0
+      return True
+    fault = f"the {name} is {float(sums[name][0])} at step {step} (batch {step - 1})"
+    self._skipped_in_a_row += 1
+    if self._skipped_in_a_row > self._most_skipped:
+      after = f", after {self._most_skipped} skipped in a row" if self._most_skipped else ""
+      raise NotFiniteError(f"{fault}{after}; a lower learning rate, a longer warm-up or float32 "
+                           "compute may help. Nothing was saved after it.")
+    self._skipped += 1
+    self._reporter.say(f"warning: {fault}: no update ({self._skipped_in_a_row} in a row; "
+                       f"{self._most_skipped} may be left out)")
+    return False
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:

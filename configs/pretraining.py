@@ -125,6 +125,9 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   config.weight_decay = 0.01
   # Larger gradients are scaled down to this global norm. 0: never.
   config.max_grad_norm = 1.0
+  # Updates in a row that may be left out because the loss or the gradient is not finite; each is
+  # counted and named. The next one stops the run. 0: the first one does.
+  config.skip_nonfinite_steps = 0
 
   # Type of the matrix products: "float32" or "bfloat16". Parameters, LayerNorm, softmax and loss
   # stay float32.

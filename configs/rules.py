@@ -85,6 +85,7 @@ RULES = {
     "adam_eps": _ABOVE_0,
     "weight_decay": _FROM_0,
     "max_grad_norm": _FROM_0,
+    "skip_nonfinite_steps": _at_least(0),
     "dtype": _one_of("float32", "bfloat16"),
     "matmul_precision": _one_of("float32", "tensorfloat32", "bfloat16"),
     "seed": _SEED,

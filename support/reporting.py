@@ -86,7 +86,8 @@ class Reporter:
   def log(self, step: int, record: Mapping[str, float]) -> None:
     """Logs the averages of the steps up to `step`, to the files and to the user."""
     self.metrics(step, record)
-    parts = [f"loss {record['loss']:.4f}", f"lr {record['learning_rate']:.2e}"]
+    loss = f"loss {record['loss']:.4f}" if "loss" in record else "no update"
+    parts = [loss, f"lr {record['learning_rate']:.2e}"]
     if "examples_per_second" in record and step > 1:  # step 1 alone predicts nothing
       examples = record["examples_per_second"]
       left = self._steps_left(step) * record["examples_per_step"] / examples

@@ -47,7 +47,7 @@ def split(batch, devices, micro_batches):
           for name, value in batch.items()}
 
 
-def make_step(model, optimizer, devices=1, counter=None):
+def make_step(model, optimizer, devices=1, counter=None, skip_nonfinite=False):
 
   def loss_fn(params, batch, rng, totals):
     if counter is not None:
@@ -55,7 +55,7 @@ def make_step(model, optimizer, devices=1, counter=None):
     return losses.classifier_loss(params, batch, rng, totals, model=model)
 
   step = functools.partial(training.train_step, loss_fn=loss_fn, optimizer=optimizer,
-                           weigh=losses.classifier_weights)
+                           weigh=losses.classifier_weights, skip_nonfinite=skip_nonfinite)
   return jax.pmap(step, axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
                   devices=jax.local_devices()[:devices])
 
@@ -144,13 +144,16 @@ class Log:
   """A reporter that remembers."""
 
   def __init__(self):
-    self.steps, self.records = 0, []
+    self.steps, self.records, self.lines = 0, [], []
 
   def progress(self):
     self.steps += 1
 
   def log(self, step, record):
     self.records.append((step, record))
+
+  def say(self, text):
+    self.lines.append(text)
 
   def finish(self, summary):
     self.summary = summary
@@ -337,12 +340,77 @@ def test_a_gradient_without_end_stops_the_run_before_it_is_saved(compiled, tiny_
     return state.replace(step=state.step + 1), {"loss": (1.0, 1.0), "gradient_norm": (norm, 1.0)}
 
   checkpointer = checkpointing.Checkpointer(tmp_path, {"config": {}})
-  with pytest.raises(training.NotFiniteError, match="the gradient_norm is inf at step 5;"):
+  with pytest.raises(training.NotFiniteError, match="the gradient_norm is inf at step 5 "):
     training.train(training.create_state(params, optimizer, seed=3), step,
                    loop_batches(tiny_config, 0, 8), training.Loop(8, 3, 0, 1), schedule, Log(),
                    lambda state: None, checkpointer)
   checkpointer.close()
   assert [folder.name for folder in tmp_path.iterdir()] == ["4"]
+
+
+def test_an_update_that_is_not_finite_is_left_out(tiny):
+  """Parameters and moments keep their bits; step and schedule go on, as after an empty batch."""
+  model, params, batch = tiny
+  optimizer = bert_optimizer(optimization.create_schedule("joined", 1e-2, 8, 2))
+  step = make_step(model, optimizer, devices=2, skip_nonfinite=True)
+  whole = split(batch, 2, 1)
+  spoiled = {**whole, "weights": whole["weights"].copy()}
+  spoiled["weights"][1, 0, 0] = np.nan  # on one of the two devices
+  start = training.create_state(params, optimizer, seed=0)
+  first, _ = step(start, whole)
+  same, sums = step(first, spoiled)
+  assert np.isnan(sums["loss"][0])
+  assert int(same.step) == 2
+  assert flat(same.params) == flat(first.params)
+  counts = [leaf for leaf in jax.tree.leaves(same.opt_state) if leaf.dtype == np.int32]
+  assert sorted(map(int, counts)) == [1, 2]  # Adam's, the schedule's
+
+  def moments(state):
+    return flat([leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim])
+
+  assert moments(same) == moments(first)
+  after, _ = step(same, whole)
+  plain, _ = step(first, whole)
+  assert flat(after.params) != flat(first.params)
+  assert moments(after) == moments(plain)  # the same gradient: nothing of the NaN is left
+
+
+def flat(tree):
+  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("bad,most,ends", [
+    ({3}, 1, None), ({3, 4}, 2, None), ({3, 5}, 1, None),
+    ({3, 4}, 1, "the loss is nan at step 4 \\(batch 3\\), after 1 skipped in a row; a lower"),
+    ({5, 6, 7}, 2, "the loss is nan at step 7 \\(batch 6\\), after 2 skipped in a row; a lower")])
+def test_skipped_steps_are_named_and_counted(compiled, tiny_config, bad, most, ends):
+  _, optimizer, schedule, params, _ = compiled
+  log = Log()
+
+  def step(state, batch):
+    number = int(state.step) + 1
+    loss = np.nan if number in bad else float(number)
+    return state.replace(step=state.step + 1), {"loss": (loss, 1.0), "gradient_norm": (1.0, 1.0)}
+
+  def train():
+    training.train(training.create_state(params, optimizer, seed=3), step,
+                   loop_batches(tiny_config, 0, 8), training.Loop(8, 2, 0, 0, most), schedule, log,
+                   lambda state: None, None)
+
+  if ends:
+    with pytest.raises(training.NotFiniteError, match=ends):
+      train()
+    return
+  train()
+  assert log.summary["skipped_steps"] == len(bad)
+  assert [line.split(";")[0] for line in log.lines] == [
+      f"warning: the loss is nan at step {number} (batch {number - 1}): no update "
+      f"({1 + (number - 1 in bad)} in a row" for number in sorted(bad)]
+  for number, record in log.records[1:]:
+    covered = {number - 1, number} - {1}  # step 1 has a record of its own
+    counted = covered - bad
+    assert record.get("skipped_steps", 0) == len(covered - counted)
+    assert record.get("loss") == (np.mean(list(counted)) if counted else None)
 
 
 def test_the_first_step_is_told_before_the_second(compiled, tiny_config):
@@ -386,7 +454,7 @@ def test_a_nan_stops_the_run_and_saves_nothing(compiled, tiny_config, tmp_path):
   _, optimizer, _, params, _ = compiled
   broken = jax.tree.map(lambda x: np.full_like(x, np.nan), params)
   checkpointer = checkpointing.Checkpointer(tmp_path, {"config": {}})
-  with pytest.raises(training.NotFiniteError, match="the loss is nan at step 1;"):
+  with pytest.raises(training.NotFiniteError, match="the loss is nan at step 1 "):
     run_loop(compiled, tiny_config, state=training.create_state(broken, optimizer, 0),
              checkpointer=checkpointer, save=1)
   checkpointer.close()
