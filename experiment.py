@@ -93,6 +93,7 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
   folder = (local_folder(asked.output_dir) if mirror
             else pathlib.Path(os.path.expanduser(asked.output_dir)) if asked.output_dir
             else default_folder(script.removeprefix("run_"), name))
+  stopping.advise(lambda: what_is_saved(folder, new=not asked.output_dir))
   stored = stored_config(folder, script)
   if stored is not None:
     own_folder(folder)
@@ -406,6 +407,23 @@ def model_card(title: str, pipeline_tag: str, recipe: str, scored_on: str,
 def default_folder(script: str, name: str) -> pathlib.Path:
   """Returns runs/<script>-<name>-<time>."""
   return pathlib.Path("runs", f"{script}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+
+
+def what_is_saved(folder: pathlib.Path, new: bool) -> str:
+  """Returns a line for the user of a stopped run: its last saved step, and how to go on.
+
+  Args:
+    folder: the run's.
+    new: it was made up by this command, so that the same command would make another.
+  """
+  checkpoints = folder / "checkpoints"
+  steps = [int(entry.name) for entry in checkpoints.glob("*") if entry.name.isdigit()]
+  command = f"the same command with --output_dir={folder}" if new else "the same command"
+  if (folder / "model" / "config.json").exists():
+    return f"the model is trained; {command} goes on with it"
+  if not steps:
+    return "there is no saved step; the same command begins again"
+  return f"step {max(steps)} is saved; {command} continues from it"
 
 
 def stored_config(folder: pathlib.Path, script: str) -> dict[str, Any] | None:

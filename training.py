@@ -296,13 +296,11 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
           if save:
             checkpointer.save(state)
       stopping.check()
-  except stopping.Stopped as stopped:  # between two steps, or in an evaluation
-    if not checkpointer:
-      raise
-    with meter.paused():
-      checkpointer.save(state)
-    raise stopping.Stopped(f"step {int(state.step)} is saved; the same command continues from "
-                           "it") from stopped
+  except stopping.Stopped:  # between two steps, or in an evaluation
+    if checkpointer:
+      with meter.paused():
+        checkpointer.save(state)
+    raise
   return state
 
 

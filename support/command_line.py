@@ -27,13 +27,14 @@ _EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFIL
 _HELP = ("--help", "-help", "-?", "--helpshort", "-helpshort")
 
 
-def run_script(main: Callable[[], None], interrupted: str = "the same command continues from the "
-               "last checkpoint, if there is one") -> NoReturn:
+def run_script(main: Callable[[], None],
+               interrupted: str = "nothing is saved; the same command begins again") -> NoReturn:
   """Parses the flags and runs a script; ends it with one line on stderr after a user's error.
 
   Args:
     main: the script.
-    interrupted: the advice that follows "interrupted; " after Ctrl-C.
+    interrupted: what follows "interrupted; " after Ctrl-C, until main() has better advice
+      (`stopping.advise`).
   """
 
   def checked_main(argv: list[str]) -> None:
@@ -55,13 +56,13 @@ def run_script(main: Callable[[], None], interrupted: str = "the same command co
         raise
       _fail(f"the device has not enough memory ({first_line(error)}); a smaller batch, "
             "--config.gradient_accumulation_steps or a shorter length needs less")
-    except KeyboardInterrupt as error:
-      _end(f"{stopping.reason()}; {error.args[0] if error.args else interrupted}",
-           stopping.exit_status())
+    except KeyboardInterrupt:
+      _end(stopping.last_line(), stopping.exit_status())
 
   for stream in (sys.stdout, sys.stderr):  # a class may be named in letters the terminal lacks
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors="backslashreplace")
+  stopping.advise(lambda: interrupted)
   stopping.raise_stopped()
   app.run(checked_main, flags_parser=_parse_flags)
   raise AssertionError("app.run does not return")

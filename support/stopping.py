@@ -6,7 +6,7 @@ ends the process with a crash. So the handler raises nothing while steps are mad
 note, and the loop asks for it between two steps. A second signal ends the process at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import enum
 import math
@@ -19,7 +19,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
-  """Raised where a run stops for a signal; the message, if any, says what was saved."""
+  """Raised where a run stops for a signal or because its time is over."""
 
 
 class _Mode(enum.Enum):
@@ -34,6 +34,7 @@ _mode = _Mode.END
 _received = 0  # the first signal's number
 _began = time.monotonic()
 _deadline = math.inf
+_advice: Callable[[], str] = str
 
 
 def catch_signals() -> None:
@@ -77,8 +78,18 @@ def check() -> None:
     raise Stopped
 
 
-def reason() -> str:
-  """Returns why the process is stopped."""
+def advise(advice: Callable[[], str]) -> None:
+  """Sets the function that says, once the process is stopped, what is saved and how to go on."""
+  global _advice
+  _advice = advice
+
+
+def last_line() -> str:
+  """Returns why the process is stopped, and the advice."""
+  return f"{_reason()}; {_advice()}"
+
+
+def _reason() -> str:
   if _received in (0, signal.SIGINT):
     return "max_hours are over" if time.monotonic() >= _deadline else "interrupted"
   return f"stopped by {signal.Signals(_received).name}"

@@ -94,6 +94,23 @@ def test_digests_of_another_shape_are_named(tmp_path, data):
     experiment.check_same_data(tmp_path, {"train_files": "x"})
 
 
+@pytest.mark.parametrize("there,new,line", [
+    ((), False, "there is no saved step; the same command begins again"),
+    (("checkpoints/0.orbax-checkpoint-tmp", "checkpoints/9.damaged"), False,
+     "there is no saved step; the same command begins again"),
+    (("checkpoints/90", "checkpoints/100", "checkpoints/110.orbax-checkpoint-tmp"), False,
+     "step 100 is saved; the same command continues from it"),
+    (("checkpoints/100",), True,
+     "step 100 is saved; the same command with --output_dir={} continues from it"),
+    (("checkpoints/100", "model/config.json"), False,
+     "the model is trained; the same command goes on with it")])
+def test_a_stopped_run_says_what_is_saved(tmp_path, there, new, line):
+  """A blank output_dir is a new folder each time: the same command would not continue it."""
+  for name in there:
+    (tmp_path / name).mkdir(parents=True)
+  assert experiment.what_is_saved(tmp_path, new) == line.format(tmp_path)
+
+
 def test_the_rates_of_the_curve_are_the_schedules():
   plan = unittest.mock.Mock(schedule=lambda step: 1e-3 * step)
   plan.loop.num_train_steps = 2000

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -139,8 +140,10 @@ def test_an_evaluation_that_a_signal_cut_short_is_made_again(finished, tmp_path,
     return score(*args, **kwargs)
 
   monkeypatch.setattr(run_classifier, "score_splits", stop)
-  with pytest.raises(stopping.Stopped, match="is saved; the same command continues from it"):
+  with pytest.raises(stopping.Stopped):
     run(*arguments, f"--output_dir={tmp_path / 'out'}")
+  assert re.search("step [1-9].* is saved; the same command continues from it$",
+                   stopping.last_line())
   run(*arguments, f"--output_dir={tmp_path / 'out'}")
   scores = [[record for record in reporting.read_metrics(place / "metrics.jsonl")
              if "eval_loss" in record] for place in (folder, tmp_path / "out")]

@@ -76,7 +76,7 @@ def test_where_signals_are_noted_the_work_is_finished():
   assert (status, out) == (143, "whole\n")
   assert err.splitlines() == [
       "SIGTERM: stopping after the steps under way; once more ends it at once",
-      "stopped by SIGTERM; the same command continues from the last checkpoint, if there is one"]
+      "stopped by SIGTERM; nothing is saved; the same command begins again"]
 
 
 def test_a_second_signal_ends_at_once():

