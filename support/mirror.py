@@ -35,6 +35,7 @@ from support.reporting import say
 Listing = Mapping[str, list[Version]]  # name of a file -> the versions that may be there
 
 _LIST = "mirror.json"
+_PROBE = ".probe-"
 _LINKS = ".uploading"
 _POLL = 1.0  # seconds between two looks at the folder
 _LOGS_EVERY = 60.0  # seconds between two uploads of logs without a checkpoint
@@ -253,6 +254,7 @@ class Mirror:
       Whether there may be more to do.
     """
     if not self._tidied:
+      self._write_list(self._there)  # first: a list says that what is there is a run's
       self._remove_remains()
       self._tidied = True
     here = self._local_units()
@@ -414,7 +416,8 @@ def _read_list(place: remote.Place) -> Listing:
   try:
     content = remote.persistent((place / _LIST).read, what)
   except FileNotFoundError:
-    if remote.persistent(place.names, what):
+    names = remote.persistent(place.names, what)
+    if not all(name.startswith(_PROBE) for name in names):
       raise UserError(f"{what} is not empty and holds no run; choose another --output_dir"
                       ) from None
     return {}
@@ -428,7 +431,7 @@ def _read_list(place: remote.Place) -> Listing:
 
 def _try_to_write(place: remote.Place) -> None:
   """Raises UserError unless this process may write and delete at a URL."""
-  probe, what = place / f".probe-{uuid.uuid4().hex[:8]}", f"output_dir {place.url}"
+  probe, what = place / f"{_PROBE}{uuid.uuid4().hex[:8]}", f"output_dir {place.url}"
   try:
     remote.persistent(lambda: probe.write(b"written and removed when a run starts\n"), what)
   except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""An S3 server on the loopback: moto's, in a process of its own, which can be killed."""
+"""An S3 server on the loopback: moto's, in a process of its own, behind a network that fails."""
 
 from collections.abc import Iterator
 import contextlib
@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +20,7 @@ def environment(port: int) -> dict[str, str]:
   """Returns what a client of the server at a port needs."""
   return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "testing",
           "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1",
-          "AWS_EC2_METADATA_DISABLED": "true"}
+          "AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1"}
 
 
 def free_port() -> int:
@@ -41,12 +42,12 @@ def request(port: int, method: str, path: str) -> None:
 
 
 @contextlib.contextmanager
-def serve(port: int) -> Iterator[subprocess.Popen]:
-  """Runs an empty server; its objects are gone when the process ends."""
+def serve(port: int, **settings: str) -> Iterator[subprocess.Popen]:
+  """Runs a server with an empty bucket; its objects are gone when the process ends."""
   process = subprocess.Popen(
       [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {
-          "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"})
+          "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", **settings})
   try:
     deadline = time.monotonic() + 60
     while True:
@@ -60,3 +61,42 @@ def serve(port: int) -> Iterator[subprocess.Popen]:
   finally:
     process.kill()
     process.wait()
+
+
+class Network:
+  """Forwards a port of its own to the server's, until it is cut."""
+
+  def __init__(self, server_port: int):
+    self.port = free_port()
+    self._server_port = server_port
+    self._open: list[socket.socket] = []
+    self.mend()
+
+  def mend(self) -> None:
+    """Forwards again."""
+    self._listener = socket.create_server(("127.0.0.1", self.port))
+    threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+  def cut(self) -> None:
+    """Ends all connections, and refuses new ones."""
+    for end in (self._listener, *self._open):
+      with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+      end.close()
+    self._open.clear()
+
+  def _accept(self, listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+      while True:
+        near, _ = listener.accept()
+        far = socket.create_connection(("127.0.0.1", self._server_port))
+        self._open += [near, far]
+        for ends in ((near, far), (far, near)):
+          threading.Thread(target=self._forward, args=ends, daemon=True).start()
+
+  def _forward(self, source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+      while content := source.recv(1 << 16):
+        target.sendall(content)
+    with contextlib.suppress(OSError):
+      target.shutdown(socket.SHUT_WR)

@@ -12,8 +12,8 @@ from support import files, mirror, remote
 from support.errors import UserError
 
 
-class KilledError(Exception):
-  """Stands for the end of the process."""
+class KilledError(BaseException):
+  """Stands for the end of the process: nothing is tried again."""
 
 
 @pytest.fixture
@@ -141,6 +141,23 @@ def test_killed_at_every_moment_of_an_upload(url, client, tmp_path, monkeypatch)
       break
   assert moment > 10
   assert seen == {("100", ""), ("100", "200", ""), ("200", ""), ("200", "model")}
+
+
+def test_killed_at_every_moment_of_the_first_upload(url, client, tmp_path, monkeypatch):
+  here = write_run(tmp_path / "here", (100,), 100)
+  for moment in itertools.count():
+    killed = False
+    with killed_at(client, monkeypatch, moment):
+      try:
+        upload(url, here)
+      except KilledError:
+        killed = True
+    upload(url, here)
+    assert fetched(url, tmp_path / f"there-{moment}") == content_of(here)
+    client.rm(remote.reach(url, "").path, recursive=True)
+    if not killed:
+      break
+  assert moment > 7
 
 
 def test_what_is_deleted_here_is_deleted_there_once_a_newer_one_is_there(url, tmp_path):
