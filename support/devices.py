@@ -18,7 +18,7 @@ def prepare_devices(config: ml_collections.ConfigDict, script: str) -> None:
     config: has `deterministic` and `matmul_precision`.
     script: its name, for the printed line.
   """
-  logging.set_verbosity(logging.WARNING)  # at INFO, Orbax logs every file
+  logging.set_verbosity(logging.ERROR)  # below, Orbax logs every file, and each slow save
   given, flag = os.environ.get("XLA_FLAGS", ""), "--xla_gpu_deterministic_ops=true"
   # Otherwise a GPU sums the gradients of embeddings in any order. Once: a repeated flag changes
   # the key of the compiled programs.
