@@ -10,7 +10,8 @@ A batch is a dict of fixed-shape numpy arrays, with R rows of S tokens and B exa
 with leading axes [devices, micro-batches], or [devices] for evaluation. Packing several examples
 into a row changes no number but dropout's draws: attention stays inside an example
 (`modeling.attention_bias_from`). Batch t is a pure
-function of (seed, t).
+function of (seed, t). With several hosts it is the batch of all their devices: each host makes
+the part of its own devices (`mine`), with as many rows a device as all hosts have.
 """
 
 import collections
@@ -38,6 +39,7 @@ Batch = dict[str, np.ndarray]
 T = TypeVar("T")
 IntOrArray = TypeVar("IntOrArray", int, np.ndarray)
 
+ALL = slice(None)  # one host: all devices are its own
 ROW_MULTIPLE = 64  # rows are cut to a multiple of this if no example is longer
 _MAP_ROWS = 4096  # rows that are tokenized at a time
 _CACHE_VERSION = 2
@@ -259,6 +261,12 @@ def _one_a_row(lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray
   return np.arange(len(lengths)), np.zeros(len(lengths), np.int64), np.ones(len(lengths), np.int64)
 
 
+def share_of(size: int, devices: int, mine: slice) -> slice:
+  """Returns the stretch of `size` examples, equally many a device, that some devices get."""
+  first, last, _ = mine.indices(devices)
+  return slice(size * first // devices, size * last // devices)
+
+
 def place_sequences(lengths: np.ndarray, length: int, pack: bool, steps_an_octave: int = 4
                     ) -> tuple[np.ndarray, np.ndarray, int]:
   """Chooses each sequence's place; every group is packed by itself, into equally many rows.
@@ -280,7 +288,7 @@ def place_sequences(lengths: np.ndarray, length: int, pack: bool, steps_an_octav
 
 
 def pack_batch(features: Mapping[str, np.ndarray], lengths: np.ndarray, length: int,
-               pack: bool, steps_an_octave: int = 4) -> Batch:
+               pack: bool, steps_an_octave: int = 4, num_rows: int | None = None) -> Batch:
   """Packs sequences into the rows of a batch.
 
   Args:
@@ -290,6 +298,7 @@ def pack_batch(features: Mapping[str, np.ndarray], lengths: np.ndarray, length: 
     length: tokens a row, at least those of the longest sequence.
     pack: False gives every sequence its own row.
     steps_an_octave: of the ladder that the number of rows is rounded up on.
+    num_rows: of a group, where groups on other hosts may need more than these (`rows_of_all`).
 
   Returns:
     The features, position_ids and sequence_ids as [..., R, length], and cls_positions
@@ -297,7 +306,8 @@ def pack_batch(features: Mapping[str, np.ndarray], lengths: np.ndarray, length: 
   """
   *leading, group_size = lengths.shape
   sizes = lengths.reshape(-1, group_size)
-  starts, ranks, num_rows = place_sequences(sizes, length, pack, steps_an_octave)
+  starts, ranks, enough = place_sequences(sizes, length, pack, steps_an_octave)
+  num_rows = num_rows or enough
   starts = np.where(sizes > 0, starts, 0)
   group_starts = np.arange(len(sizes))[:, None] * num_rows * length
   sizes, firsts, ranks = (x.reshape(-1) for x in (sizes, starts + group_starts, ranks))
@@ -312,10 +322,16 @@ def pack_batch(features: Mapping[str, np.ndarray], lengths: np.ndarray, length: 
   return batch | {"cls_positions": starts.astype(np.int32).reshape(lengths.shape)}
 
 
+def rows_of_all(lengths: np.ndarray, length: int, pack: bool, steps_an_octave: int = 4) -> int:
+  """Returns the rows of each group of a batch; see `pack_batch` for the arguments."""
+  return place_sequences(lengths.reshape(-1, lengths.shape[-1]), length, pack, steps_an_octave)[2]
+
+
 # --- Batches --------------------------------------------------------------------------------
 
 
-def make_batch(split: TokenizedSplit, indices: np.ndarray, length: int, pack: bool) -> Batch:
+def make_batch(split: TokenizedSplit, indices: np.ndarray, length: int, pack: bool,
+               mine: slice = ALL) -> Batch:
   """Builds one batch of labelled examples.
 
   Args:
@@ -323,10 +339,15 @@ def make_batch(split: TokenizedSplit, indices: np.ndarray, length: int, pack: bo
     indices: [..., B] the examples; -1 makes an empty one of weight 0.
     length: tokens a row, at least those of the longest example.
     pack: False gives every example its own row.
+    mine: positions of this host's devices on the first axis.
 
   Returns:
-    The batch described at the top of this file, with `indices`' leading axes.
+    The batch described at the top of this file, with the leading axes of `indices[mine]`.
   """
+  num_rows = None
+  if mine != ALL:
+    num_rows = rows_of_all(np.where(indices < 0, 0, split.lengths[indices]), length, pack)
+    indices = indices[mine]
   fills = indices < 0
   lengths = np.where(fills, 0, split.lengths[indices])
   flat, sizes = indices.reshape(-1), lengths.reshape(-1)
@@ -334,26 +355,32 @@ def make_batch(split: TokenizedSplit, indices: np.ndarray, length: int, pack: bo
   features = {"input_ids": split.tokens[np.repeat(split.offsets[flat], sizes) + within],
               "token_type_ids": within >= np.repeat(split.first_lengths[flat], sizes)}
   labels = np.where(fills, 0, split.labels[indices]).astype(split.labels.dtype)
-  return pack_batch(features, lengths, length, pack) | {
+  return pack_batch(features, lengths, length, pack, num_rows=num_rows) | {
       "labels": labels, "weights": (~fills).astype(np.float32)}
 
 
 def shuffled_batches(split: TokenizedSplit, *, seed: int, first_step: int, num_steps: int,
                      batch_size: int, devices: int, micro_batches: int, length: int,
-                     pack: bool) -> Iterator[Batch]:
-  """Yields training batches first_step .. num_steps - 1, as [devices, micro_batches, ...]."""
+                     pack: bool, mine: slice = ALL) -> Iterator[Batch]:
+  """Yields training batches first_step .. num_steps - 1, as [devices, micro_batches, ...].
+
+  `devices` are those of all hosts; `mine` are this host's positions among them.
+  """
   for step in range(first_step, num_steps):
     indices = batch_indices(seed, step, batch_size, len(split))
-    yield make_batch(split, indices.reshape(devices, micro_batches, -1), length, pack)
+    yield make_batch(split, indices.reshape(devices, micro_batches, -1), length, pack, mine)
 
 
 def ordered_batches(split: TokenizedSplit, *, batch_size: int, devices: int, length: int,
-                    pack: bool) -> Iterator[Batch]:
-  """Yields every example once, in order, as [devices, ...]; the last batch is filled up."""
+                    pack: bool, mine: slice = ALL) -> Iterator[Batch]:
+  """Yields every example once, in order, as [devices, ...]; the last batch is filled up.
+
+  `devices` are those of all hosts; `mine` are this host's positions among them.
+  """
   indices = np.full(-(-len(split) // batch_size) * batch_size, -1)
   indices[:len(split)] = np.arange(len(split))
   for batch in indices.reshape(-1, devices, batch_size // devices):
-    yield make_batch(split, batch, length, pack)
+    yield make_batch(split, batch, length, pack, mine)
 
 
 def prefetch(items: Iterable[T], ahead: int = 2) -> Iterator[T]:

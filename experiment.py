@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -26,7 +27,7 @@ from configs import rules
 import data
 import modeling
 import optimization
-from support import command_line, files, remote, reporting, stopping
+from support import command_line, files, hosts, remote, reporting, stopping
 from support.errors import first_line, shown, UserError
 from support.mirror import local_folder, Mirror
 from support.reporting import say
@@ -88,16 +89,11 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
   Raises:
     UserError: the folder holds another run, or an unfinished one and do_train is False.
   """
-  config = asked.config
-  mirror = mirror_of(asked.output_dir) if remote.is_url(asked.output_dir) else None
-  folder = (local_folder(asked.output_dir) if mirror
-            else pathlib.Path(os.path.expanduser(asked.output_dir)) if asked.output_dir
-            else default_folder(script.removeprefix("run_"), name))
-  stopping.advise(lambda: what_is_saved(folder, new=not asked.output_dir))
-  stored = stored_config(folder, script)
-  if stored is not None:
-    own_folder(folder)
-  finished = (folder / "model" / "config.json").exists()
+  mirror = (mirror_of(asked.output_dir)
+            if remote.is_url(asked.output_dir) and hosts.is_first() else None)
+  path, stored, finished, began = hosts.told_by_first(
+      functools.partial(_find_run, asked.output_dir, script, name))
+  folder, stored, config = pathlib.Path(path), _tuples(stored), asked.config
   if stored is not None and not config.do_train:  # the run's own config, and what is free in it
     config = config.copy_and_resolve_references()
     try:
@@ -106,7 +102,7 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
       raise UserError(f"{folder / 'config.json'} holds another config than this script's: "
                       f"{first_line(error)}") from error
     config.update_from_flattened_dict(asked.overrides)
-    if not finished and (folder / "checkpoints").exists():
+    if not finished and began:
       raise UserError(f"output_dir {folder} holds a run that is not finished; continue it with "
                       "--config.do_train=True and its other flags first")
   if stored is not None:
@@ -116,11 +112,27 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
   return Run(folder, config, finished, mirror)
 
 
+def _find_run(output_dir: str, script: str, name: str
+              ) -> tuple[str, dict[str, Any] | None, bool, bool]:
+  """Returns the run's folder, its stored config, and whether it is finished, and has begun."""
+  folder = (local_folder(output_dir) if remote.is_url(output_dir)
+            else pathlib.Path(os.path.expanduser(output_dir)) if output_dir
+            else default_folder(script.removeprefix("run_"), name))
+  stopping.advise(lambda: what_is_saved(folder, new=not output_dir))
+  stored = stored_config(folder, script)
+  if stored is not None:
+    own_folder(folder)
+  return (str(folder), stored, (folder / "model" / "config.json").exists(),
+          (folder / "checkpoints").exists())
+
+
 def check_batch_size(name: str, size: int, micro_batches: int = 1) -> None:
   """Raises UserError unless the devices (and micro-batches) divide a batch size, a total."""
-  devices = jax.local_device_count()
+  devices = jax.device_count()
   if size < 1 or size % (devices * micro_batches):
     parts = f"{devices} devices"
+    if hosts.several():
+      parts += " of all hosts"
     if micro_batches > 1:
       parts += f" x {micro_batches} gradient_accumulation_steps"
     raise UserError(f"{name} {size} is not a positive multiple of {parts}")
@@ -211,6 +223,7 @@ def one_token() -> dict[str, np.ndarray]:
           "sequence_ids": one, "cls_positions": zero, "masked_lm_positions": zero}
 
 
+@hosts.only_first
 def start_run(run: Run, script: str, bert_config: modeling.BertConfig, params: training.Params,
               tokenizer: Tokenizer, **more: Any) -> None:
   """Creates the run folder and prints the model size; call once all input is validated.
@@ -225,7 +238,7 @@ def start_run(run: Run, script: str, bert_config: modeling.BertConfig, params: t
   if stored_config(run.folder, script) is None:
     write_config(
         run.folder, run.config.to_dict(), script=script, model=dataclasses.asdict(bert_config),
-        devices=[str(d) for d in jax.local_devices()], **more)
+        devices=[str(d) for d in jax.devices()], **more)
   if run.config.do_train and not (run.folder / "tokenizer").exists():
     with files.written_whole(run.folder / "tokenizer") as folder:
       tokenizer.save_pretrained(folder)
@@ -288,12 +301,14 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
   """
   checkpointer = checkpointing.Checkpointer(
       run.folder / "checkpoints", dict(plan.description), keep=run.config.keep_checkpoints,
-      keep_every=run.config.keep_checkpoint_every)
+      keep_every=run.config.keep_checkpoint_every) if hosts.is_first() else None
   state = starting_state(run, checkpointer, plan)
   first_step = int(state.step)
   say_plan(run.config, plan, first_step)
-  reporter = reporting.Reporter(run.folder, plan.loop.num_train_steps, first_step,
-                                plan.steps_left)
+  reporter = reporting.Reporter(
+      run.folder, plan.loop.num_train_steps, first_step,
+      plan.steps_left) if hosts.is_first() else reporting.NoReporter()
+  scored = hosts.told_by_first(lambda: reporter.scored)
 
   def evaluate(state: training.TrainState) -> dict[str, float]:
     step = int(state.step)
@@ -307,15 +322,18 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
   try:
     stopping.end_after(run.config.max_hours * 3600)
     with stopping.noted():
-      if plan.evaluate and plan.loop.evaluates(first_step) and not reporter.scored:
+      if plan.evaluate and plan.loop.evaluates(first_step) and not scored:
         evaluate(state)  # the signal that stopped the run came in between
       state = training.train(state, plan.step_fn, batches, plan.loop, plan.schedule, reporter,
                              evaluate, checkpointer)
       results = evaluate(state) if plan.evaluate else {}
+      if hosts.several():
+        training.read_answer(training.ask_all())
   except training.NotFiniteError as error:
     raise UserError(str(error)) from error
   finally:
-    checkpointer.close()
+    if checkpointer:
+      checkpointer.close()
     reporter.close(plan.curve, learning_rates(plan))
   return state.params, results
 
@@ -328,14 +346,19 @@ def learning_rates(plan: TrainingPlan) -> dict[int, float]:
   return dict(zip(steps.tolist(), rates.tolist(), strict=True))
 
 
-def starting_state(run: Run, checkpointer: checkpointing.Checkpointer,
+def starting_state(run: Run, checkpointer: checkpointing.Checkpointer | None,
                    plan: TrainingPlan) -> training.TrainState:
-  """Returns the run's last saved state, or the one at step 0, on all devices."""
-  state = training.create_state(plan.params, plan.optimizer, run.config.seed)
+  """Returns the run's last saved state, or the one at step 0, on all devices of all hosts."""
+  state = training.replicate(
+      training.create_state(plan.params, plan.optimizer, run.config.seed))
   try:
-    return checkpointer.restore(training.replicate(state))
+    state = checkpointer.restore(state) if checkpointer else state
   except checkpointing.DamagedCheckpointError as error:
     raise UserError(str(error)) from error
+  if not hosts.several():
+    return state
+  step, params, opt_state = hosts.same_as_first((state.step, state.params, state.opt_state))
+  return training.replicate(state.replace(step=step, params=params, opt_state=opt_state))
 
 
 def say_plan(config: ml_collections.ConfigDict, plan: TrainingPlan, first_step: int) -> None:
@@ -364,6 +387,7 @@ def optimizer_from_config(config: ml_collections.ConfigDict,
 # --- The end --------------------------------------------------------------------------------
 
 
+@hosts.only_first
 def export(run: Run, bert_config: modeling.BertConfig, params: training.Params,
            tokenizer: Tokenizer, card: str, **extra: Any) -> None:
   """Writes model/, a HuggingFace folder that `transformers` and both scripts load.
@@ -500,6 +524,7 @@ def check_same_run(folder: pathlib.Path, stored: Mapping[str, Any],
                     "choose another --output_dir")
 
 
+@hosts.only_first
 def check_same_data(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
   """Raises UserError where a run's files no longer hold what it began with.
 

@@ -33,7 +33,7 @@ import experiment
 import losses
 import modeling
 import optimization
-from support import devices, reporting
+from support import devices, hosts, reporting
 from support.command_line import run_script
 from support.errors import quoted, UserError
 from support.reporting import say
@@ -55,6 +55,7 @@ class Classifier:
 
 def main() -> None:
   asked = experiment.parsed_flags()
+  hosts.start(asked.config)
   run = experiment.open_run(asked, SCRIPT, data_name(asked.config))
   config = run.config
   rules.check_values(config)
@@ -62,7 +63,8 @@ def main() -> None:
   check_batch_sizes(run)
   checkpoint = experiment.find_weights(run)
   tokenizer = experiment.find_tokenizer(run, checkpoint, usual="")
-  run_data = read_run_data(config, checkpoint, tokenizer)
+  with hosts.first_before_others():
+    run_data = read_run_data(config, checkpoint, tokenizer)
   digests = run_data.digests() if config.do_train else {}
   experiment.check_same_data(run.folder, digests)
   classifier = build_classifier(config, checkpoint, run_data, tokenizer)
@@ -76,7 +78,7 @@ def main() -> None:
   elif config.do_eval:
     results = score_splits(config, classifier, run_data)
   if config.do_eval:
-    reporting.write_results(run.folder, "eval_results", results)
+    hosts.only_first(reporting.write_results)(run.folder, "eval_results", results)
   if config.do_predict:
     write_predictions(run, classifier, run_data)
   say(f"done: {run.folder}")
@@ -179,7 +181,7 @@ def train_batches(config: ml_collections.ConfigDict, examples: data.TokenizedSpl
   """Yields the batches from `first_step` on, for the local devices."""
   return data.shuffled_batches(
       examples, seed=config.seed, first_step=first_step, num_steps=num_train_steps,
-      batch_size=config.train_batch_size, devices=jax.local_device_count(),
+      batch_size=config.train_batch_size, devices=jax.device_count(), mine=hosts.own_devices(),
       micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences,
       length=data.row_length(int(examples.lengths.max()), config.max_seq_length))
 
@@ -203,8 +205,8 @@ def split_logits(config: ml_collections.ConfigDict, classifier: Classifier,
                  predict_fn: PredictFn) -> np.ndarray:
   """Computes [examples, outputs]: every example of a split exactly once, in its order."""
   batches = data.ordered_batches(
-      examples, batch_size=batch_size, devices=jax.local_device_count(),
-      pack=config.pack_sequences,
+      examples, batch_size=batch_size, devices=jax.device_count(),
+      mine=hosts.own_devices(), pack=config.pack_sequences,
       length=data.row_length(int(examples.lengths.max()), config.max_seq_length))
   return training.collect_outputs(predict_fn, training.replicate(classifier.params),
                                   data.prefetch(batches))
@@ -234,6 +236,8 @@ def write_predictions(run: experiment.Run, classifier: Classifier, run_data: Run
     logits = split_logits(run.config, classifier, examples, run.config.predict_batch_size,
                           predict_fn)
     file = run.folder / "predictions" / f"{name}.tsv"
+    if not hosts.is_first():
+      continue
     tasks.write_leaderboard_file(file, run_data.task,
                                  tasks.predictions_from(run_data.task, logits),
                                  classifier.label_names, row_ids)

@@ -31,7 +31,7 @@ import losses
 import modeling
 import optimization
 from pretraining import batches, corpus, masking
-from support import devices, reporting
+from support import devices, hosts, reporting
 from support.command_line import run_script
 from support.errors import UserError
 from support.reporting import say
@@ -68,6 +68,7 @@ class PretrainingExamples(NamedTuple):
 
 def main() -> None:
   asked = experiment.parsed_flags()
+  hosts.start(asked.config)
   run = experiment.open_run(asked, SCRIPT, asked.config.size)
   config = run.config
   check_knobs(config)
@@ -76,7 +77,8 @@ def main() -> None:
   checkpoint = experiment.find_weights(run)
   tokenizer = find_masking_tokenizer(run, checkpoint)
   pretrainer = build_pretrainer(config, checkpoint, phases, tokenizer)
-  examples = read_examples(config, phases, tokenizer)
+  with hosts.first_before_others():
+    examples = read_examples(config, phases, tokenizer)
   check_segments(pretrainer.model.config, examples)
   experiment.check_same_data(run.folder, examples.digests)
   experiment.start_run(run, SCRIPT, pretrainer.model.config, pretrainer.params, tokenizer,
@@ -88,7 +90,7 @@ def main() -> None:
     results = score_held_out(config, pretrainer.params, examples.held_out[-1],
                        make_eval_fn(pretrainer.model))
   if examples.held_out:
-    reporting.write_results(run.folder, "eval_results", results)
+    hosts.only_first(reporting.write_results)(run.folder, "eval_results", results)
   say(f"done: {run.folder}")
 
 
@@ -313,8 +315,9 @@ def plan_pretraining(config: ml_collections.ConfigDict, examples: PretrainingExa
       step_fn=losses.make_pretraining_step(pretrainer.model, optimizer,
                                            skip_nonfinite=config.skip_nonfinite_steps > 0),
       batches_from=lambda first_step: batches.phase_batches(
-          phases, seed=config.seed, first_step=first_step, devices=jax.local_device_count(),
-          micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences),
+          phases, seed=config.seed, first_step=first_step, devices=jax.device_count(),
+          micro_batches=config.gradient_accumulation_steps, pack=config.pack_sequences,
+          mine=hosts.own_devices()),
       evaluate=(lambda params, step: score_held_out(
           config, params, held_out[phase_of(phases, step)], eval_fn)) if held_out else None,
       curve="eval_masked_lm_loss",
@@ -366,7 +369,7 @@ def score_held_out(config: ml_collections.ConfigDict, params: training.Params,
   """
   made = batches.held_out_batches(
       examples, batch_size=config.eval_batch_size, max_examples=config.max_eval_examples,
-      devices=jax.local_device_count(), pack=config.pack_sequences)
+      devices=jax.device_count(), pack=config.pack_sequences, mine=hosts.own_devices())
   sums = training.sum_over(eval_fn, training.replicate(params), data.prefetch(made))
   results = {f"eval_{name}": total / count for name, (total, count) in sums.items() if count}
   parts = [results[name] for name in ("eval_masked_lm_loss", "eval_next_sentence_loss")

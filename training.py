@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
-from support import stopping
+from support import hosts, stopping
 
 Array = jax.Array
 Batch = Mapping[str, Any]
@@ -204,6 +204,19 @@ class Loop:
             and self.num_train_steps - step > self.eval_every_steps // 2)
 
 
+def ask_all() -> Array:
+  """Asks all hosts, without waiting, whether to stop; `read_answer` reads it [local devices]."""
+  return _most_of_all(np.full(jax.local_device_count(), stopping.asked(), np.int32))
+
+
+_most_of_all = jax.pmap(lambda number: jax.lax.pmax(number, DEVICES), axis_name=DEVICES)
+
+
+def read_answer(asked: Array) -> None:
+  """Reads an answer, at the same place on all hosts: all of them stop at the next check."""
+  stopping.learn(int(np.asarray(asked)[0]))
+
+
 @dataclasses.dataclass
 class Totals:
   """Counts over some steps; seconds exclude compilation, evaluation and saving."""
@@ -246,10 +259,14 @@ class PlacedBatch(NamedTuple):
 
 
 def place(batch: Mapping[str, np.ndarray]) -> PlacedBatch:
-  """Sends a batch [devices, ...] to the local devices; runs in a thread ahead of the steps."""
-  sequence_ids = batch["sequence_ids"]
-  counts = Totals(steps=1, examples=int(sequence_ids.max(axis=-1).sum()),
-                  real_tokens=int((sequence_ids > 0).sum()), tokens=sequence_ids.size)
+  """Sends a batch [devices, ...] to the local devices; runs in a thread ahead of the steps.
+
+  With several hosts, the real tokens of the others are taken to be as many as this host's.
+  """
+  sequence_ids, processes = batch["sequence_ids"], jax.process_count()
+  counts = Totals(steps=1, examples=int(sequence_ids.max(axis=-1).sum()) * processes,
+                  real_tokens=int((sequence_ids > 0).sum()) * processes,
+                  tokens=sequence_ids.size * processes)
   sharding = _sharding(len(sequence_ids), PartitionSpec(DEVICES))
   return PlacedBatch(jax.device_put(dict(batch), sharding), counts)
 
@@ -332,6 +349,7 @@ class _Meter:
     self._skipped = 0  # of the steps that are read but not in a record yet
     # (step, its sums, and the counts of a record that ends with it), sent but not read yet.
     self._pending: collections.deque[tuple[int, Sums, Totals | None]] = collections.deque()
+    self._asked: collections.deque[Array] = collections.deque()  # `ask_all` of the same steps
     self._sums: HostSums = {}  # of the steps that are read but not in a record yet
     self._counts = Totals()  # of the steps since the last record's
     self._shapes: set[tuple[Any, ...]] = set()
@@ -357,6 +375,8 @@ class _Meter:
     self._counts.add(counts)
     state, sums = self._compiled(step_fn, state, batch)
     self._pending.append((step, sums, self._counts if log else None))
+    if hosts.several():
+      self._asked.append(ask_all())
     if log:
       self._counts = Totals()
     self._reporter.progress()
@@ -382,6 +402,8 @@ class _Meter:
     """Reads the sums of all steps but the last `left`, and logs the records that they end."""
     while len(self._pending) > left:
       step, sums, counts = self._pending.popleft()
+      if self._asked:
+        read_answer(self._asked.popleft())
       sums = jax.device_get(sums)
       if self._is_finite(step, sums):
         _add(self._sums, sums)
@@ -449,6 +471,8 @@ def collect_outputs(eval_fn: Callable[[Params, Batch], Array], params: Params,
                     batches: Iterable[Batch]) -> np.ndarray:
   """Returns the outputs of all examples of weight > 0, in the order of the batches.
 
+  With several hosts, each gives its devices' part of the batches and gets all outputs.
+
   Args:
     eval_fn: made by `pmap_eval_step`; its output is [devices, examples, ...].
     params: replicated.
@@ -457,24 +481,27 @@ def collect_outputs(eval_fn: Callable[[Params, Batch], Array], params: Params,
   Returns:
     [examples, ...] float32.
   """
-  collected = []
+  outputs, weights = [], []
   for output, batch in _outputs(eval_fn, params, batches):
-    output = np.asarray(output)
-    output = output.reshape(-1, *output.shape[2:])  # [devices * examples, ...]
-    collected.append(output[batch["weights"].reshape(-1) > 0])
-  return np.concatenate(collected)  # [examples of all batches, ...]
+    outputs.append(np.asarray(output))
+    weights.append(batch["weights"])
+  outputs, weights = (hosts.gathered(np.stack(parts)) for parts in (outputs, weights))
+  return outputs[weights > 0]  # [batches, devices, examples, ...] -> [examples, ...]
 
 
 def sum_over(eval_fn: Callable[[Params, Batch], Sums], params: Params,
              batches: Iterable[Batch]) -> HostSums:
-  """Adds metric sums and counts over all batches and devices.
+  """Adds metric sums and counts over all batches and devices, those of other hosts included.
 
   Args:
     eval_fn: made by `pmap_eval_step`; its sums and counts are [devices].
     params: replicated.
     batches: arrays [devices, ...].
   """
+  parts = [jax.device_get(sums) for sums, _ in _outputs(eval_fn, params, batches)]
   totals: HostSums = {}
-  for sums, _ in _outputs(eval_fn, params, batches):
-    _add(totals, jax.device_get(sums))
+  if parts:
+    joined = jax.tree.map(lambda *values: hosts.gathered(np.stack(values)), *parts)
+    for i in range(len(parts)):  # in the order of one host
+      _add(totals, jax.tree.map(lambda value, i=i: value[i], joined))
   return totals

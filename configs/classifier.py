@@ -150,6 +150,15 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   # Also keep each checkpoint whose step is a multiple of this number. 0: none of them.
   config.keep_checkpoint_every = 0
 
+  # Several hosts, one process each: run the same command on all. JAX finds them by itself under
+  # Slurm, Open MPI and Kubernetes and on TPU pods; elsewhere give the three knobs below too.
+  config.distributed = False
+  # HOST:PORT of process 0, a free port that all hosts reach.
+  config.coordinator_address = ""
+  # Number of processes, and this one's number, from 0: the only knob that differs between hosts.
+  config.num_processes = config_dict.placeholder(int)
+  config.process_id = config_dict.placeholder(int)
+
   # The architecture. None, here and below: init_checkpoint's value or, without one, that of
   # bert-base-uncased (and of the tokenizer for vocab_size).
   config.model = ml_collections.ConfigDict()

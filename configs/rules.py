@@ -97,6 +97,10 @@ RULES = {
     "save_checkpoints_steps": _free(_at_least(0)),
     "keep_checkpoints": _free(_at_least(1)),
     "keep_checkpoint_every": _free(_at_least(0)),
+    "distributed": _free(_ANY),
+    "coordinator_address": _free(_ANY),
+    "num_processes": _free(_at_least(1)),
+    "process_id": _free(_at_least(0)),
 }
 FREE_KEYS = tuple(name for name, rule in RULES.items() if rule.free)
 

@@ -17,13 +17,14 @@ from typing import Protocol
 import numpy as np
 import scipy.stats
 
-from data import Batch, pack_batch, pair_lengths, shuffled
+from data import ALL, Batch, pack_batch, pair_lengths, rows_of_all, share_of, shuffled
 from pretraining.corpus import Part, Records
 from pretraining.masking import below, choose_masks, Masking, Rows, Vocabulary
 from support import stateless_random
 
 # What a random number is for: streams never share a draw.
 _ORDER, _TRAIN, _EVAL = range(3)
+_STEPS_AN_OCTAVE = 16  # a batch of hundreds nearly always needs the same few numbers of rows
 
 
 class ExampleSource(Protocol):
@@ -42,6 +43,9 @@ class ExampleSource(Protocol):
       masked_lm_ids, masked_lm_weights [n, predictions]; next_sentence_labels,
       next_sentence_weights [n].
     """
+
+  def lengths(self, indices: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Returns the tokens [n] of the rows that `rows` would make, for less."""
 
 
 # --- Examples from text ---------------------------------------------------------------------
@@ -86,12 +90,26 @@ class TextExamples:
             **masks, "next_sentence_labels": rows.labels,
             "next_sentence_weights": rows.label_weights}
 
+  def lengths(self, indices: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """See `ExampleSource`."""
+    a, b, *_ = self._segments(indices, stateless_random.uniform(keys, self._COLUMNS))
+    return sum(self._kept(a, b)) + self._specials
+
+  @property
+  def _specials(self) -> int:
+    return 2 if self._objective == "mlm" else 3
+
+  def _kept(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the lengths [n] of two segments [n, 2], cut to fit a row."""
+    return pair_lengths(a[:, 1] - a[:, 0], b[:, 1] - b[:, 0],
+                        self.max_seq_length - self._specials)
+
   def _segments(self, indices: np.ndarray, draws: np.ndarray
                 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Chooses two segments [n, 2] (begin and end in `tokens`), labels and their weights [n]."""
     sentences = self._text.sentences
     first, last = self._part.spans[indices].T
-    budget = self.max_seq_length - (2 if self._objective == "mlm" else 3)
+    budget = self.max_seq_length - self._specials
     target = np.where(draws[:, self._IS_SHORT] < self._short_seq_prob,
                       2 + below(draws[:, self._SHORT_LENGTH], budget - 1), budget)
     begin = sentences[first]
@@ -130,13 +148,10 @@ class TextExamples:
   def _assemble(self, a: np.ndarray, b: np.ndarray, labels: np.ndarray, weights: np.ndarray,
                 draws: np.ndarray) -> Rows:
     """Makes [CLS] a [SEP] b [SEP], truncated, or [CLS] a [SEP]."""
-    pair = 0 if self._objective == "mlm" else 1
-    budget = self.max_seq_length - 2 - pair
-    size_a, size_b = a[:, 1] - a[:, 0], b[:, 1] - b[:, 0]
-    kept_a, kept_b = pair_lengths(size_a, size_b, budget)
-    begin_a = a[:, 0] + _front(size_a - kept_a, draws[:, self._FRONT_A])
-    begin_b = b[:, 0] + _front(size_b - kept_b, draws[:, self._FRONT_B])
-    lengths = kept_a + kept_b + 2 + pair
+    kept_a, kept_b = self._kept(a, b)
+    begin_a = a[:, 0] + _front(a[:, 1] - a[:, 0] - kept_a, draws[:, self._FRONT_A])
+    begin_b = b[:, 0] + _front(b[:, 1] - b[:, 0] - kept_b, draws[:, self._FRONT_B])
+    lengths = kept_a + kept_b + self._specials
     column = np.arange(self.max_seq_length)[None]
     start_b = (kept_a + 2)[:, None]
     in_a = (column >= 1) & (column < start_b - 1)
@@ -178,6 +193,11 @@ class RecordExamples:
             for name, value in self._features.items()}
     return {**rows, "next_sentence_weights": np.full(len(indices), self._label_weight)}
 
+  def lengths(self, indices: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """See `ExampleSource`."""
+    del keys
+    return (self._features["input_mask"][indices] > 0).sum(axis=1)
+
 
 # --- Batches --------------------------------------------------------------------------------
 
@@ -199,7 +219,8 @@ class Phase:
   examples: ExampleSource
 
 
-def pack_rows(rows: dict[str, np.ndarray], *leading: int, pack: bool) -> Batch:
+def pack_rows(rows: dict[str, np.ndarray], *leading: int, pack: bool,
+              num_rows: int | None = None) -> Batch:
   """Packs the examples of a whole batch, one a row, into [*leading, ...] with flat positions.
 
   Args:
@@ -207,12 +228,12 @@ def pack_rows(rows: dict[str, np.ndarray], *leading: int, pack: bool) -> Batch:
     *leading: devices and micro-batches; each gets equally many examples, in the order given,
       and packs them by itself.
     pack: False leaves every example its own row.
+    num_rows: see `data.pack_batch`.
   """
   real = rows["sequence_ids"] > 0
-  # A batch of hundreds nearly always needs the same few numbers of rows: a fine ladder is cheap.
   batch = pack_batch({name: rows[name][real] for name in ("input_ids", "token_type_ids")},
                      real.sum(axis=1).reshape(*leading, -1), real.shape[1], pack,
-                     steps_an_octave=16)
+                     _STEPS_AN_OCTAVE, num_rows)
   positions = rows["masked_lm_positions"].reshape(*batch["cls_positions"].shape, -1)
   positions = positions + batch["cls_positions"][..., None]
   return batch | {"masked_lm_positions": positions.astype(np.int32).reshape(*leading, -1)} | {
@@ -221,27 +242,58 @@ def pack_rows(rows: dict[str, np.ndarray], *leading: int, pack: bool) -> Batch:
                    "next_sentence_weights")}
 
 
-def train_rows(phases: Sequence[Phase], seed: int, step: int) -> dict[str, np.ndarray]:
+def train_rows(phases: Sequence[Phase], seed: int, step: int,
+               mine: slice = ALL) -> dict[str, np.ndarray]:
   """Returns the rows of batch `step`, a pure function of the seed and the step.
 
   A phase cuts up an endless stream of epochs, each a fresh permutation of all its examples.
+
+  Args:
+    phases: of the training.
+    seed: of the run.
+    step: from 0.
+    mine: the rows to make, of the batch's.
   """
+  phase, indices, keys = _drawn(phases, seed, step)
+  return phase.examples.rows(indices[mine], keys[mine])
+
+
+def _drawn(phases: Sequence[Phase], seed: int, step: int) -> tuple[Phase, np.ndarray, np.ndarray]:
+  """Returns a step's phase, and the examples and the keys of its rows."""
   number, phase = next((i, p) for i, p in enumerate(phases) if step < p.last_step)
   row = np.arange(phase.batch_size)
   places = (step - phase.first_step) * phase.batch_size + row
   indices = shuffled(places, len(phase.examples), seed, _ORDER, number)
-  return phase.examples.rows(indices, stateless_random.keys(seed, _TRAIN, step, row))
+  return phase, indices, stateless_random.keys(seed, _TRAIN, step, row)
 
 
 def phase_batches(phases: Sequence[Phase], *, seed: int, first_step: int, devices: int,
-                  micro_batches: int, pack: bool) -> Iterator[Batch]:
-  """Yields batches from `first_step` to the end of all phases: [devices, micro_batches, ...]."""
+                  micro_batches: int, pack: bool, mine: slice = ALL) -> Iterator[Batch]:
+  """Yields batches from `first_step` to the end of all phases: [devices, micro_batches, ...].
+
+  `devices` are those of all hosts; `mine` are this host's positions among them.
+  """
+  here = len(range(devices)[mine])
   for step in range(first_step, phases[-1].last_step):
-    yield pack_rows(train_rows(phases, seed, step), devices, micro_batches, pack=pack)
+    num_rows = None
+    rows = ()
+    if mine != ALL:
+      phase, indices, keys = _drawn(phases, seed, step)
+      num_rows = _rows_of_all(phase.examples, indices, keys, devices * micro_batches, pack)
+      rows = (share_of(phase.batch_size, devices, mine),)
+    yield pack_rows(train_rows(phases, seed, step, *rows), here, micro_batches, pack=pack,
+                    num_rows=num_rows)
+
+
+def _rows_of_all(examples: ExampleSource, indices: np.ndarray, keys: np.ndarray, groups: int,
+                 pack: bool) -> int:
+  """Returns the packed rows a group of a whole batch, of which this host makes a part."""
+  lengths = examples.lengths(indices, keys).reshape(groups, -1)
+  return rows_of_all(lengths, examples.max_seq_length, pack, _STEPS_AN_OCTAVE)
 
 
 def held_out_batches(examples: ExampleSource, *, batch_size: int, max_examples: int, devices: int,
-                 pack: bool) -> Iterator[Batch]:
+                     pack: bool, mine: slice = ALL) -> Iterator[Batch]:
   """Yields examples in a fixed random order with fixed pairs and masks, as [devices, ...].
 
   Nothing of it depends on a seed or on the batch size: losses compare across runs. The last
@@ -251,16 +303,20 @@ def held_out_batches(examples: ExampleSource, *, batch_size: int, max_examples: 
     examples: the held-out ones.
     batch_size: rows over all devices.
     max_examples: so many of them; 0 goes through all.
-    devices: number of them.
+    devices: number of them, on all hosts.
     pack: see `pack_rows`.
+    mine: this host's positions among the devices.
   """
   total = len(examples)
   wanted = min(max_examples or total, total)
+  part, here = share_of(batch_size, devices, mine), len(range(devices)[mine])
   for start in range(0, wanted, batch_size):
     places = np.arange(start, start + batch_size)
-    filled = places < wanted
     indices = stateless_random.permute(places % total, total, stateless_random.keys(_EVAL))
-    rows = examples.rows(indices, stateless_random.keys(_EVAL, indices))
+    keys = stateless_random.keys(_EVAL, indices)
+    num_rows = None if mine == ALL else _rows_of_all(examples, indices, keys, devices, pack)
+    rows = examples.rows(indices[part], keys[part])
+    filled = places[part] < wanted
     for weights in ("masked_lm_weights", "next_sentence_weights"):
       rows[weights] = rows[weights] * filled.reshape(-1, *(1,) * (rows[weights].ndim - 1))
-    yield pack_rows(rows, devices, pack=pack)
+    yield pack_rows(rows, here, pack=pack, num_rows=num_rows)

@@ -19,7 +19,7 @@ from absl import app, flags
 import ml_collections
 from ml_collections import config_flags
 
-from support import mirror, stopping
+from support import hosts, mirror, stopping
 from support.errors import first_line, one_line, shown, UserError
 
 # Of the machine, not of one file.
@@ -43,6 +43,7 @@ def run_script(main: Callable[[], None],
         raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
       with mirror.finished():
         main()
+      hosts.finish()
     except UserError as error:
       _fail(str(error))
     except OSError as error:  # such as a file without permission, or a full disk
@@ -52,6 +53,7 @@ def run_script(main: Callable[[], None],
     except MemoryError:
       _fail("not enough memory")
     except RuntimeError as error:  # XLA raises several subclasses
+      hosts.await_verdict()
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
       _fail(f"the device has not enough memory ({first_line(error)}); a smaller batch, "
@@ -59,12 +61,21 @@ def run_script(main: Callable[[], None],
     except KeyboardInterrupt:
       _end(stopping.last_line(), stopping.exit_status())
 
+  def told_main(argv: list[str]) -> None:
+    try:
+      checked_main(argv)
+    except Exception as error:
+      if hosts.several():  # or they would wait for this one
+        traceback.print_exc()
+        hosts.stop(first_line(error), 1)
+      raise
+
   for stream in (sys.stdout, sys.stderr):  # a class may be named in letters the terminal lacks
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors="backslashreplace")
   stopping.advise(lambda: interrupted)
   stopping.raise_stopped()
-  app.run(checked_main, flags_parser=_parse_flags)
+  app.run(told_main, flags_parser=_parse_flags)
   raise AssertionError("app.run does not return")
 
 
@@ -222,6 +233,7 @@ def _suggest(name: str, knobs: Sequence[str]) -> str:
 
 def _fail(message: str) -> NoReturn:
   print(f"error: {one_line(message)}", file=sys.stderr)
+  hosts.stop(message, 1)
   sys.exit(1)
 
 
@@ -231,6 +243,7 @@ def _end(line: str, status: int) -> NoReturn:
   Threads of XLA would go on with their step among libraries that are being unloaded.
   """
   print(line, file=sys.stderr)
+  hosts.stop(line, status)
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(status)

@@ -11,15 +11,25 @@ from typing import Any
 
 from support.files import written_whole
 
+_muted = False
+
+
+def mute() -> None:
+  """Makes `say` and the bars silent: another host prints."""
+  global _muted
+  _muted = True
+
 
 def say(text: str) -> None:
   """Prints one line and flushes it."""
-  print(text, flush=True)
+  if not _muted:
+    print(text, flush=True)
 
 
 def on_a_terminal() -> bool:
   """Returns whether stderr is a terminal wide enough for a bar (some launchers give width 0)."""
-  return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+  return (not _muted and sys.stderr.isatty()
+          and os.get_terminal_size(sys.stderr.fileno()).columns > 0)
 
 
 @contextlib.contextmanager
@@ -121,6 +131,15 @@ class Reporter:
     self._bar.close()
     self._events.close()
     draw_curves(self._file, self._file.with_name("curves.png"), curve, learning_rates)
+
+
+class NoReporter:
+  """A reporter that keeps nothing: on hosts other than the first, which reports for all."""
+
+  scored = False
+
+  def __getattr__(self, name: str) -> Callable[..., None]:
+    return lambda *args, **kwargs: None
 
 
 def _summary_writer(folder: pathlib.Path, **options: Any) -> Any:

@@ -32,6 +32,9 @@ class _Mode(enum.Enum):
 
 _mode = _Mode.END
 _received = 0  # the first signal's number
+_for_all = False  # several hosts stop at one step, which `learn` says
+_learned = 0  # a signal's number or _OVER
+_OVER = 99  # stands for the signal where the time is over
 _began = time.monotonic()
 _deadline = math.inf
 _advice: Callable[[], str] = str
@@ -72,9 +75,31 @@ def end_after(seconds: float) -> None:
   _deadline = _began + seconds if seconds else math.inf
 
 
+def leave_to_all() -> None:
+  """Makes `check` obey only `learn`: with several hosts, all must stop after the same step."""
+  global _for_all
+  _for_all = True
+
+
+def asked() -> int:
+  """Returns 0, or a number for what asks this host to stop, for `learn` on all hosts."""
+  return _received or (_OVER if time.monotonic() >= _deadline else 0)
+
+
+def learn(number: int) -> None:
+  """Takes the largest number that `asked` returned on any host."""
+  global _learned
+  _learned = _learned or number
+
+
+def learned() -> bool:
+  """Returns whether all hosts stop together."""
+  return _learned > 0
+
+
 def check() -> None:
   """Raises Stopped if a signal came or the time is over."""
-  if _received or time.monotonic() >= _deadline:
+  if _learned if _for_all else asked():
     raise Stopped
 
 
@@ -90,9 +115,12 @@ def last_line() -> str:
 
 
 def _reason() -> str:
-  if _received in (0, signal.SIGINT):
-    return "max_hours are over" if time.monotonic() >= _deadline else "interrupted"
-  return f"stopped by {signal.Signals(_received).name}"
+  number = _received or _learned or asked()
+  if number == _OVER:
+    return "max_hours are over"
+  if number in (0, signal.SIGINT):
+    return "interrupted"
+  return f"stopped by {signal.Signals(number).name}"
 
 
 def exit_status() -> int:
@@ -100,8 +128,8 @@ def exit_status() -> int:
 
   The end of the time is like SIGTERM, which a queue sends a little later.
   """
-  over = time.monotonic() >= _deadline
-  return 128 + (_received or (signal.SIGTERM if over else signal.SIGINT))
+  number = _received or _learned or asked() or signal.SIGINT
+  return 128 + (signal.SIGTERM if number == _OVER else number)
 
 
 def _answer(number: int, frame: FrameType | None) -> None:
