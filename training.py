@@ -302,7 +302,7 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
       last = step == loop.num_train_steps
       log = last or step == 1 or _due(step, loop.log_cadence)
       state = meter.run(step, step_fn, state, batches, log=log, wait=last or step == 1)
-      save = checkpointer and (last or _due(step, loop.save_checkpoints_steps))
+      save = last or _due(step, loop.save_checkpoints_steps)
       score = loop.evaluates(step)
       if last or save or score:
         with meter.paused():
@@ -310,7 +310,7 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
             evaluate(state)
           if last:
             reporter.finish(meter.total.summary())
-          if save:
+          if save and checkpointer:
             checkpointer.save(state)
       stopping.check()
   except stopping.Stopped:  # between two steps, or in an evaluation
