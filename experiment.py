@@ -6,6 +6,7 @@ import datetime
 import functools
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import pathlib
 import platform
@@ -429,8 +430,10 @@ def model_card(title: str, pipeline_tag: str, recipe: str, scored_on: str,
 
 
 def default_folder(script: str, name: str) -> pathlib.Path:
-  """Returns runs/<script>-<name>-<time>."""
-  return pathlib.Path("runs", f"{script}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+  """Returns runs/<script>-<name>-<time>; a number follows where the clock gave that before."""
+  folder = pathlib.Path("runs", f"{script}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+  numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+  return folder if not folder.exists() else next(f for f in numbered if not f.exists())
 
 
 def what_is_saved(folder: pathlib.Path, new: bool) -> str:

@@ -358,13 +358,15 @@ def _cache_folder(sources: Sequence[text.Source], cache_dir: str, *more: Any) ->
 
 
 def _state(source: text.Source) -> list[Any]:
-  """Returns values that change when the input does; for a folder, its newest file's time."""
+  """Returns values that change when the input does; the clock may have gone back in between."""
   path = pathlib.Path(source.path)
   if not path.exists():
     return [source.path, source.kind]
-  found = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-  return [os.path.realpath(path), source.kind, sum(file.stat().st_size for file in found),
-          max(file.stat().st_mtime_ns for file in found)]
+  found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+  state: list[Any] = [os.path.realpath(path), source.kind]
+  for file in found:
+    state += [file.stat().st_size, file.stat().st_mtime_ns]
+  return state
 
 
 def _paths(sources: Sequence[text.Source]) -> tuple[str, ...]:

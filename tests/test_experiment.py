@@ -1,6 +1,7 @@
 """What every run begins with: where compiled programs are kept."""
 
 import dataclasses
+import datetime
 import pathlib
 import subprocess
 import sys
@@ -119,6 +120,23 @@ def test_the_rates_of_the_curve_are_the_schedules():
   assert rates[2000] == pytest.approx(1.999)
   plan.loop.num_train_steps = 3
   assert experiment.learning_rates(plan) == pytest.approx({1: 0.0, 2: 1e-3, 3: 2e-3})
+
+
+def test_a_blank_output_dir_is_a_new_folder_whatever_the_clock_says(tmp_path, monkeypatch):
+  class Stopped(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+      return cls(2026, 1, 2, 3, 4, 5)
+
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(experiment.datetime, "datetime", Stopped)
+  names = []
+  for _ in range(3):
+    folder = experiment.default_folder("classifier", "cola")
+    folder.mkdir(parents=True)
+    names.append(folder.name)
+  first = "classifier-cola-20260102-030405"
+  assert names == [first, f"{first}-2", f"{first}-3"]
 
 
 # --- The tokenizer and the architecture of a run ------------------------------------------------

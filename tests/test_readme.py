@@ -36,6 +36,10 @@ NOT_RUN = {
     "make test": "runs this test",
     ". .venv/bin/activate": "enters the environment that make made",
     "pip install torch": "installs",
+    "pip install s3fs": "installs",
+    "pip install gcsfs": "installs",
+    **dict.fromkeys((line for line in DOCUMENTS["docs/bucket.md"].splitlines()
+                     if "python3 run_" in line), "needs a bucket; tests/test_bucket.py has one"),
     'pip install "jax[cuda13]"': "installs, and needs a GPU",
     'pip install "jax[tpu]"': "installs, and needs a TPU",
 }

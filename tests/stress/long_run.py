@@ -87,7 +87,8 @@ def _look(process: int, out: pathlib.Path) -> Sample | None:
     if (name := file.name.split(".out.")[0]) in logs:
       logs[name] += file.stat().st_size
   # Pages of mapped files are the kernel's: it takes them back when it needs room.
-  return Sample(step, int(status["RssAnon"].split()[0]) / 1024, handles, int(status["Threads"]), logs)
+  megabytes = int(status["RssAnon"].split()[0]) / 1024
+  return Sample(step, megabytes, handles, int(status["Threads"]), logs)
 
 
 def judge(samples: list[Sample], steps: int, table: harness.Table) -> None:
