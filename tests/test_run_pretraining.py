@@ -117,7 +117,8 @@ def test_weights_are_random_unless_asked_for(finished):
 
 def test_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatch, capsys):
   """With a clock that goes back an hour at each look."""
-  monkeypatch.setattr(time, "time", lambda looks=itertools.count(): 2e9 - 3600 * next(looks))
+  looks = itertools.count()
+  monkeypatch.setattr(time, "time", lambda: 2e9 - 3600 * next(looks))
   folder, arguments, _ = finished
   arguments = (*arguments[:-1], f"--output_dir={tmp_path / 'out'}",
                "--config.save_checkpoints_steps=50")
