@@ -1,6 +1,6 @@
 """A run's folder that is also kept at a URL: uploaded in the background, fetched on a new machine.
 
-What the object mirror.json at the URL lists is there, whole: it holds the size and the checksum of
+What the object mirrored.json at the URL lists is there, whole: it holds the size and the checksum of
 every file, and is written after them. So the process may be killed at any moment of an upload. A
 checkpoint becomes part of the list together with the logs of its steps. Before a log is replaced,
 the list allows its old and its new content.
@@ -34,7 +34,7 @@ from support.reporting import say
 
 Listing = Mapping[str, list[Version]]  # name of a file -> the versions that may be there
 
-_LIST = "mirror.json"
+_LIST = "mirrored.json"
 _PROBE = ".probe-"
 _LINKS = ".uploading"
 _POLL = 1.0  # seconds between two looks at the folder

@@ -136,7 +136,7 @@ def test_killed_at_every_moment_of_an_upload(url, client, tmp_path, monkeypatch)
     assert fetched(url, tmp_path / f"again-{moment}") == content_of(here)
     root = remote.reach(url, "")
     assert {name.removeprefix(f"{root.path}/") for name in client.find(root.path)} == {
-        "mirror.json", *content_of(here)}
+        "mirrored.json", *content_of(here)}
     if not killed:
       break
   assert moment > 10
@@ -295,8 +295,8 @@ def test_a_damaged_config_stops_the_run(url, tmp_path):
 @pytest.mark.parametrize("content", [
     b"", b"[]", b'{"files": 1}', b'{"files": {"a": [1]}}', b"\xff"])
 def test_a_damaged_list_stops_the_run(url, tmp_path, content):
-  (remote.reach(url, "") / "mirror.json").write(content)
-  with pytest.raises(UserError, match="/mirror.json is damaged .*choose another"):
+  (remote.reach(url, "") / "mirrored.json").write(content)
+  with pytest.raises(UserError, match="/mirrored.json is damaged .*choose another"):
     mirror.Mirror(url, tmp_path)
 
 
@@ -430,6 +430,6 @@ def test_the_list_is_readable(url, tmp_path):
   """Another program may check what is there."""
   write(tmp_path / "here" / "config.json", "{}")
   upload(url, tmp_path / "here")
-  content = json.loads((remote.reach(url, "") / "mirror.json").read())
+  content = json.loads((remote.reach(url, "") / "mirrored.json").read())
   assert content["files"] == {
       "config.json": [list(files.size_and_checksum(tmp_path / "here" / "config.json"))]}
