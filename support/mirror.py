@@ -1,7 +1,7 @@
 """A run's folder that is also kept at a URL: uploaded in the background, fetched on a new machine.
 
-What the object mirrored.json at the URL lists is there, whole: it holds the size and the checksum of
-every file, and is written after them. So the process may be killed at any moment of an upload. A
+What the object mirrored.json at the URL lists is there, whole: it holds the size and the checksum
+of every file, and is written after them. So the process may be killed at any moment of an upload. A
 checkpoint becomes part of the list together with the logs of its steps. Before a log is replaced,
 the list allows its old and its new content.
 

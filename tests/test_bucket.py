@@ -3,6 +3,7 @@
 Each restart is on an empty machine: in an empty folder, which has no runs/.
 """
 
+import json
 import os
 import pathlib
 import signal
@@ -32,6 +33,13 @@ def s3(server_port, monkeypatch):
   return server_port
 
 
+@pytest.fixture
+def network(s3):
+  network = s3_server.Network(s3)
+  yield network
+  network.cut()
+
+
 def use(port, monkeypatch):
   import s3fs
 
@@ -42,7 +50,11 @@ def use(port, monkeypatch):
 
 def listed(url):
   """Names of the files that are there, whole."""
-  return set(mirror._read_list(remote.reach(url, "output_dir")))
+  try:
+    content = (remote.reach(url, "output_dir") / "mirrored.json").read()
+  except FileNotFoundError:
+    return set()
+  return set(json.loads(content)["files"])
 
 
 def steps_there(url):
@@ -50,11 +62,10 @@ def steps_there(url):
                  if name.startswith("checkpoints/")})
 
 
-def test_an_interrupted_run_ends_with_the_bits_of_an_unbroken_one(s3, tmp_path):
+def test_an_interrupted_run_ends_with_the_bits_of_an_unbroken_one(network, tmp_path):
   inputs = harness.Inputs.make(tmp_path / "inputs")
-  network = s3_server.Network(s3)
   environment = inputs.environment(**s3_server.environment(network.port), PYTHONUNBUFFERED="1")
-  long = {"num_train_steps": 200, "save_checkpoints_steps": 10, "eval_steps": 0}
+  long = {"num_train_steps": 120, "save_checkpoints_steps": 10, "eval_steps": 0}
 
   def start(machine):
     (tmp_path / machine).mkdir()
