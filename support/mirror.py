@@ -258,6 +258,7 @@ class Mirror:
       self._remove_remains()
       self._tidied = True
     here = self._local_units()
+    self._known = {unit: known for unit, known in self._known.items() if unit in here}
     new = next((unit for unit in sorted(here, key=_sending_order) if self._is_new(unit)), None)
     gone = self._gone(here)
     if not (new or gone or logs):
