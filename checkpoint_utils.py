@@ -19,6 +19,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+import checkpointing
 import modeling
 from support import files, hub
 from support.errors import first_line, shown, UserError
@@ -188,10 +189,10 @@ def _local_checkpoint(folder: pathlib.Path) -> Checkpoint:
   if (folder / "model" / "config.json").exists():  # a finished run directory of this project
     return _huggingface_checkpoint(folder / "model")
   if (folder / "checkpoints").is_dir():  # an unfinished one
-    steps = [int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit()]
+    steps = checkpointing.complete_steps(folder / "checkpoints")
     if not steps:
       raise UserError(f"{folder} holds a run that has saved no checkpoint yet")
-    return _our_checkpoint(folder / "checkpoints" / str(max(steps)))
+    return _our_checkpoint(folder / "checkpoints" / str(steps[-1]))
   if (folder / "params").is_dir() and (folder / "model").is_dir():
     return _our_checkpoint(folder)
   if (folder / "bert_config.json").exists() and any(folder.glob("*.index")):
@@ -421,9 +422,10 @@ def _read_google(prefix: pathlib.Path) -> Tensors:
 def _our_checkpoint(folder: pathlib.Path) -> Checkpoint:
   """Opens a step of a run's `checkpoints/`: Orbax items `params` and `model`."""
   file = folder / "model" / "metadata"
-  description = files.read_json(file)
-  config = _bert_config(_entry(description, "config", file, dict), file)
-  _check_size(config, file, folder, _our_bytes(folder))
+  with _older_named(folder):
+    description = files.read_json(file)
+    config = _bert_config(_entry(description, "config", file, dict), file)
+    _check_size(config, file, folder, _our_bytes(folder))
   tokenizer = folder.resolve().parent.parent / "tokenizer"
   return Checkpoint(
       path=str(folder), format="ours", config=config,
@@ -448,17 +450,34 @@ def _opened(folder: pathlib.Path) -> Iterator[tuple[Any, pathlib.Path, Any]]:
     with files.plain_path(folder / "params") as params, ocp.PyTreeCheckpointer() as checkpointer:
       # The checkpointer's own `metadata` would warn that the whole step's file is not here.
       yield checkpointer, params, ocp.PyTreeCheckpointHandler().metadata(params).tree
+  except UserError:
+    raise
   except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
     raise UserError(f"{folder} cannot be read (truncated?): {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _older_named(folder: pathlib.Path) -> Iterator[None]:
+  """A context whose UserErrors name the checkpoint before `folder`; it is never taken unasked."""
+  try:
+    yield
+  except UserError as error:
+    older = [step for step in checkpointing.complete_steps(folder.parent)
+             if folder.name.isdecimal() and step < int(folder.name)]
+    if not older:
+      raise
+    raise UserError(f"{error}; the one before it is {folder.parent / str(older[-1])}") from error
 
 
 def _read_ours(folder: pathlib.Path) -> Tensors:
   import orbax.checkpoint as ocp
 
-  with _opened(folder) as (checkpointer, params, tree):
+  with _older_named(folder), _opened(folder) as (checkpointer, params, tree):
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     restored = checkpointer.restore(params, restore_args=as_numpy)
-  return flax.traverse_util.flatten_dict(restored, sep="/")
+    tensors = flax.traverse_util.flatten_dict(restored, sep="/")
+    checkpointing.check_arrays(folder, {f"params/{name}": x for name, x in tensors.items()})
+    return tensors
 
 
 # --- Into parameters and out ----------------------------------------------------------------

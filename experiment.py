@@ -350,16 +350,12 @@ def learning_rates(plan: TrainingPlan) -> dict[int, float]:
 def starting_state(run: Run, checkpointer: checkpointing.Checkpointer | None,
                    plan: TrainingPlan) -> training.TrainState:
   """Returns the run's last saved state, or the one at step 0, on all devices of all hosts."""
-  state = training.replicate(
-      training.create_state(plan.params, plan.optimizer, run.config.seed))
-  try:
-    state = checkpointer.restore(state) if checkpointer else state
-  except checkpointing.DamagedCheckpointError as error:
-    raise UserError(str(error)) from error
-  if not hosts.several():
-    return state
-  step, params, opt_state = hosts.same_as_first((state.step, state.params, state.opt_state))
-  return training.replicate(state.replace(step=step, params=params, opt_state=opt_state))
+  state = training.create_state(plan.params, plan.optimizer, run.config.seed)
+  state = checkpointer.restore(state) if checkpointer else state
+  if hosts.several():
+    step, params, opt_state = hosts.same_as_first((state.step, state.params, state.opt_state))
+    state = state.replace(step=step, params=params, opt_state=opt_state)
+  return training.replicate(state)
 
 
 def say_plan(config: ml_collections.ConfigDict, plan: TrainingPlan, first_step: int) -> None:

@@ -180,6 +180,9 @@ class Saver(Protocol):
   def save(self, state: TrainState) -> None:
     """Saves a state; the next step may take over its buffers as soon as this returns."""
 
+  def check(self) -> None:
+    """Raises an error if a save has failed in the meantime."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
@@ -188,12 +191,16 @@ class Loop:
   num_train_steps: int
   log_every_steps: int  # 0: every 50, and at least 20 times
   eval_every_steps: int  # 0: never
-  save_checkpoints_steps: int  # 0: only at the end
+  save_checkpoints_steps: int  # 0: every 1000, and 4 times or at least every 50
   most_skipped: int = 0  # steps in a row that may be left out: see `train_step`'s skip_nonfinite
 
   @property
   def log_cadence(self) -> int:
     return self.log_every_steps or max(1, min(50, self.num_train_steps // 20))
+
+  @property
+  def save_cadence(self) -> int:
+    return self.save_checkpoints_steps or max(50, min(1000, self.num_train_steps // 4))
 
   def evaluates(self, step: int) -> bool:
     """Whether there is an evaluation after a step.
@@ -285,7 +292,7 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
     schedule: the optimizer's, for the log.
     reporter: gets every step, every log record and, before the last save, the totals.
     evaluate: called every `eval_every_steps`; its time is not training time.
-    checkpointer: saves every `save_checkpoints_steps` and at the end; None saves nothing.
+    checkpointer: saves every `loop.save_cadence` steps and at the end; None saves nothing.
 
   Returns:
     The final state.
@@ -302,7 +309,9 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
       last = step == loop.num_train_steps
       log = last or step == 1 or _due(step, loop.log_cadence)
       state = meter.run(step, step_fn, state, batches, log=log, wait=last or step == 1)
-      save = last or _due(step, loop.save_checkpoints_steps)
+      if checkpointer:
+        checkpointer.check()
+      save = last or _due(step, loop.save_cadence)
       score = loop.evaluates(step)
       if last or save or score:
         with meter.paused():

@@ -143,10 +143,11 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   # Hours after which the run saves its last step and ends with status 143, as after SIGTERM: a
   # little less than a queue grants. 0: no limit.
   config.max_hours = 0.0
-  # Steps between two checkpoints. 0: only one, at the end.
-  config.save_checkpoints_steps = 1000
-  # Keep this many of the latest checkpoints.
-  config.keep_checkpoints = 1
+  # Steps between two checkpoints; there is one at the end too. 0: 1000, or fewer in a short run,
+  # which then has 4, but not more often than every 50 steps.
+  config.save_checkpoints_steps = 0
+  # Keep this many of the latest checkpoints: if the newest is damaged, the one before it is used.
+  config.keep_checkpoints = 2
   # Also keep each checkpoint whose step is a multiple of this number. 0: none of them.
   config.keep_checkpoint_every = 0
 

@@ -21,6 +21,7 @@ import losses
 import modeling
 import optimization
 from support import stopping
+from support.errors import UserError
 import training
 
 # --- The step ---------------------------------------------------------------------------------
@@ -303,7 +304,7 @@ def test_resume_equals_uninterrupted_bit_for_bit(compiled, tiny_config, tmp_path
   assert {p.name for p in tmp_path.iterdir()} == {"4", "6"}  # the last, and every 4th
 
   second = checkpointing.Checkpointer(tmp_path, {"config": {}}, keep=1, keep_every=4)
-  state = second.restore(training.replicate(fresh()))
+  state = training.replicate(second.restore(fresh()))
   assert int(state.step) == 6
   log, whole_log = Log(), Log()
   resumed = run_loop(compiled, tiny_config, state=state, checkpointer=second, log=log)
@@ -326,7 +327,7 @@ def test_a_damaged_checkpoint_is_named(compiled, tiny_config, tmp_path):
     if file.is_file():
       file.write_bytes(file.read_bytes()[:10])
   checkpointer = checkpointing.Checkpointer(tmp_path, {"config": {}})
-  with pytest.raises(checkpointing.DamagedCheckpointError, match="0 cannot be read; delete it to"):
+  with pytest.raises(UserError, match="0 is damaged: .* the only one; bring back"):
     checkpointer.restore(state)
   checkpointer.close()
 
@@ -345,7 +346,7 @@ def test_a_gradient_without_end_stops_the_run_before_it_is_saved(compiled, tiny_
                    loop_batches(tiny_config, 0, 8), training.Loop(8, 3, 0, 1), schedule, Log(),
                    lambda state: None, checkpointer)
   checkpointer.close()
-  assert [folder.name for folder in tmp_path.iterdir()] == ["4"]
+  assert sorted(folder.name for folder in tmp_path.iterdir()) == ["3", "4"]
 
 
 def test_an_update_that_is_not_finite_is_left_out(tiny):
