@@ -102,7 +102,7 @@ def test_an_empty_machine_gets_all_that_was_finished(url, client, tmp_path):
   assert not [name for name in names if ".lock" in name or "tmp" in name or "probe" in name]
 
 
-def test_killed_at_every_moment_of_an_upload(url, client, tmp_path, monkeypatch):
+def test_killed_at_every_moment_of_an_upload(url, client, tmp_path, monkeypatch, capsys):
   """There is then the old checkpoint or the new one, whole, with the logs of its steps."""
   here, seen = write_run(tmp_path / "here", (100,), 100), set()
   upload(url, here)
@@ -122,7 +122,9 @@ def test_killed_at_every_moment_of_an_upload(url, client, tmp_path, monkeypatch)
           pass
       except KilledError:
         killed = True
+    capsys.readouterr()
     there = fetched(url, tmp_path / f"there-{moment}")
+    assert "left out" not in capsys.readouterr().out  # what the list names is there
     steps = {name.split("/")[1] for name in there if name.startswith("checkpoints/")}
     seen.add((*sorted(steps), "model" if "model/config.json" in there else ""))
     assert steps
