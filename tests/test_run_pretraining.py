@@ -2,11 +2,9 @@
 
 import dataclasses
 import functools
-import itertools
 import json
 import subprocess
 import sys
-import time
 import types
 
 from conftest import GOLDEN, init_params, ROOT, run_script_in_process, WORDS
@@ -116,9 +114,6 @@ def test_weights_are_random_unless_asked_for(finished):
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatch, capsys):
-  """With a clock that goes back an hour at each look."""
-  looks = itertools.count()
-  monkeypatch.setattr(time, "time", lambda: 2e9 - 3600 * next(looks))
   folder, arguments, _ = finished
   arguments = (*arguments[:-1], f"--output_dir={tmp_path / 'out'}",
                "--config.save_checkpoints_steps=50")
