@@ -22,11 +22,11 @@ _MODEL = {"model.hidden_size": 32, "model.num_hidden_layers": 2, "model.num_atte
           "model.intermediate_size": 64, "model.max_position_embeddings": 64}
 _PRETRAINING = {
     **_MODEL, "phases": "((0.6,32,16),(0.4,64,8))", "num_train_steps": 80, "num_warmup_steps": 8,
-    "learning_rate": 1e-3, "save_checkpoints_steps": 5, "log_every_steps": 5, "eval_steps": 25,
+    "learning_rate": 1e-3, "save_checkpoints_steps": 5, "log_every_steps": 1, "eval_steps": 25,
     "eval_batch_size": 16, "max_eval_examples": 64, "eval_fraction": 0.1}
 _FINE_TUNING = {
     **_MODEL, "max_seq_length": 48, "train_batch_size": 16, "num_train_epochs": 3.5,
-    "learning_rate": 3e-4, "save_checkpoints_steps": 5, "log_every_steps": 5}
+    "learning_rate": 3e-4, "save_checkpoints_steps": 5, "log_every_steps": 1}
 
 
 @dataclasses.dataclass(frozen=True)
