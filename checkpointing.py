@@ -4,7 +4,7 @@ A folder has a step as its name only when it is complete, on the disk and not on
 memory. Beside the arrays lie their checksums: a disk or a copy that changes a bit is noticed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import concurrent.futures
 import contextlib
 import errno
@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 from typing import Any
 
 import jax
@@ -137,6 +138,20 @@ class Checkpointer:
                       + f"; bring back a copy, or delete {self._folder} to begin at step 0")
     return state
 
+  def go_back(self, step: int) -> None:
+    """Makes an earlier checkpoint the newest; those after it are moved aside.
+
+    Raises:
+      UserError: there is none of this step.
+    """
+    steps = self.steps()
+    if step not in steps:
+      there = f"there are those of steps {', '.join(map(str, steps))}" if steps else "there is none"
+      raise UserError(f"restore_step {step} has no checkpoint in {self._folder}; {there}")
+    aside = [self._move_aside(later, "undone").name for later in steps if later > step]
+    say(f"going back to step {step}" + (f"; later checkpoints are kept as {', '.join(aside)}"
+                                        if aside else ""))
+
   def close(self) -> None:
     """Waits until all checkpoints are written; raises as `check`."""
     try:
@@ -203,13 +218,20 @@ def complete_steps(folder: pathlib.Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def reading(folder: pathlib.Path) -> Any:
+def reading(folder: pathlib.Path) -> Iterator[None]:
   """A context that turns what Orbax raises for a damaged checkpoint into one line.
 
   Raises:
     DamagedCheckpointError: a file is missing, cut or changed.
     UserError: the machine lacks handles, memory or the permission.
   """
+  shown = sys.unraisablehook
+
+  def show(unraisable: Any) -> None:
+    if "Event loop is closed" not in str(unraisable.exc_value):  # of arrays after the damaged one
+      shown(unraisable)
+
+  sys.unraisablehook = show
   try:
     yield
   except MemoryError:
@@ -218,6 +240,8 @@ def reading(folder: pathlib.Path) -> Any:
     if _number(error, _EXHAUSTED):
       raise UserError(f"{folder} cannot be read: {_reason(error)}") from error
     raise DamagedCheckpointError(f"{folder} is damaged: {first_line(error)[:100]}") from error
+  finally:
+    sys.unraisablehook = shown
 
 
 def check_arrays(folder: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,6 +1,6 @@
 """A run: its folder and config, its architecture and weights, its state, its checkpoints."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import dataclasses
 import datetime
 import functools
@@ -107,7 +107,13 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
       raise UserError(f"output_dir {folder} holds a run that is not finished; continue it with "
                       "--config.do_train=True and its other flags first")
   if stored is not None:
-    check_same_run(folder, stored, config.to_dict(), asked.overrides)
+    check_same_run(folder, stored, config.to_dict(), asked.overrides,
+                   rules.RETRY_KEYS if config.restore_step and not finished else ())
+    if finished and config.restore_step not in (
+        0, _gone_back_to(files.read_json(folder / "config.json"))):
+      raise UserError(f"the run in {folder} is finished and cannot go back to restore_step "
+                      f"{config.restore_step}; begin another with --config.init_checkpoint="
+                      f"{folder}/checkpoints/{config.restore_step}")
     if config.do_train and not stored["do_train"] and not finished:
       raise UserError(f"output_dir {folder} holds a run that only scored; choose another")
   return Run(folder, config, finished, mirror)
@@ -303,6 +309,8 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
   checkpointer = checkpointing.Checkpointer(
       run.folder / "checkpoints", dict(plan.description), keep=run.config.keep_checkpoints,
       keep_every=run.config.keep_checkpoint_every) if hosts.is_first() else None
+  if checkpointer and run.config.restore_step:
+    go_back(run, checkpointer, plan.description["config"])
   state = starting_state(run, checkpointer, plan)
   first_step = int(state.step)
   say_plan(run.config, plan, first_step)
@@ -337,6 +345,40 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
       checkpointer.close()
     reporter.close(plan.curve, learning_rates(plan))
   return state.params, results
+
+
+def go_back(run: Run, checkpointer: checkpointing.Checkpointer,
+            model: Mapping[str, Any]) -> None:
+  """Goes back to the checkpoint of config.restore_step, and stores the config that follows it.
+
+  Once: the same command again, as of a queue that restarts it, continues from the newest one.
+
+  Args:
+    run: an unfinished one.
+    checkpointer: of its checkpoints.
+    model: the architecture's fields, with the dropout rates of the new config.
+
+  Raises:
+    UserError: there is no such checkpoint.
+  """
+  step, file = run.config.restore_step, run.folder / "config.json"
+  content = files.read_json(file)
+  changed = _differences(content["config"], run.config.to_dict())
+  if _gone_back_to(content) == step and not changed:
+    say(f"already gone back to step {step}: continuing from the newest checkpoint")
+    return
+  checkpointer.go_back(step)  # first: a command that is killed here goes back again
+  for line in changed:
+    say(f"from step {step} on, {line}")
+  content |= {"config": run.config.to_dict(), "model": model, "history": [
+      *content.get("history", ()), {"step": step, "changed": changed}]}
+  reporting.write_json(file, content)
+
+
+def _gone_back_to(content: Mapping[str, Any]) -> int:
+  """Returns the step that a config.json's run went back to last; 0 for none."""
+  history = content.get("history") or [{}]
+  return history[-1].get("step", 0)
 
 
 def learning_rates(plan: TrainingPlan) -> dict[int, float]:
@@ -508,19 +550,27 @@ def _tuples(value: Any) -> Any:
 
 
 def check_same_run(folder: pathlib.Path, stored: Mapping[str, Any],
-                   config: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+                   config: Mapping[str, Any], overrides: Mapping[str, Any],
+                   changeable: Sequence[str] = ()) -> None:
   """Raises UserError where the two configs would train different weights.
 
   A knob that the stored config lacks is newer than the run: its default keeps what the run did,
   and another value on the command line (`overrides`) is a difference.
   """
-  there, here = _flat(stored), _flat(config)
-  differences = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
-                 for key in sorted(there.keys() | here.keys()) if key not in rules.FREE_KEYS
-                 and (there[key] != here.get(key) if key in there else key in overrides)]
+  differences = _differences(stored, config, overrides, (*rules.FREE_KEYS, *changeable))
   if differences:
     raise UserError(f"output_dir {folder} already holds another run ({'; '.join(differences)}); "
                     "choose another --output_dir")
+
+
+def _differences(stored: Mapping[str, Any], config: Mapping[str, Any],
+                 overrides: Collection[str] = (), free: Sequence[str] = rules.FREE_KEYS
+                 ) -> list[str]:
+  """Returns "KNOB is VALUE there and VALUE here" for each that differs; see `check_same_run`."""
+  there, here = _flat(_tuples(stored)), _flat(config)
+  return [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+          for key in sorted(there.keys() | here.keys()) if key not in free
+          and (there[key] != here.get(key) if key in there else key in overrides)]
 
 
 @hosts.only_first

@@ -97,11 +97,17 @@ RULES = {
     "save_checkpoints_steps": _free(_at_least(0)),
     "keep_checkpoints": _free(_at_least(1)),
     "keep_checkpoint_every": _free(_at_least(0)),
+    "restore_step": _free(_at_least(0)),
     "distributed": _free(_ANY),
     "coordinator_address": _free(_ANY),
     "num_processes": _free(_at_least(1)),
     "process_id": _free(_at_least(0)),
 }
+# What restore_step may change in a run: the same shapes, but other steps.
+RETRY_KEYS = ("learning_rate", "learning_rate_schedule", "max_grad_norm", "adam_b1", "adam_b2",
+              "adam_eps", "weight_decay", "seed", "skip_nonfinite_steps",
+              "model.hidden_dropout_prob", "model.attention_probs_dropout_prob",
+              "model.classifier_dropout")
 FREE_KEYS = tuple(name for name, rule in RULES.items() if rule.free)
 
 

@@ -70,6 +70,8 @@ def plain_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def written_whole(path: pathlib.Path, shared: bool = False) -> Iterator[pathlib.Path]:
   """Yields a temporary neighbour of `path`, which takes its name when all went well.
 
+  It is flushed to the disk first: a machine that loses power leaves the old content or the new.
+
   Args:
     path: the file or folder to write; its parent folder is made. An earlier one is replaced.
     shared: several processes may write the same content at once: each has a temporary of its
@@ -87,6 +89,12 @@ def written_whole(path: pathlib.Path, shared: bool = False) -> Iterator[pathlib.
   _remove(temporary)  # left by a process that was killed
   try:
     yield temporary
+    for folder, _, names in os.walk(temporary):
+      for name in names:
+        _flush(os.path.join(folder, name))
+      _flush(folder)
+    if not temporary.is_dir():
+      _flush(temporary)
     if path.is_dir() and not shared:
       shutil.rmtree(path)
     try:
@@ -94,12 +102,25 @@ def written_whole(path: pathlib.Path, shared: bool = False) -> Iterator[pathlib.
     except OSError:  # a folder that is there
       if not (shared and path.exists()):
         raise
+    _flush(path.parent)
   except OSError as error:
     if error.errno and not error.filename:  # a full disk's error has no name
       error.filename = str(path)
     raise
   finally:
     _remove(temporary)
+
+
+def _flush(path: str | os.PathLike[str]) -> None:
+  """Waits until a file's content, or a folder's list of names, is on the disk."""
+  handle = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  except OSError as error:
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot
+      raise
+  finally:
+    os.close(handle)
 
 
 def _remove(path: pathlib.Path) -> None:
