@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 from typing import Any, NamedTuple
+import zlib
 
 from absl import flags
 import jax
@@ -37,6 +38,7 @@ from tokenization import Tokenizer
 import training
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "transformers", "datasets", "numpy")
+_HOSTS_OWN = ("process_id", "cache_dir")  # knobs that may differ between hosts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,8 @@ def parsed_flags() -> Asked:
 def open_run(asked: Asked, script: str, name: str) -> Run:
   """Finds out whether the run's folder is new, to be continued, or finished.
 
+  With several hosts, host 0 looks there, and all compare their configs and their code.
+
   Args:
     asked: the flags; a blank output_dir is a new folder in runs/, named after the script and
       `name`.
@@ -88,7 +92,8 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
     name: of the data.
 
   Raises:
-    UserError: the folder holds another run, or an unfinished one and do_train is False.
+    UserError: the folder holds another run, or an unfinished one and do_train is False; or the
+      hosts differ.
   """
   mirror = (mirror_of(asked.output_dir)
             if remote.is_url(asked.output_dir) and hosts.is_first() else None)
@@ -116,6 +121,9 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
                       f"{folder}/checkpoints/{config.restore_step}")
     if config.do_train and not stored["do_train"] and not finished:
       raise UserError(f"output_dir {folder} holds a run that only scored; choose another")
+  hosts.agree({"git_commit": _git_commit(), **_versions(), **{
+      f"config.{name}": value for name, value in _flat(config.to_dict()).items()
+      if name not in _HOSTS_OWN}})
   return Run(folder, config, finished, mirror)
 
 
@@ -228,6 +236,20 @@ def one_token() -> dict[str, np.ndarray]:
   zero = np.zeros(1, np.int32)
   return {"input_ids": 0 * one, "token_type_ids": 0 * one, "position_ids": 0 * one,
           "sequence_ids": one, "cls_positions": zero, "masked_lm_positions": zero}
+
+
+def check_hosts(params: training.Params, tokenizer: Tokenizer,
+                digests: Mapping[str, str]) -> None:
+  """Raises UserError where several hosts do not have the same devices, weights, words and data."""
+  if not hosts.several():
+    return
+  checksum = 0
+  for leaf in jax.tree.leaves(jax.device_get(params)):
+    checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
+  devices = jax.local_devices()
+  hosts.agree({"number of devices": len(devices), "kind of devices": devices[0].device_kind,
+               "vocabulary": tokenizer.fingerprint, "checksum of the weights": checksum,
+               **{f"digest of {knob}": digest for knob, digest in digests.items()}})
 
 
 @hosts.only_first
@@ -603,11 +625,16 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def write_config(folder: pathlib.Path, config: Mapping[str, Any], **more: Any) -> None:
   """Creates the folder and writes config.json: everything needed to run it again."""
   folder.mkdir(parents=True, exist_ok=True)
-  packages = {name: importlib.metadata.version(name) for name in _PACKAGES
-              if importlib.util.find_spec(name)}
   content = {"config": config, "command": sys.argv, **more, "git_commit": _git_commit(),
-             "versions": {"python": platform.python_version(), **packages}}
+             "versions": _versions()}
   reporting.write_json(folder / "config.json", content)
+
+
+def _versions() -> dict[str, str]:
+  """Returns the versions of Python and of the packages that a run's numbers may depend on."""
+  return {"python": platform.python_version()} | {
+      name: importlib.metadata.version(name) for name in _PACKAGES
+      if importlib.util.find_spec(name)}
 
 
 def _git_commit() -> str:

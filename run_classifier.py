@@ -65,9 +65,10 @@ def main() -> None:
   tokenizer = experiment.find_tokenizer(run, checkpoint, usual="")
   with hosts.first_before_others():
     run_data = read_run_data(config, checkpoint, tokenizer)
-  digests = run_data.digests() if config.do_train else {}
-  experiment.check_same_data(run.folder, digests)
+  digests = run_data.digests() if config.do_train or hosts.several() else {}
+  experiment.check_same_data(run.folder, digests if config.do_train else {})
   classifier = build_classifier(config, checkpoint, run_data, tokenizer)
+  experiment.check_hosts(classifier.params, tokenizer, digests)
   plan = plan_fine_tuning(config, classifier, run_data) if run.trains else None
   experiment.start_run(run, SCRIPT, classifier.model.config, classifier.params, tokenizer,
                        label_names=classifier.label_names, data=digests)

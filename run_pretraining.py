@@ -81,6 +81,7 @@ def main() -> None:
     examples = read_examples(config, phases, tokenizer)
   check_segments(pretrainer.model.config, examples)
   experiment.check_same_data(run.folder, examples.digests)
+  experiment.check_hosts(pretrainer.params, tokenizer, examples.digests)
   experiment.start_run(run, SCRIPT, pretrainer.model.config, pretrainer.params, tokenizer,
                        data=examples.digests)
   if run.trains:

@@ -107,6 +107,8 @@ def start(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: no coordinator, a wrong process_id, or hosts that do not all come in time.
   """
+  if _group is not None:
+    return  # a program that runs both scripts
   given = [name for name in ("coordinator_address", "num_processes", "process_id")
            if config[name] not in ("", None)]
   if not config.distributed:

@@ -1,0 +1,248 @@
+"""Several hosts: two processes with two devices each, as one process with four."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+from conftest import ROOT
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from configs import pretraining as defaults
+from support import hosts as hosts_of_a_run
+from support.errors import UserError
+from tests.stress.harness import Inputs
+
+# Both scripts, one after the other, in one process: their imports take longer than the runs.
+BOTH = """
+import sys, traceback
+from absl import flags
+import experiment, run_classifier, run_pretraining
+from support import hosts
+own = sys.argv[1:]
+try:
+  for script, file, arguments in ((run_pretraining, "pretraining", {pretraining}),
+                                  (run_classifier, "classifier", {classifier})):
+    for name in [name for name in flags.FLAGS if name == "output_dir" or name[:6] == "config"]:
+      delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+    sys.argv = [script.__name__ + ".py", *arguments, *own]
+    experiment.define_flags("configs/" + file + ".py")
+    flags.FLAGS(sys.argv)
+    script.main()
+except BaseException as error:
+  traceback.print_exc()
+  hosts.stop(repr(error), 1)
+  raise
+hosts.finish()
+"""
+SMALL = {"model__num_hidden_layers": 1, "model__hidden_size": 16, "model__intermediate_size": 32,
+         "log_every_steps": 1}
+PRETRAINING = {**SMALL, "num_train_steps": 30, "phases": "((1.0,32,16),)", "eval_steps": 10,
+               "save_checkpoints_steps": 4, "max_eval_examples": 24}
+CLASSIFIER = {**SMALL, "num_train_epochs": 0.5, "do_predict": True}
+
+
+def free_port():
+  with socket.socket() as listener:
+    listener.bind(("127.0.0.1", 0))
+    return listener.getsockname()[1]
+
+
+class Hosts:
+  """Processes with two devices each, and all that they print."""
+
+  def __init__(self, inputs, command, *own, count=2):
+    port = free_port()
+    self.lines = [[] for _ in range(count)]
+    self.processes, self._readers = [], []
+    for host in range(count):
+      arguments = [*command, "--config.distributed=True", f"--config.num_processes={count}",
+                   f"--config.coordinator_address=127.0.0.1:{port}", f"--config.process_id={host}",
+                   *(own[host] if own else ())]
+      self.processes.append(subprocess.Popen(
+          arguments, cwd=ROOT, env=environment(inputs), text=True, stdout=subprocess.PIPE,
+          stderr=subprocess.STDOUT))
+      self._readers.append(threading.Thread(target=self._read, args=(host,)))
+      self._readers[-1].start()
+
+  def _read(self, host):
+    for line in self.processes[host].stdout:
+      self.lines[host].append(line.rstrip())
+
+  def await_line(self, host, start):
+    """Returns when a host has printed a line that begins so."""
+    while not any(line.startswith(start) for line in list(self.lines[host])):
+      assert self.processes[host].poll() is None, self.lines
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        self.processes[host].wait(0.02)
+
+  def ended(self):
+    """Returns the exit statuses."""
+    try:
+      statuses = [process.wait(120) for process in self.processes]
+    finally:
+      for process in self.processes:
+        process.kill()
+      for reader, process in zip(self._readers, self.processes, strict=True):
+        reader.join()
+        process.stdout.close()
+    return statuses
+
+
+def environment(inputs, devices=2):
+  return inputs.environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1",
+                            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+  made = Inputs.make(tmp_path_factory.mktemp("hosts") / "inputs")
+  dev = (made.folder / "table" / "dev.tsv").read_text().splitlines(keepends=True)
+  (made.folder / "table" / "test.tsv").write_text("".join(
+      f"{i - 1 if i else 'index'}\t{line.split(chr(9), 1)[1]}" for i, line in enumerate(dev[:38])))
+  return made
+
+
+def pretraining(inputs, folder, **knobs):
+  return inputs.command("run_pretraining", folder, **(PRETRAINING | knobs))
+
+
+def classifier(inputs, folder, **knobs):
+  return inputs.command("run_classifier", folder, **(CLASSIFIER | knobs))
+
+
+@pytest.fixture(scope="module")
+def runs(inputs):
+  """{number of hosts: the folder with both scripts' runs on four devices in all}."""
+  folders = {}
+  for count in (1, 2):
+    folder = inputs.folder.parent / f"runs{count}"
+    arguments = {script: repr(command(inputs, folder / script)[2:])
+                 for script, command in (("pretraining", pretraining), ("classifier", classifier))}
+    code = BOTH.format(**arguments)
+    command = [sys.executable, "-c", code]
+    if count == 2:
+      hosts = Hosts(inputs, command)
+      assert hosts.ended() == [0, 0], hosts.lines
+    else:
+      subprocess.run(command, cwd=ROOT, env=environment(inputs, 4), check=True,
+                     stdout=subprocess.DEVNULL)
+    folders[count] = folder
+  return folders
+
+
+def records(folder, *names):
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return {(record["step"], name): record[name] for record in map(json.loads, lines)
+          for name in record if name in names or name.startswith("eval_")}
+
+
+@pytest.mark.parametrize("script", ["pretraining", "classifier"])
+def test_two_hosts_train_and_score_as_one(runs, script):
+  """Dropout included: loss and gradient of each step, dev scores, parameters."""
+  one, two = (records(runs[count] / script, "loss", "gradient_norm") for count in (1, 2))
+  assert one.keys() == two.keys()
+  assert any(name.startswith("eval_") for _, name in one)
+  np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=2e-4)
+  first = [(key, value) for key, value in one.items() if key[0] <= 2]
+  np.testing.assert_allclose([two[key] for key, _ in first], [value for _, value in first],
+                             rtol=2e-6)
+  theirs, ours = (safetensors.numpy.load_file(
+      runs[count] / script / "model" / "model.safetensors") for count in (1, 2))
+  assert ours.keys() == theirs.keys()
+  for name, value in ours.items():
+    np.testing.assert_allclose(value, theirs[name], atol=2e-4, err_msg=name)
+
+
+def test_predictions_cover_each_row_once(runs):
+  one, two = (sorted((runs[count] / "classifier" / "predictions").iterdir()) for count in (1, 2))
+  assert [file.name for file in one] == [file.name for file in two]
+  assert one
+  for theirs, ours in zip(one, two, strict=True):
+    theirs, ours = (np.loadtxt(file, skiprows=1, ndmin=2, dtype=str) for file in (theirs, ours))
+    assert theirs.shape == ours.shape
+    assert len(ours) == 37
+    assert (theirs[:, 0] == ours[:, 0]).all()
+
+
+def only_line(hosts, host, part):
+  """Returns a host's last line, which holds `part`."""
+  assert part in hosts.lines[host][-1], hosts.lines[host]
+  return hosts.lines[host][-1]
+
+
+def test_stopped_killed_and_continued_ends_with_the_same_bits(inputs, runs, tmp_path):
+  """A signal to one host stops both after the same step; a dead host is named."""
+  command = pretraining(inputs, tmp_path / "out")
+  hosts = Hosts(inputs, command)
+  hosts.await_line(0, "step 6/")
+  hosts.processes[1].send_signal(signal.SIGTERM)
+  assert hosts.ended() == [143, 143]
+  assert "stopped by SIGTERM; step " in only_line(hosts, 0, "is saved")
+  only_line(hosts, 1, "stopped by SIGTERM; host 0 (")
+
+  hosts = Hosts(inputs, command)
+  hosts.await_line(0, "step 17/")
+  hosts.processes[1].kill()
+  assert hosts.ended() == [1, -signal.SIGKILL]
+  assert only_line(hosts, 0, "continues from").startswith("error: host 1 (")
+  assert not any("Traceback" in line for line in hosts.lines[0])
+
+  hosts = Hosts(inputs, command)
+  hosts.await_line(0, "step 24/")
+  hosts.processes[0].kill()
+  assert hosts.ended() == [-signal.SIGKILL, 1]
+  assert only_line(hosts, 1, "continues from").startswith("error: host 0 (")
+
+  hosts = Hosts(inputs, command)
+  assert hosts.ended() == [0, 0]
+  assert any(line.startswith("continuing after step ") for line in hosts.lines[0])
+  for name in ("model/model.safetensors", "eval_results.json"):
+    assert (tmp_path / "out" / name).read_bytes() == (
+        runs[2] / "pretraining" / name).read_bytes(), name
+
+
+def test_hosts_that_differ_all_stop_with_the_difference(inputs, tmp_path):
+  other = tmp_path / "other.txt"
+  other.write_text((inputs.folder / "text.txt").read_text().replace("\n\n", "\n", 1))
+  command = pretraining(inputs, tmp_path / "out")
+  for own, difference in ((["--config.seed=7"], "config.seed is 42 on host 0 ("),):
+    hosts = Hosts(inputs, command, [], own)
+    assert hosts.ended() == [1, 1]
+    lines = {only_line(hosts, host, difference) for host in (0, 1)}
+    assert len(lines) == 1
+    assert lines.pop().startswith("error: the hosts must agree; ")
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_host_that_stops_ends_the_others_with_its_message(inputs, tmp_path):
+  hosts = Hosts(inputs, pretraining(inputs, tmp_path / "out"), [],
+                ["--config.cache_dir=/dev/null/none"])
+  assert hosts.ended() == [1, 1]
+  assert only_line(hosts, 0, "/dev/null/none").startswith("host 1 (")
+
+
+@pytest.mark.parametrize("knobs, message", [
+    (["coordinator_address=a:1"], "coordinator_address is for several hosts: give "
+     "--config.distributed=True too"),
+    (["distributed=True", "process_id=1"], "coordinator_address, num_processes and process_id "
+     "belong together"),
+    (["distributed=True", "num_processes=2", "process_id=2", "coordinator_address=a:1"],
+     "process_id must be from 0 to 1 (num_processes - 1), not 2"),
+    (["distributed=True", "num_processes=2", "process_id=1", "coordinator_address=node1"],
+     "coordinator_address must be HOST:PORT of host 0, such as node1:12321, not 'node1'")])
+def test_wrong_knobs(knobs, message):
+  config = defaults.get_config()
+  for knob in knobs:
+    name, value = knob.split("=")
+    with config.unlocked():
+      config[name] = {"True": True}.get(value, int(value) if value.isdigit() else value)
+  with pytest.raises(UserError) as error:
+    hosts_of_a_run.start(config)
+  assert str(error.value).startswith(message)
