@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 _CONNECT_SECONDS = 300  # that hosts wait for each other at the start
 _BEAT_SECONDS = 1.0  # between two signs of life
-_SILENT_SECONDS = 40.0  # without one, until a host counts as dead
+_SILENT_SECONDS = 30.0  # without one, until a host counts as dead
 _BROKEN_SECONDS = 8.0  # the same, once a step has failed for want of a host
 _GOODBYE_SECONDS = 10.0  # that host 0, whose end ends the service, leaves the others for theirs
 _CHUNK = 1 << 24  # 32-bit words that are sent to other hosts at a time
@@ -333,7 +334,7 @@ def _end(group: _Group, message: str, status: int, follows: bool = False) -> NoR
   with contextlib.suppress(RuntimeError):
     group.put(f"gone/{group.me}", {"message": message, "status": 0 if follows else status})
     end = time.monotonic() + (0 if group.me else _GOODBYE_SECONDS)
-    while time.monotonic() < end and len(group.all("gone")) < len(group.names):
+    while time.monotonic() < end and not group.heard.keys() <= group.all("gone").keys():
       time.sleep(0.05)
   sys.stdout.flush()
   sys.stderr.flush()
@@ -351,11 +352,12 @@ def _listen(group: _Group) -> None:
     with contextlib.suppress(RuntimeError):  # the judge sees how long that lasts
       group.put(f"beat/{group.me}", beat)
       for host, count in group.all("beat").items():
-        if seen.get(host) != count:
+        if seen.get(host) != count and host in group.heard:
           seen[host], group.heard[host] = count, time.monotonic()
       gone = group.all("gone")
       for host, end in gone.items():
-        group.heard[host] = float("inf")
+        if host in group.heard:
+          group.heard[host] = math.inf
         if host != group.me and (host == 0 or end["status"]):
           _end_after(group, host, end)
     time.sleep(_BEAT_SECONDS)
@@ -382,6 +384,8 @@ def _judge(group: _Group) -> None:
     if silent and not group.ending.locked():
       # Without host 0 nothing is heard of the others.
       host = 0 if 0 in silent or group.me in silent else silent[0]
+      for dead in silent:
+        del group.heard[dead]  # it will not say goodbye
       line = f"{group.named(host)} died or cannot be reached; {_AGAIN}"
       _write(f"error: {line}")
       _end(group, line, 1)
