@@ -58,14 +58,18 @@ class Checkpointer:
     self._delete_unfinished()
     self._open = contextlib.ExitStack()
     self._plain = self._open.enter_context(files.plain_path(folder.resolve()))
+    # Only host 0 has a Checkpointer: Orbax must not wait for the others.
+    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
     kinds = ocp.type_handlers
     arrays = ocp.PyTreeCheckpointHandler(type_handler_registry=kinds.create_type_handler_registry(
         # Orbax would copy all arrays once more; these are the thread's own already.
         (np.ndarray, kinds.NumpyHandler(deepcopy_host_arrays=False)),
-        (jax.Array, kinds.ArrayHandler())))  # without it, a warning
-    json_files = ocp.JsonCheckpointHandler()
+        (jax.Array, kinds.ArrayHandler())),  # without it, a warning
+                                        multiprocessing_options=alone)
+    json_files = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
     self._checkpointer = self._open.enter_context(ocp.Checkpointer(ocp.CompositeCheckpointHandler(
-        params=arrays, optimizer=arrays, model=json_files, checksums=json_files)))
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone), params=arrays,
+        optimizer=arrays, model=json_files, checksums=json_files), multiprocessing_options=alone))
     self._thread = self._open.enter_context(concurrent.futures.ThreadPoolExecutor(1, "checkpoints"))
     self._saving: tuple[int, concurrent.futures.Future[None]] | None = None
 
