@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 BENCH := $(BIN)/python -m benchmarks
 OUT := benchmarks/results
 
-.PHONY: demo test fuzz lint assets bench clean
+.PHONY: demo test fuzz stress lint assets bench clean
 
 demo: assets
 	$(BIN)/python run_classifier.py --config=configs/classifier.py \
@@ -17,12 +17,16 @@ demo: assets
 	  --config.num_train_epochs=1.0 --config.log_every_steps=20 --output_dir=demo/run
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 # Ten minutes of damaged files for every reader; the short round is part of the tests.
 MINUTES ?= 10
 fuzz: $(VENV)/dev
 	$(BIN)/python -m tests.fuzz --minutes=$(MINUTES)
+
+# Every fault of docs/reliability.md, made on purpose, on a machine with nothing else to do.
+stress: $(VENV)/dev
+	$(BIN)/python -m tests.stress --output_dir=demo/stress
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -279,7 +279,8 @@ def all_flags():
   return known
 
 
-THEIRS = {"json", "xla_force_host_platform_device_count"}  # WikiExtractor's, XLA's
+THEIRS = {"json", "xla_force_host_platform_device_count",  # WikiExtractor's, XLA's
+          "time", "signal", "requeue", "open"}  # Slurm's
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
