@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 import concurrent.futures
 import contextlib
 import errno
+import functools
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -51,6 +53,7 @@ class Checkpointer:
     """
     import orbax.checkpoint as ocp  # here: it takes a second to import
 
+    _silence_threads()
     self._ocp = ocp
     self._folder, self._description = folder, description
     self._keep, self._keep_every = keep, keep_every
@@ -229,13 +232,6 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
     DamagedCheckpointError: a file is missing, cut or changed.
     UserError: the machine lacks handles, memory or the permission.
   """
-  shown = sys.unraisablehook
-
-  def show(unraisable: Any) -> None:
-    if "Event loop is closed" not in str(unraisable.exc_value):  # of arrays after the damaged one
-      shown(unraisable)
-
-  sys.unraisablehook = show
   try:
     yield
   except MemoryError:
@@ -244,9 +240,6 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
     if _number(error, _EXHAUSTED):
       raise UserError(f"{folder} cannot be read: {_reason(error)}") from error
     raise DamagedCheckpointError(f"{folder} is damaged: {first_line(error)[:100]}") from error
-  finally:
-    sys.unraisablehook = shown
-
 
 def check_arrays(folder: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
   """Compares arrays with the checksums that lie in their checkpoint.
@@ -301,6 +294,23 @@ def _named(items: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 # --- Other libraries' errors ----------------------------------------------------------------
+
+
+@functools.cache
+def _silence_threads() -> None:
+  """Keeps the threads of Orbax and tensorstore from printing tracebacks of a failed save or read.
+
+  The first failure is raised, and becomes one line. Orbax also logs it, and closes its event
+  loop; the threads of the other arrays then find it closed.
+  """
+  logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+  shown = sys.unraisablehook
+
+  def show(unraisable: Any) -> None:
+    if "Event loop is closed" not in str(unraisable.exc_value):
+      shown(unraisable)
+
+  sys.unraisablehook = show
 
 
 def _number(error: BaseException, numbers: tuple[int, ...]) -> int:
