@@ -505,7 +505,8 @@ def what_is_saved(folder: pathlib.Path, new: bool) -> str:
   """
   checkpoints = folder / "checkpoints"
   steps = [int(entry.name) for entry in checkpoints.glob("*") if entry.name.isdigit()]
-  command = f"the same command with --output_dir={folder}" if new else "the same command"
+  command = "the same command" + (f" with --output_dir={folder}" if new else "") + (
+      " on all hosts" if hosts.several() else "")
   if (folder / "model" / "config.json").exists():
     return f"the model is trained; {command} goes on with it"
   if not steps:

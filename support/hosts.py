@@ -386,7 +386,8 @@ def _judge(group: _Group) -> None:
       host = 0 if 0 in silent or group.me in silent else silent[0]
       for dead in silent:
         del group.heard[dead]  # it will not say goodbye
-      line = f"{group.named(host)} died or cannot be reached; {_AGAIN}"
+      advice = _AGAIN if group.me else stopping.advice()  # host 0 knows what is saved
+      line = f"{group.named(host)} died or cannot be reached; {advice}"
       _write(f"error: {line}")
       _end(group, line, 1)
 

@@ -103,15 +103,20 @@ def check() -> None:
     raise Stopped
 
 
-def advise(advice: Callable[[], str]) -> None:
+def advise(function: Callable[[], str]) -> None:
   """Sets the function that says, once the process is stopped, what is saved and how to go on."""
   global _advice
-  _advice = advice
+  _advice = function
+
+
+def advice() -> str:
+  """Returns what is saved, and how to go on."""
+  return _advice()
 
 
 def last_line() -> str:
   """Returns why the process is stopped, and the advice."""
-  return f"{_reason()}; {_advice()}"
+  return f"{_reason()}; {advice()}"
 
 
 def _reason() -> str:

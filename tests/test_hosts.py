@@ -1,12 +1,10 @@
 """Several hosts: two processes with two devices each, as one process with four."""
 
-import contextlib
 import json
+import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
 
 from conftest import ROOT
 import numpy as np
@@ -17,6 +15,7 @@ from configs import pretraining as defaults
 from support import hosts as hosts_of_a_run
 from support.errors import UserError
 from tests.stress.harness import Inputs
+from tests.stress.hosts import environment, Hosts, SMALL
 
 # Both scripts, one after the other, in one process: their imports take longer than the runs.
 BOTH = """
@@ -41,64 +40,9 @@ except BaseException as error:
   raise
 hosts.finish()
 """
-SMALL = {"model__num_hidden_layers": 1, "model__hidden_size": 16, "model__intermediate_size": 32,
-         "log_every_steps": 1}
-PRETRAINING = {**SMALL, "num_train_steps": 30, "phases": "((1.0,32,16),)", "eval_steps": 10,
+PRETRAINING = {**SMALL, "num_train_steps": 24, "phases": "((1.0,32,16),)", "eval_steps": 0,
                "save_checkpoints_steps": 4, "max_eval_examples": 24}
-CLASSIFIER = {**SMALL, "num_train_epochs": 0.5, "do_predict": True,
-              "pack_sequences": False}  # one shape: each is compiled for half a minute on one core
-
-
-def free_port():
-  with socket.socket() as listener:
-    listener.bind(("127.0.0.1", 0))
-    return listener.getsockname()[1]
-
-
-class Hosts:
-  """Processes with two devices each, and all that they print."""
-
-  def __init__(self, inputs, command, *own, count=2):
-    port = free_port()
-    self.lines = [[] for _ in range(count)]
-    self.processes, self._readers = [], []
-    for host in range(count):
-      arguments = [*command, "--config.distributed=True", f"--config.num_processes={count}",
-                   f"--config.coordinator_address=127.0.0.1:{port}", f"--config.process_id={host}",
-                   *(own[host] if own else ())]
-      self.processes.append(subprocess.Popen(
-          arguments, cwd=ROOT, env=environment(inputs), text=True, stdout=subprocess.PIPE,
-          stderr=subprocess.STDOUT))
-      self._readers.append(threading.Thread(target=self._read, args=(host,)))
-      self._readers[-1].start()
-
-  def _read(self, host):
-    for line in self.processes[host].stdout:
-      self.lines[host].append(line.rstrip())
-
-  def await_line(self, host, start):
-    """Returns when a host has printed a line that begins so."""
-    while not any(line.startswith(start) for line in list(self.lines[host])):
-      assert self.processes[host].poll() is None, self.lines
-      with contextlib.suppress(subprocess.TimeoutExpired):
-        self.processes[host].wait(0.02)
-
-  def ended(self):
-    """Returns the exit statuses."""
-    try:
-      statuses = [process.wait(300) for process in self.processes]
-    finally:
-      for process in self.processes:
-        process.kill()
-      for reader, process in zip(self._readers, self.processes, strict=True):
-        reader.join()
-        process.stdout.close()
-    return statuses
-
-
-def environment(inputs, devices=2):
-  return inputs.environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1",
-                            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
+CLASSIFIER = {**SMALL, "num_train_epochs": 0.5, "do_predict": True}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +73,7 @@ def runs(inputs):
     code = BOTH.format(**arguments)
     command = [sys.executable, "-c", code]
     if count == 2:
-      hosts = Hosts(inputs, command)
+      hosts = Hosts(command, environment(inputs))
       assert hosts.ended() == [0, 0], hosts.lines
     else:
       subprocess.run(command, cwd=ROOT, env=environment(inputs, 4), check=True,
@@ -181,27 +125,22 @@ def only_line(hosts, host, part):
 def test_stopped_killed_and_continued_ends_with_the_same_bits(inputs, runs, tmp_path):
   """A signal to one host stops both after the same step; a dead host is named."""
   command = pretraining(inputs, tmp_path / "out")
-  hosts = Hosts(inputs, command)
-  hosts.await_line(0, "step 6/")
+  hosts = Hosts(command, environment(inputs))
+  hosts.await_line(0, "compiling the first step")
   hosts.processes[1].send_signal(signal.SIGTERM)
   assert hosts.ended() == [143, 143]
   assert "stopped by SIGTERM; step " in only_line(hosts, 0, "is saved")
   only_line(hosts, 1, "stopped: stopped by SIGTERM; step ")
 
-  hosts = Hosts(inputs, command)
-  hosts.await_line(0, "step 17/")
+  hosts = Hosts(command, environment(inputs))
+  hosts.await_line(0, "step 9/")
   hosts.processes[1].kill()
   assert hosts.ended() == [1, -signal.SIGKILL]
-  assert only_line(hosts, 0, "continues from").startswith("error: host 1 (")
+  line = only_line(hosts, 0, " is saved; the same command on all hosts continues from it")
+  assert re.match(r"error: host 1 \(.+\) died or cannot be reached; step \d+ is saved", line)
   assert not any("Traceback" in line for line in hosts.lines[0])
 
-  hosts = Hosts(inputs, command)
-  hosts.await_line(0, "step 24/")
-  hosts.processes[0].kill()
-  assert hosts.ended() == [-signal.SIGKILL, 1]
-  assert only_line(hosts, 1, "continues from").startswith("error: host 0 (")
-
-  hosts = Hosts(inputs, command)
+  hosts = Hosts(command, environment(inputs))
   assert hosts.ended() == [0, 0]
   assert any(line.startswith("continuing after step ") for line in hosts.lines[0])
   for name in ("model/model.safetensors", "eval_results.json"):
@@ -211,7 +150,7 @@ def test_stopped_killed_and_continued_ends_with_the_same_bits(inputs, runs, tmp_
 
 def test_hosts_that_differ_all_stop_with_the_difference(inputs, tmp_path):
   command = pretraining(inputs, tmp_path / "out")
-  hosts = Hosts(inputs, command, [], ["--config.seed=7"])
+  hosts = Hosts(command, environment(inputs), ([], ["--config.seed=7"]))
   assert hosts.ended() == [1, 1]
   lines = {only_line(hosts, host, "config.seed is 42 on host 0 (") for host in (0, 1)}
   assert len(lines) == 1
@@ -220,8 +159,8 @@ def test_hosts_that_differ_all_stop_with_the_difference(inputs, tmp_path):
 
 
 def test_a_host_that_stops_ends_the_others_with_its_message(inputs, tmp_path):
-  hosts = Hosts(inputs, pretraining(inputs, tmp_path / "out"), [],
-                ["--config.cache_dir=/dev/null/none"])
+  hosts = Hosts(pretraining(inputs, tmp_path / "out"), environment(inputs),
+                ([], ["--config.cache_dir=/dev/null/none"]))
   assert hosts.ended() == [1, 1]
   assert only_line(hosts, 0, "/dev/null/none").startswith("host 1 (")
 
