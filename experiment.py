@@ -240,7 +240,11 @@ def one_token() -> dict[str, np.ndarray]:
 
 def check_hosts(params: training.Params, tokenizer: Tokenizer,
                 digests: Mapping[str, str]) -> None:
-  """Raises UserError where several hosts do not have the same devices, weights, words and data."""
+  """Connects the devices of several hosts, which must agree on all that a step depends on.
+
+  Raises:
+    UserError: they do not have the same devices, weights, vocabulary and data.
+  """
   if not hosts.several():
     return
   checksum = 0
@@ -250,6 +254,7 @@ def check_hosts(params: training.Params, tokenizer: Tokenizer,
   hosts.agree({"number of devices": len(devices), "kind of devices": devices[0].device_kind,
                "vocabulary": tokenizer.fingerprint, "checksum of the weights": checksum,
                **{f"digest of {knob}": digest for knob, digest in digests.items()}})
+  hosts.connect_devices()
 
 
 @hosts.only_first

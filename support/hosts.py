@@ -266,6 +266,23 @@ def same_as_first(tree: Any) -> Any:
                             for part, leaf in zip(parts, leaves, strict=True)])
 
 
+def connect_devices() -> None:
+  """Connects the devices of all hosts with each other; call right after `agree`.
+
+  Gloo, which connects CPUs, gives a group of devices 30 seconds to come together, once. A host
+  that finds its step in the compile cache would not wait longer for one that compiles it. Once
+  they are connected, they wait for each other as long as it takes.
+  """
+  if _group is None:
+    return
+  import jax
+  from jax.experimental import multihost_utils
+
+  multihost_utils.broadcast_one_to_all(np.zeros(1, np.uint32))  # devices of one number
+  everywhere = jax.pmap(lambda number: jax.lax.psum(number, "devices"), axis_name="devices")
+  jax.block_until_ready(everywhere(np.zeros(jax.local_device_count(), np.float32)))
+
+
 def gathered(array: np.ndarray) -> np.ndarray:
   """Joins the hosts' arrays [n, devices here, ...] to [n, all devices, ...], on every host.
 

@@ -120,22 +120,22 @@ def kill_hosts(folder: pathlib.Path, times: int, seed: int = 0) -> int:
   hosts = Hosts(inputs.command("run_pretraining", whole, **_KNOBS), environment(inputs))
   hosts.await_line(0, "hosts: ")
   since = time.monotonic()
-  if (statuses := hosts.ended()) != [0, 0]:
-    table.add("unbroken", f"exit {statuses}: {[lines[-1:] for lines in hosts.lines]}", wrong=True)
+  if found := _faults(hosts):
+    table.add("unbroken", found, wrong=True)
     return table.finish()
   span, seconds, runs = time.monotonic() - since, [], 0
   while len(seconds) < times:
     harness.fresh(out)
     runs += 1
-    statuses = None
-    while statuses is None and len(seconds) < times:
-      statuses = _kill_one(inputs, out, rng, span, table, seconds)
-    if statuses is None:  # the last kill: to the end, now
-      hosts = Hosts(inputs.command("run_pretraining", out, **_KNOBS), environment(inputs))
-      statuses = hosts.ended()
-    found = harness.differences(out, whole) if statuses == [0, 0] else [f"exit {statuses}"]
+    ended = None
+    while ended is None and len(seconds) < times:
+      ended = _kill_one(inputs, out, rng, span, table, seconds)
+    if ended is None:  # the last kill: to the end, now
+      ended = _faults(Hosts(inputs.command("run_pretraining", out, **_KNOBS),
+                            environment(inputs)))
+    found = ended or "; ".join(harness.differences(out, whole))
     table.add(f"run {runs}, after {len(seconds)} kills in all",
-              "; ".join(found) or "ends with the bits of the unbroken run", wrong=bool(found))
+              found or "ends with the bits of the unbroken run", wrong=bool(found))
     if found:  # or a fault that never goes away would be met for ever
       break
   if not seconds:
@@ -144,8 +144,14 @@ def kill_hosts(folder: pathlib.Path, times: int, seed: int = 0) -> int:
                       f"{max(seconds):.1f} s, median {statistics.median(seconds):.1f} s")
 
 
+def _faults(hosts: Hosts) -> str:
+  """Waits for the end; returns "", or how the hosts ended if not both well."""
+  statuses = hosts.ended()
+  return "" if statuses == [0, 0] else f"exit {statuses}: {[lines[-4:] for lines in hosts.lines]}"
+
+
 def _kill_one(inputs: harness.Inputs, out: pathlib.Path, rng: random.Random, span: float,
-              table: harness.Table, seconds: list[float]) -> list[int | None] | None:
+              table: harness.Table, seconds: list[float]) -> str | None:
   """Starts both hosts and kills one of them at a moment drawn at random.
 
   Args:
@@ -157,7 +163,7 @@ def _kill_one(inputs: harness.Inputs, out: pathlib.Path, rng: random.Random, spa
     seconds: gets the time from the kill to the other's end.
 
   Returns:
-    The exit statuses of a run that ended before, or None.
+    None, or `_faults` of a run that ended before.
   """
   moment = rng.choice(("a time", "a time", "a save", "an evaluation"))
   dead, nth, delay = rng.randrange(2), rng.randint(1, 3), rng.uniform(0.0, 0.04)
@@ -168,7 +174,7 @@ def _kill_one(inputs: harness.Inputs, out: pathlib.Path, rng: random.Random, spa
   since = time.monotonic()
   has_come = _coming(moment, out, nth, since + after)
   if not hosts.wait_until(dead, has_come) or hosts.processes[dead].poll() is not None:
-    return hosts.ended()
+    return _faults(hosts)
   if moment != "a time":
     time.sleep(delay)
   os.kill(hosts.processes[dead].pid, signal.SIGKILL)
@@ -177,8 +183,8 @@ def _kill_one(inputs: harness.Inputs, out: pathlib.Path, rng: random.Random, spa
     hosts.processes[1 - dead].wait(_MOST_SECONDS)
   took = time.monotonic() - killed
   statuses = hosts.ended(0)
-  if statuses[dead] == 0:  # it was over already
-    return statuses
+  if statuses == [0, 0]:  # it was over already
+    return ""
   seconds.append(took)
   lines = hosts.lines[1 - dead]
   line = next((line for line in reversed(lines) if f"host {dead} (" in line
@@ -190,7 +196,7 @@ def _kill_one(inputs: harness.Inputs, out: pathlib.Path, rng: random.Random, spa
       f"SIGKILL of host {dead} at {moment}, {killed - since:.1f} s after they met, logged to "
       f"{harness.steps_logged(out)}, saved {harness.steps_saved(out)}",
       f"the other ended after {took:.1f} s with status {statuses[1 - dead]}: {said}", wrong)
-  return [0, 0] if finished else None
+  return "" if finished else None
 
 
 def _coming(moment: str, out: pathlib.Path, nth: int, at: float) -> Callable[[], bool]:
