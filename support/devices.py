@@ -1,13 +1,18 @@
 """Settings of JAX, its cache of compiled programs, and the host's memory allocator."""
 
+import contextlib
 import ctypes
+import functools
 import os
 import pathlib
+from typing import Any
 
 from absl import logging
 import jax
+from jax._src import compilation_cache  # JAX has no public way to a damaged entry
 import ml_collections
 
+from support.errors import first_line
 from support.reporting import say
 
 
@@ -45,6 +50,43 @@ def keep_compiled_programs() -> None:
     # A bound also makes JAX lock the folder, so that concurrent runs can share it.
     jax.config.update("jax_compilation_cache_max_size", 4 << 30)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  if jax.config.jax_compilation_cache_max_size != -1:
+    _mend_times_of_use(pathlib.Path(jax.config.jax_compilation_cache_dir))
+  _replace_damaged_programs()
+
+
+def _mend_times_of_use(folder: pathlib.Path) -> None:
+  """Writes the missing times of use of cached programs, such as a killed process leaves.
+
+  JAX, which deletes the least recently used ones, could not write a single one without them.
+  """
+  with contextlib.suppress(OSError):  # deleted by another process, or a folder to read only
+    for entry in folder.glob("*-cache"):
+      used = entry.with_name(entry.name.removesuffix("-cache") + "-atime")
+      if not used.exists():
+        used.write_bytes(entry.stat().st_mtime_ns.to_bytes(8, "little"))
+
+
+@functools.cache
+def _replace_damaged_programs() -> None:
+  """Deletes a cached program that cannot be read, so that JAX writes it again.
+
+  JAX itself warns, compiles, and never writes over what is there: it would warn for ever.
+  """
+  read = compilation_cache.get_executable_and_time
+
+  def read_or_delete(key: str, *args: Any, **kwargs: Any) -> Any:
+    try:
+      return read(key, *args, **kwargs)
+    except OSError:  # such as too many open files: not the entry's fault
+      raise
+    except Exception as error:  # zlib and XLA raise several types
+      entry = pathlib.Path(jax.config.jax_compilation_cache_dir, f"{key}-cache")
+      entry.unlink(missing_ok=True)
+      say(f"the compiled program {entry} is damaged ({first_line(error)[:100]}); it is replaced")
+      return None, None
+
+  compilation_cache.get_executable_and_time = read_or_delete
 
 
 def keep_freed_memory() -> None:

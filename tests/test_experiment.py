@@ -9,6 +9,8 @@ import unittest.mock
 
 from conftest import WORDS
 import jax
+from jax._src.lru_cache import LRUCache
+import jax.numpy as jnp
 import pytest
 
 from configs import classifier, pretraining
@@ -70,6 +72,49 @@ def test_a_second_process_compiles_nothing_again(tmp_path):
   assert hits(tmp_path) > 0
   (tmp_path / "file").write_text("no folder")
   assert hits(tmp_path / "file") == 0
+
+
+def turn_bit(content):
+  return content[:50] + bytes((content[50] ^ 1,)) + content[51:]
+
+
+@pytest.mark.parametrize("damage", [turn_bit, lambda content: content[:len(content) // 2],
+                                    lambda content: b"", lambda content: b"x" * len(content)])
+def test_a_damaged_compiled_program_is_replaced(damage, capsys):
+  """JAX alone would warn (an error here) in every process."""
+  devices.keep_compiled_programs()
+  folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
+
+  def run():
+    def a_small_program(x):  # a new function each time: JAX keeps the others' in memory
+      return jnp.sin(x) + len(damage.__name__)
+
+    assert jax.jit(a_small_program)(0.0) == len(damage.__name__)
+
+  run()
+  entry, = folder.glob("jit_a_small_program-*-cache")
+  whole = entry.read_bytes()
+  entry.write_bytes(damage(whole))
+  capsys.readouterr()
+  run()
+  assert capsys.readouterr().out.startswith(f"the compiled program {entry} is damaged (")
+  run()
+  assert capsys.readouterr().out == ""
+  entry.unlink()
+
+
+def test_a_compiled_program_of_a_killed_process_keeps_no_other_out(cache_settings, monkeypatch,
+                                                                   tmp_path):
+  """JAX writes none where it finds one without its time of use."""
+  monkeypatch.setenv("HOME", str(tmp_path))
+  folder = tmp_path / ".cache/bert_in_flax/compiled"
+  folder.mkdir(parents=True)
+  (folder / "half-cache").write_bytes(b"")
+  jax.config.update("jax_compilation_cache_dir", None)
+  devices.keep_compiled_programs()
+  cache = LRUCache(str(folder), max_size=1000)
+  cache.put("other", b"program")
+  assert cache.get("other") == b"program"
 
 
 @pytest.mark.parametrize("content, message", [
