@@ -49,9 +49,10 @@ def run_script(main: Callable[[], None],
     except OSError as error:  # such as a file without permission, or a full disk
       if error.filename is None and error.errno not in _EXHAUSTED:
         raise
-      _fail(f"{error.filename or 'a file could not be written'}: {error.strerror}")
+      advice = f"; {stopping.advice()}" if error.errno in _EXHAUSTED else ""
+      _fail(f"{error.filename or 'a file could not be written'}: {error.strerror}{advice}")
     except MemoryError:
-      _fail("not enough memory")
+      _fail(f"not enough memory; {stopping.advice()}")
     except RuntimeError as error:  # XLA raises several subclasses
       hosts.await_verdict()
       if "RESOURCE_EXHAUSTED" not in str(error):

@@ -88,27 +88,35 @@ def written_whole(path: pathlib.Path, shared: bool = False) -> Iterator[pathlib.
   path.parent.mkdir(parents=True, exist_ok=True)
   _remove(temporary)  # left by a process that was killed
   try:
-    yield temporary
-    for folder, _, names in os.walk(temporary):
-      for name in names:
-        _flush(os.path.join(folder, name))
-      _flush(folder)
-    if not temporary.is_dir():
-      _flush(temporary)
-    if path.is_dir() and not shared:
-      shutil.rmtree(path)
-    try:
-      temporary.replace(path)
-    except OSError:  # a folder that is there
-      if not (shared and path.exists()):
-        raise
-    _flush(path.parent)
-  except OSError as error:
-    if error.errno and not error.filename:  # a full disk's error has no name
-      error.filename = str(path)
-    raise
+    with names_errors(path):
+      yield temporary
+      for folder, _, names in os.walk(temporary):
+        for name in names:
+          _flush(os.path.join(folder, name))
+        _flush(folder)
+      if not temporary.is_dir():
+        _flush(temporary)
+      if path.is_dir() and not shared:
+        shutil.rmtree(path)
+      try:
+        temporary.replace(path)
+      except OSError:  # a folder that is there
+        if not (shared and path.exists()):
+          raise
+      _flush(path.parent)
   finally:
     _remove(temporary)
+
+
+@contextlib.contextmanager
+def names_errors(path: pathlib.Path) -> Iterator[None]:
+  """A context that gives an OSError without a file's name, as of a full disk, the name `path`."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno and not error.filename:
+      error.filename = str(path)
+    raise
 
 
 def _flush(path: str | os.PathLike[str]) -> None:

@@ -7,9 +7,10 @@ import json
 import os
 import pathlib
 import sys
+import time
 from typing import Any
 
-from support.files import written_whole
+from support.files import names_errors, written_whole
 
 _muted = False
 
@@ -69,9 +70,7 @@ class Reporter:
     self._file = folder / "metrics.jsonl"
     self._first, self._last = first_step, num_train_steps
     self._rewind()
-    # TensorBoard then shows one curve, not also the records that an interrupted run has lost.
-    self._events = _summary_writer(folder, purge_step=first_step + 1 if first_step else None,
-                                   filename_suffix=f".{first_step}")
+    self._events = _Events(folder, first_step)
     self._steps_left = steps_left or (lambda step: num_train_steps - step)
     # Leaves out tqdm's own forecast, which assumes that all steps take the same time.
     bar = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
@@ -112,10 +111,9 @@ class Reporter:
 
   def metrics(self, step: int, record: Mapping[str, float]) -> None:
     """Appends a record to metrics.jsonl and to the TensorBoard events."""
-    with self._file.open("a", encoding="utf-8") as file:
+    with names_errors(self._file), self._file.open("a", encoding="utf-8") as file:
       file.write(json.dumps({"step": step, **record}) + "\n")
-    for name, value in record.items():
-      self._events.add_scalar(name, value, step)
+    self._events.add(step, record)
 
   def finish(self, summary: Mapping[str, float]) -> None:
     """Writes summary.json: the totals, and the step after which this process began."""
@@ -142,20 +140,56 @@ class NoReporter:
     return lambda *args, **kwargs: None
 
 
-def _summary_writer(folder: pathlib.Path, **options: Any) -> Any:
-  """Opens TensorBoard events, without the torch that tensorboardX imports if it is installed.
+class _Events:
+  """TensorBoard events of one process, written at once.
+
+  tensorboardX's SummaryWriter writes them in a thread: a full disk ends it with a traceback, and
+  the run then waits for it for ever.
+  """
+
+  def __init__(self, folder: pathlib.Path, first_step: int):
+    with _without_torch():
+      from tensorboardX import event_file_writer
+      from tensorboardX.proto import event_pb2, summary_pb2
+    self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+    self._file = folder / "events"  # .out.tfevents.TIME.HOST.STEP
+    with names_errors(self._file):
+      self._writer = event_file_writer.EventsWriter(str(self._file), f".{first_step}")
+    if first_step:
+      # TensorBoard then shows one curve, not also the records that an interrupted run has lost.
+      session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._write(step=first_step + 1, session_log=session)
+
+  def add(self, step: int, record: Mapping[str, float]) -> None:
+    """Appends a record."""
+    values = [self._summary.Value(tag=name, simple_value=value) for name, value in record.items()]
+    self._write(step=step, summary=self._summary(value=values))
+
+  def close(self) -> None:
+    """Closes the file."""
+    with names_errors(self._file):
+      self._writer.close()
+
+  def _write(self, **content: Any) -> None:
+    with names_errors(self._file):
+      self._writer.write_event(self._event(wall_time=time.time(), **content))
+      self._writer.flush()
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+  """A context in which tensorboardX does not import the torch that may be installed.
 
   That import takes seconds, and scalars need none of it.
   """
   torch = sys.modules.get("torch")
   sys.modules["torch"] = None  # an import then raises ImportError, which tensorboardX expects
   try:
-    import tensorboardX
+    yield
   finally:
     del sys.modules["torch"]
     if torch is not None:
       sys.modules["torch"] = torch
-  return tensorboardX.SummaryWriter(str(folder), **options)
 
 
 def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
