@@ -9,11 +9,6 @@ import pytest
 
 from tests.stress import harness
 
-# One shape, one checkpoint every four steps.
-SHORT = {"phases": "((1.0,32,8),)", "num_train_steps": 40, "num_warmup_steps": 4,
-         "pack_sequences": False, "save_checkpoints_steps": 4,
-         "eval_steps": 10, "eval_batch_size": 8, "max_eval_examples": 8, "keep_checkpoints": 2}
-
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
@@ -29,7 +24,7 @@ def environment(inputs):
 def whole(inputs, environment, tmp_path_factory):
   """The folder of an unbroken run."""
   folder = tmp_path_factory.mktemp("whole") / "run"
-  ended = harness.run(inputs.command("run_pretraining", folder, **SHORT), environment)
+  ended = harness.run(inputs.command("run_pretraining", folder, **harness.SHORT), environment)
   assert (ended.status, ended.lines) == (0, [])
   return folder
 
@@ -40,7 +35,7 @@ def entries(folder):
 
 def test_seven_interruptions_lose_nothing(inputs, environment, whole, tmp_path):
   out = tmp_path / "run"
-  command = inputs.command("run_pretraining", out, **SHORT)
+  command = inputs.command("run_pretraining", out, **harness.SHORT)
   saved = set()  # the steps that were saved when the process began
   continues = "step {} is saved; the same command continues from it"
 
@@ -81,7 +76,7 @@ def test_seven_interruptions_lose_nothing(inputs, environment, whole, tmp_path):
 
 def test_the_folder_is_one_process_s(inputs, environment, tmp_path):
   out = tmp_path / "run"
-  command = inputs.command("run_pretraining", out, **SHORT)
+  command = inputs.command("run_pretraining", out, **harness.SHORT)
   first = harness.start(command, environment)
   assert harness.wait_until(first, (out / "checkpoints").exists)
   second = harness.run(command, environment)

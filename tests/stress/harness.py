@@ -28,6 +28,11 @@ _FINE_TUNING = {
     **_MODEL, "max_seq_length": 48, "train_batch_size": 16, "num_train_epochs": 3.5,
     "learning_rate": 3e-4, "save_checkpoints_steps": 5, "log_every_steps": 1}
 
+# For `Inputs.command`: a pre-training of one shape, saved every four steps.
+SHORT = {"phases": "((1.0,32,8),)", "num_train_steps": 40, "num_warmup_steps": 4,
+         "pack_sequences": False, "save_checkpoints_steps": 4,
+         "eval_steps": 10, "eval_batch_size": 8, "max_eval_examples": 8, "keep_checkpoints": 2}
+
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
