@@ -79,6 +79,10 @@ class Reporter:
 
   def _rewind(self) -> None:
     """Drops records that will be written again: of later steps, and the last step's scores."""
+    if self._file.is_dir():
+      aside = f"{self._file}.damaged-{time.time_ns()}"
+      self._file.rename(aside)
+      say(f"warning: {self._file} is a folder; it is kept as {aside}")
     done = self._first - (self._first == self._last)
     kept = [record for record in read_metrics(self._file)
             if record["step"] <= (self._first if "learning_rate" in record else done)]
@@ -201,9 +205,14 @@ def read_metrics(file: pathlib.Path) -> list[dict[str, float]]:
   for line in file.read_text("utf-8", "replace").splitlines() if file.exists() else ():
     with contextlib.suppress(ValueError, RecursionError):
       record = json.loads(line)
-      if isinstance(record, dict) and isinstance(record.get("step"), int):
+      if isinstance(record, dict) and _is_number(record.get("step")) and record["step"] >= 0:
         records.append(record)
   return records
+
+
+def _is_number(value: Any) -> bool:
+  """Returns whether a value is a number that can be compared and drawn."""
+  return isinstance(value, int | float) and -1e300 < value < 1e300  # NaN is neither
 
 
 def draw_curves(metrics: pathlib.Path, image: pathlib.Path, curve: str,
@@ -226,7 +235,7 @@ def draw_curves(metrics: pathlib.Path, image: pathlib.Path, curve: str,
                                                     constrained_layout=True)
 
   def draw(axis: Any, name: str, style: str) -> None:
-    points = [(r["step"], r[name]) for r in records if isinstance(r.get(name), int | float)]
+    points = [(r["step"], r[name]) for r in records if _is_number(r.get(name))]
     if points:
       axis.plot(*zip(*points, strict=True), style, label=name.replace("_", " "))
 

@@ -1,6 +1,7 @@
 """The output of a run in progress, and the files that it leaves."""
 
 import json
+import resource
 
 from matplotlib import pyplot
 import numpy as np
@@ -85,13 +86,69 @@ def test_tensorboard_shows_one_curve(tmp_path):
   assert curve == {1: 0, 2: 0, 3: 0, 4: 0, 5: 4, 6: 4, 7: 4, 8: 4}
 
 
-def test_a_damaged_log_keeps_its_records(tmp_path):
+DAMAGED_LINES = (
+    b"5", b"\xff\xfe\x00", b"[1]", b'{"loss": 2.0}', b'{"step": "3"}', b"[" * 100_000,
+    b'{"step": 1, "loss": 2.', b'2.0}{"step": 1}', b"\x00" * 4096, b"null", b'{"step": NaN}',
+    b'{"step": -1, "loss": 1.0}', b'{"step": null}', b'{"step": Infinity}',
+    b'{"step": 1' + b"0" * 400 + b"}", b'{"step": 1' + b"0" * 5000 + b"}")
+# Records whose values are no numbers, or none that can be drawn.
+ODD_VALUES = tuple(b'{"step": 3, "loss": %s}' % value for value in (
+    b'"x"', b"null", b"[1.0]", b"NaN", b"-Infinity", b"1" + b"0" * 400, b'{"loss": 1.0}'))
+
+
+def test_a_damaged_log_keeps_its_records(tmp_path, monkeypatch):
+  """It stops no run, and curves.png shows the records that are left."""
+  figures = []
+  monkeypatch.setattr(pyplot, "close", figures.append)
+  file, good = tmp_path / "metrics.jsonl", b'{"step": %d, "loss": 1.0}'
+  file.write_bytes(b"\n".join((good % 2, *DAMAGED_LINES, *ODD_VALUES, good % 4, b'{"step": 4, ')))
+  assert [record["step"] for record in reporting.read_metrics(file)] == [
+      2, *[3] * len(ODD_VALUES), 4]
+  reporter = reporting.Reporter(tmp_path, 10, first_step=4)
+  reporter.metrics(5, {"loss": 2.0})
+  reporter.close("eval_f1", {1: 0.1})
+  assert [record["step"] for record in map(json.loads, file.read_text().splitlines())] == [
+      2, *[3] * len(ODD_VALUES), 4, 5]
+  losses = figures[0].axes[0]
+  assert losses.lines[0].get_xydata().tolist() == [[2, 1.0], [4, 1.0], [5, 2.0]]
+  assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("line", DAMAGED_LINES)
+def test_a_damaged_line_costs_no_other(tmp_path, line):
   file = tmp_path / "metrics.jsonl"
-  file.write_bytes(b'{"step": 2, "loss": 1.0}\n5\n\xff\xfe\x00\n[1]\n{"loss": 2.0}\n'
-                   + b"[" * 100_000 + b'\n{"step": "3"}\n{"step": 4, "loss": "x"}\n')
-  assert [record["step"] for record in reporting.read_metrics(file)] == [2, 4]
-  reporting.Reporter(tmp_path, 10, first_step=4).close("eval_f1", {1: 0.1})
-  assert len(file.read_text().splitlines()) == 2
+  file.write_bytes(b'{"step": 2}\n' + line + b'\n{"step": 4}\n')
+  assert reporting.read_metrics(file) == [{"step": 2}, {"step": 4}]
+
+
+def test_a_folder_in_the_place_of_the_log_is_kept(tmp_path, capsys):
+  (tmp_path / "metrics.jsonl").mkdir()
+  (tmp_path / "metrics.jsonl" / "mine").write_text("text")
+  reporter = reporting.Reporter(tmp_path, 10)
+  reporter.metrics(1, {"loss": 2.0})
+  reporter.close("eval_f1", {1: 0.1})
+  assert "metrics.jsonl is a folder; it is kept as " in capsys.readouterr().out
+  aside, = tmp_path.glob("metrics.jsonl.damaged-*")
+  assert (aside / "mine").read_text() == "text"
+  assert reporting.read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.0}]
+
+
+def test_events_that_cannot_be_written_stop_the_run(tmp_path):
+  """At once, with the file's name: a limit of the files' sizes stands for a full disk."""
+  reporter = reporting.Reporter(tmp_path, 10)
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+  try:
+    with pytest.raises(OSError, match="File too large: .*/metrics.jsonl"):
+      reporter.metrics(1, {"loss": 2.0})
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/null")
+    with pytest.raises(OSError, match="File too large: .*/events"):
+      reporter.metrics(1, {"loss": 2.0})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  (tmp_path / "metrics.jsonl").unlink()
+  reporter.close("loss", {1: 0.1})
 
 
 def test_the_curves(tmp_path, monkeypatch):
