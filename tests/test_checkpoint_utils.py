@@ -498,6 +498,26 @@ def test_a_run_in_any_folder(tiny, tmp_path, name):
   checkpointer.close()
 
 
+def test_the_weights_of_another_run_are_checked(tiny, tmp_path):
+  """One bit of a checkpoint that init_checkpoint names; the one before it is not taken unasked."""
+  save_steps(tmp_path, tiny, 3, 6)
+  file = max((tmp_path / "checkpoints" / "6" / "params").rglob("d/*"),
+             key=lambda file: file.stat().st_size)
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
+  with pytest.raises(UserError, match="6 is damaged: .*; the one before it is .*checkpoints/3$"):
+    load(tmp_path, *tiny[::2])
+  assert_same(load(tmp_path / "checkpoints" / "3", *tiny[::2])[0], tiny[1])
+  checksums = tmp_path / "checkpoints" / "3" / "checksums" / "metadata"
+  right = json.loads(checksums.read_text())
+  name = next(name for name in right["arrays"] if name.startswith("params/"))
+  right["arrays"][name][-1] = "00000000"
+  checksums.write_text(json.dumps(right))
+  with pytest.raises(UserError, match=f"3 is damaged: the checksum of {name} differs"):
+    load(tmp_path / "checkpoints" / "3", *tiny[::2])
+
+
 def test_the_description_of_a_checkpoint_is_checked(tiny, tmp_path):
   save_steps(tmp_path, tiny, 3)
   file = tmp_path / "checkpoints" / "3" / "model" / "metadata"

@@ -211,6 +211,67 @@ def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, monke
   assert [r["step"] for r in records if "loss" in r] == [1, *range(2, 31, 2)]
 
 
+def test_going_back_to_a_kept_step(finished, tmp_path, monkeypatch, capsys):
+  """With another learning rate, once; then the same command continues from the newest."""
+  out = tmp_path / "out"
+  arguments = (*finished[1], "--config.save_checkpoints_steps=5", "--config.keep_checkpoints=3",
+               f"--output_dir={out}")
+  again = (*arguments, "--config.learning_rate=0.005", "--config.restore_step=5")
+  score, calls = run_classifier.score_splits, []
+
+  def stop_at(call):
+    def stop(*args, **kwargs):
+      calls.append(1)
+      if len(calls) == call:
+        raise stopping.Stopped
+      return score(*args, **kwargs)
+
+    calls.clear()
+    monkeypatch.setattr(run_classifier, "score_splits", stop)
+    with pytest.raises(stopping.Stopped):
+      run(*(arguments if call == 3 else again))
+    return capsys.readouterr().out.splitlines()
+
+  def steps():
+    return sorted(path.name for path in (out / "checkpoints").iterdir())
+
+  stop_at(3)  # in the evaluation of step 15, which is then saved
+  assert steps() == ["10", "15", "5"]
+  with pytest.raises(UserError, match="learning_rate is 0.01 there and 0.005 here"):
+    run(*again[:-1])
+  with pytest.raises(UserError, match="restore_step 7 has no checkpoint in .*; there are those of "
+                                      "steps 5, 10, 15$"):
+    run(*again, "--config.restore_step=7")
+  assert steps() == ["10", "15", "5"]
+  assert "history" not in json.loads((out / "config.json").read_text())
+  lines = stop_at(1)  # in the evaluation of step 10: that of step 5 is in the log
+  at = lines.index("going back to step 5; later checkpoints are kept as 10.undone, 15.undone")
+  assert lines[at + 1] == "from step 5 on, learning_rate is 0.01 there and 0.005 here"
+  assert "continuing after step 5" in lines
+  assert steps() == ["10", "10.undone", "15.undone", "5"]
+  stored = json.loads((out / "config.json").read_text())
+  assert stored["config"]["learning_rate"] == 0.005
+  assert stored["history"] == [
+      {"step": 5, "changed": ["learning_rate is 0.01 there and 0.005 here"]}]
+  capsys.readouterr()
+  monkeypatch.setattr(run_classifier, "score_splits", score)
+  run(*again)
+  printed = capsys.readouterr().out
+  assert "already gone back to step 5: continuing from the newest checkpoint" in printed
+  assert "continuing after step 10" in printed
+  assert json.loads((out / "config.json").read_text()) == stored
+  rates = {record["step"]: record["learning_rate"] for record in reporting.read_metrics(
+      out / "metrics.jsonl") if "learning_rate" in record}
+  before = {record["step"]: record["learning_rate"] for record in reporting.read_metrics(
+      finished[0] / "metrics.jsonl") if "learning_rate" in record}
+  assert sorted(rates) == sorted(before)
+  assert before.pop(1) == rates.pop(1) == 0.0  # warm-up
+  assert {step: rates[step] / rate for step, rate in before.items()} == {
+      step: 1.0 if step <= 5 else pytest.approx(0.5) for step in before}
+  with pytest.raises(UserError, match="is finished and cannot go back to restore_step 20; begin"):
+    run(*again, "--config.restore_step=20")
+
+
 def write_nli(folder, task, names):
   """RTE's or MNLI's TSV layout, few rows."""
   mnli = task == "MNLI"

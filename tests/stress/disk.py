@@ -23,11 +23,12 @@ _UNSAVED = {"save_checkpoints_steps": 1000}
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--output_dir", type=pathlib.Path, required=True)
+  parser.add_argument("--only", default="", help="a part of the faults' names, such as export")
   options = parser.parse_args()
-  sys.exit(fill_disks(options.output_dir))
+  sys.exit(fill_disks(options.output_dir, options.only))
 
 
-def fill_disks(folder: pathlib.Path) -> int:
+def fill_disks(folder: pathlib.Path, only: str = "") -> int:
   """Spoils a disk at one moment after another; returns an exit status."""
   table = harness.Table("full and read-only disks")
   if os.geteuid():
@@ -56,6 +57,8 @@ def fill_disks(folder: pathlib.Path) -> int:
     faults += [(f"{way} {moment}", 99_000, knobs, spoil, has_come) for way, spoil in (
         ("full", lambda: _fill(disk)), ("read-only", lambda: _forbid_writing(run)))]
   for name, size, knobs, spoil, has_come in faults:
+    if only not in name:
+      continue
     _mount(f"size={size}k", disk)
     try:
       _try(table, name, inputs, (run, whole), knobs, spoil, has_come)
