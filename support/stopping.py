@@ -144,7 +144,7 @@ def _answer(number: int, frame: FrameType | None) -> None:
   first, _received = not _received, _received or number
   if not first or _mode is _Mode.END:
     _end("ended at once" if not first else "interrupted before it began")
-  if _mode is _Mode.RAISE:
+  if _mode is _Mode.RAISE and not _learned:  # or a save for another host's signal would break off
     raise Stopped
   _write(f"{signal.Signals(number).name}: stopping after the steps under way; once more ends it at "
          "once")

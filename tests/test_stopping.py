@@ -98,6 +98,15 @@ def test_a_run_ends_when_its_time_is_over():
   assert ended(script) == (143, "", "max_hours are over; go on\n")
 
 
+def test_a_signal_after_that_of_another_host_breaks_nothing_off():
+  """As a queue sends it to all hosts, to some a little later: the first one saves by now."""
+  script = (SCRIPT.format("stopping.raise_stopped(); stopping.leave_to_all()")
+            + "stopping.learn(15)\nprint('ready', flush=True)\n"
+              "while not stopping.asked():\n  time.sleep(0.01)\nprint('saved')\n")
+  assert ended(script, signal.SIGTERM) == (
+      0, "saved\n", "SIGTERM: stopping after the steps under way; once more ends it at once\n")
+
+
 def test_an_ignored_signal_stays_ignored():
   """As nohup and a shell's background jobs ask."""
   script = ("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
