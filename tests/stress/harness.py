@@ -22,12 +22,12 @@ _MODEL = {"model.hidden_size": 32, "model.num_hidden_layers": 1, "model.num_atte
           "model.intermediate_size": 64, "model.max_position_embeddings": 64,
           "pack_sequences": False}  # one shape: most of a short run is compilation
 _PRETRAINING = {
-    **_MODEL, "phases": "((0.6,32,16),(0.4,64,8))", "num_train_steps": 80, "num_warmup_steps": 8,
-    "learning_rate": 1e-3, "save_checkpoints_steps": 5, "log_every_steps": 1, "eval_steps": 25,
+    **_MODEL, "phases": "((0.6,32,16),(0.4,64,8))", "num_train_steps": 40, "num_warmup_steps": 4,
+    "learning_rate": 1e-3, "save_checkpoints_steps": 4, "log_every_steps": 1, "eval_steps": 13,
     "eval_batch_size": 16, "max_eval_examples": 64, "eval_fraction": 0.1}
 _FINE_TUNING = {
     **_MODEL, "max_seq_length": 48, "train_batch_size": 16, "num_train_epochs": 3.5,
-    "learning_rate": 3e-4, "save_checkpoints_steps": 5, "log_every_steps": 1}
+    "learning_rate": 3e-4, "save_checkpoints_steps": 4, "log_every_steps": 1}
 
 # For `Inputs.command`: a pre-training of one shape, saved every four steps.
 SHORT = {"phases": "((1.0,32,8),)", "num_train_steps": 40, "num_warmup_steps": 4,
@@ -60,14 +60,14 @@ class Inputs:
     (folder / "text.txt").write_text("".join(
         "".join(f"{sentence()}\n" for _ in range(rng.randint(3, 9))) + "\n" for _ in range(200)))
     (folder / "table").mkdir()
-    for split, rows in (("train", 350), ("dev", 100)):
+    for split, rows in (("train", 180), ("dev", 60)):
       lines = (f"{rng.randrange(2)}\t{sentence()}\t{sentence()}\n" for _ in range(rows))
       (folder / "table" / f"{split}.tsv").write_text(
           "label\tsentence1\tsentence2\n" + "".join(lines))
     return cls(folder)
 
   def command(self, script: str, output_dir: pathlib.Path | str, **knobs: Any) -> list[str]:
-    """Returns a command that trains for seconds: 80 steps of two phases, or 76 on the table.
+    """Returns a command that trains for seconds: 40 steps of two phases, or 39 on the table.
 
     Args:
       script: "run_pretraining" or "run_classifier".
@@ -86,7 +86,7 @@ class Inputs:
             *(f"--config.{name}={value}" for name, value in values.items())]
 
   def environment(self, **more: str) -> dict[str, str]:
-    """Returns a process's environment: with a cache of programs that compile fast, without a hub."""
+    """Returns a process's environment: programs are cached and compile fast, no hub."""
     return {**os.environ, "HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "3",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"), **more}
