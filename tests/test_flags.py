@@ -168,9 +168,10 @@ def program(statement, **environment):
 
 @pytest.mark.parametrize("statement, message", [
     ("open('/dev/full', 'w', buffering=1).write('text\\n')",
-     "a file could not be written: No space left on device"),
+     "a file could not be written: No space left on device; nothing is saved; the same command "
+     "begins again"),
     ("open('nothing/here', 'w')", "nothing/here: No such file or directory"),
-    ("raise MemoryError", "not enough memory"),
+    ("raise MemoryError", "not enough memory; nothing is saved; the same command begins again"),
 ])
 def test_an_exhausted_machine_is_one_line(statement, message):
   done = program(statement.replace("\n", "\\n"))

@@ -109,16 +109,12 @@ class Ended:
 
 def start(command: Iterable[str], environment: Mapping[str, str]) -> subprocess.Popen:
   """Starts a command in a group of its own, hearing all signals, with its output in pipes."""
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:  # as a shell's background jobs, and their own
+      signal.signal(number, signal.SIG_DFL)
   return subprocess.Popen(
       list(command), env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-      text=True, errors="replace", start_new_session=True,
-      preexec_fn=_hear_signals)
-
-
-def _hear_signals() -> None:
-  """Undoes what a shell does for its background jobs, which do not hear Ctrl-C."""
-  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, signal.SIG_DFL)
+      text=True, errors="replace", start_new_session=True)
 
 
 def end(process: subprocess.Popen, since: float, limit: float = 600) -> Ended:
