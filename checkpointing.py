@@ -112,9 +112,10 @@ class Checkpointer:
       written.result()
     except Exception as error:  # Orbax and tensorstore raise many types
       self._delete_unfinished()  # makes room
-      good = self.steps()[-1:] or [0]
-      raise UserError(f"{self._folder / str(step)} cannot be written: {_reason(error)}; the same "
-                      f"command continues from step {good[0]}, the last one that is saved"
+      good = self.steps()
+      saved = (f"step {good[-1]} is saved; the same command continues from it" if good else
+               "there is no saved step; the same command begins again")
+      raise UserError(f"{self._folder / str(step)} cannot be written: {_reason(error)}; {saved}"
                       ) from error
 
   def restore(self, state: training.TrainState) -> training.TrainState:
@@ -301,9 +302,11 @@ def _silence_threads() -> None:
   """Keeps the threads of Orbax and tensorstore from printing tracebacks of a failed save or read.
 
   The first failure is raised, and becomes one line. Orbax also logs it, and closes its event
-  loop; the threads of the other arrays then find it closed.
+  loop; the threads of the other arrays then find it closed, and asyncio logs their failures.
   """
   logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+  logging.getLogger("asyncio").addFilter(
+      lambda record: "never retrieved" not in record.getMessage())
   shown = sys.unraisablehook
 
   def show(unraisable: Any) -> None:

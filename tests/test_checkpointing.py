@@ -164,8 +164,8 @@ def test_a_failed_save_is_noticed_before_the_next(tmp_path):
     concurrent.futures.wait([checkpointer._saving[1]])
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  with pytest.raises(UserError, match="2 cannot be written: File too large; the same command con"
-                                      "tinues from step 1, the last one that is saved"):
+  with pytest.raises(UserError, match="2 cannot be written: File too large; step 1 is saved; the "
+                                      "same command continues from it"):
     checkpointer.check()
   assert [path.name for path in tmp_path.iterdir()] == ["1"]
   checkpointer.save(state_at(2))
