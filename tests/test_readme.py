@@ -280,7 +280,9 @@ def all_flags():
 
 
 THEIRS = {"json", "xla_force_host_platform_device_count",  # WikiExtractor's, XLA's
-          "time", "signal", "requeue", "open"}  # Slurm's
+          "time", "signal", "requeue", "open", "nodes", "ntasks", "gpus",  # Slurm's
+          "map", "zone", "worker", "command",  # Open MPI's, gcloud's
+          "times"}  # of tests.stress
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
