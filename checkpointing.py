@@ -218,8 +218,8 @@ class Checkpointer:
 
 
 def complete_steps(folder: pathlib.Path) -> list[int]:
-  """Returns the steps of the checkpoints in a `checkpoints/`, in order; others are not complete."""
-  return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+  """Returns the steps of the checkpoints in a `checkpoints/`, in order; [] for no folder."""
+  return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
 # --- Checksums ------------------------------------------------------------------------------

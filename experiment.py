@@ -121,9 +121,10 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
                       f"{folder}/checkpoints/{config.restore_step}")
     if config.do_train and not stored["do_train"] and not finished:
       raise UserError(f"output_dir {folder} holds a run that only scored; choose another")
-  hosts.agree({"git_commit": _git_commit(), **_versions(), **{
-      f"config.{name}": value for name, value in _flat(config.to_dict()).items()
-      if name not in _HOSTS_OWN}})
+  if hosts.several():  # git takes a while
+    hosts.agree({"git_commit": _git_commit(), **_versions(), **{
+        f"config.{name}": value for name, value in _flat(config.to_dict()).items()
+        if name not in _HOSTS_OWN}})
   return Run(folder, config, finished, mirror)
 
 
@@ -508,15 +509,14 @@ def what_is_saved(folder: pathlib.Path, new: bool) -> str:
     folder: the run's.
     new: it was made up by this command, so that the same command would make another.
   """
-  checkpoints = folder / "checkpoints"
-  steps = [int(entry.name) for entry in checkpoints.glob("*") if entry.name.isdigit()]
+  steps = checkpointing.complete_steps(folder / "checkpoints")
   command = "the same command" + (f" with --output_dir={folder}" if new else "") + (
       " on all hosts" if hosts.several() else "")
   if (folder / "model" / "config.json").exists():
     return f"the model is trained; {command} goes on with it"
   if not steps:
     return "there is no saved step; the same command begins again"
-  return f"step {max(steps)} is saved; {command} continues from it"
+  return f"step {steps[-1]} is saved; {command} continues from it"
 
 
 def stored_config(folder: pathlib.Path, script: str) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ The first tenth of the damaged runs is continued by the command to its end; the 
 in this process.
 """
 
-import argparse
 import contextlib
 import io
 import pathlib
@@ -28,11 +27,7 @@ import training
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--times", type=int, default=50)
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--output_dir", type=pathlib.Path, required=True)
-  options = parser.parse_args()
+  options = harness.options(__doc__, times=50)
   sys.exit(turn_bits(options.output_dir, options.times, options.seed))
 
 

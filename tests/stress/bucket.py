@@ -6,7 +6,6 @@ The bucket is one of moto's S3 server on the loopback. A machine is an empty fol
 folder is relative to. In between the network is cut, at random moments and for random times.
 """
 
-import argparse
 import contextlib
 import os
 import pathlib
@@ -24,11 +23,7 @@ _KNOBS = {"num_train_steps": 300}
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--times", type=int, default=20)
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--output_dir", type=pathlib.Path, required=True)
-  options = parser.parse_args()
+  options = harness.options(__doc__, times=20)
   sys.exit(kill_machines(options.output_dir, options.times, options.seed))
 
 

@@ -1,5 +1,6 @@
 """What every stress test needs: small inputs, the two commands, what a run left behind, a table."""
 
+import argparse
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import json
@@ -207,7 +208,21 @@ def _summary(run_folder: pathlib.Path) -> set[str]:
   return set(json.loads(file.read_text())) if file.exists() else set()
 
 
-# --- A table ---------------------------------------------------------------------------------
+# --- A test's flags and table ------------------------------------------------------------------
+
+
+def options(description: str, times: int) -> argparse.Namespace:
+  """Returns the flags of a test that makes random faults.
+
+  Args:
+    description: its docstring, of which the first line is shown.
+    times: the default number of faults.
+  """
+  parser = argparse.ArgumentParser(description=description.splitlines()[0])
+  parser.add_argument("--times", type=int, default=times)
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--output_dir", type=pathlib.Path, required=True)
+  return parser.parse_args()
 
 
 class Table:

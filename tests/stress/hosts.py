@@ -5,14 +5,12 @@
 The moments lie after the hosts have met: before, the one that is left waits minutes for the other.
 """
 
-import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import os
 import pathlib
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -20,6 +18,7 @@ import threading
 import time
 from typing import Any
 
+from tests import s3_server
 from tests.stress import harness
 
 # Cheap to compile: JAX caches the programs of host 0 alone, so each start of host 1 does it anew.
@@ -42,7 +41,7 @@ class Hosts:
       environment: of each process.
       own: more arguments of each host; as many as there are hosts.
     """
-    port = _free_port()
+    port = s3_server.free_port()
     self.lines: list[list[str]] = [[] for _ in own]
     self.processes: list[subprocess.Popen] = []
     self._readers: list[threading.Thread] = []
@@ -90,12 +89,6 @@ class Hosts:
     return statuses
 
 
-def _free_port() -> int:
-  with socket.socket() as listener:
-    listener.bind(("127.0.0.1", 0))
-    return listener.getsockname()[1]
-
-
 def environment(inputs: harness.Inputs, devices: int = 2) -> dict[str, str]:
   """Returns the environment of a process with some CPU devices, whose programs compile fast."""
   flags = (f"--xla_force_host_platform_device_count={devices} "
@@ -104,11 +97,7 @@ def environment(inputs: harness.Inputs, devices: int = 2) -> dict[str, str]:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--times", type=int, default=20)
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--output_dir", type=pathlib.Path, required=True)
-  options = parser.parse_args()
+  options = harness.options(__doc__, times=20)
   sys.exit(kill_hosts(options.output_dir, options.times, options.seed))
 
 

@@ -3,7 +3,6 @@
     python -m tests.stress.kills --times=50 --output_dir=DIR
 """
 
-import argparse
 import os
 import pathlib
 import random
@@ -17,11 +16,7 @@ SCRIPTS = ("run_pretraining", "run_classifier")
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--times", type=int, default=50)
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--output_dir", type=pathlib.Path, required=True)
-  options = parser.parse_args()
+  options = harness.options(__doc__, times=50)
   sys.exit(kill_runs(options.output_dir, options.times, options.seed))
 
 
