@@ -446,14 +446,10 @@ def _opened(folder: pathlib.Path) -> Iterator[tuple[Any, pathlib.Path, Any]]:
   """Yields Orbax's checkpointer, the path of the item `params`, and its tree of shapes."""
   import orbax.checkpoint as ocp  # here: importing it takes a second
 
-  try:
-    with files.plain_path(folder / "params") as params, ocp.PyTreeCheckpointer() as checkpointer:
-      # The checkpointer's own `metadata` would warn that the whole step's file is not here.
-      yield checkpointer, params, ocp.PyTreeCheckpointHandler().metadata(params).tree
-  except UserError:
-    raise
-  except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
-    raise UserError(f"{folder} cannot be read (truncated?): {first_line(error)}") from error
+  with (checkpointing.reading(folder), files.plain_path(folder / "params") as params,
+        ocp.PyTreeCheckpointer() as checkpointer):
+    # The checkpointer's own `metadata` would warn that the whole step's file is not here.
+    yield checkpointer, params, ocp.PyTreeCheckpointHandler().metadata(params).tree
 
 
 @contextlib.contextmanager

@@ -235,12 +235,13 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
   """
   try:
     yield
-  except MemoryError:
+  except (MemoryError, UserError):
     raise
   except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
     if _number(error, _EXHAUSTED):
       raise UserError(f"{folder} cannot be read: {_reason(error)}") from error
     raise DamagedCheckpointError(f"{folder} is damaged: {first_line(error)[:100]}") from error
+
 
 def check_arrays(folder: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
   """Compares arrays with the checksums that lie in their checkpoint.
