@@ -13,11 +13,10 @@ if __name__ == "__main__":
 
   stopping.catch_signals()  # first: the imports below take seconds
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +25,7 @@ import numpy as np
 
 import checkpoint_utils
 from classification import tasks
+from classification.classifier import Classifier, split_logits
 from classification.splits import names_in, read_run_data, RunData, same_names
 from configs import rules
 import data
@@ -41,16 +41,6 @@ from tokenization import Tokenizer
 import training
 
 SCRIPT = "run_classifier"
-
-
-@dataclasses.dataclass(frozen=True)
-class Classifier:
-  """The model, its parameters and the meaning of its outputs."""
-
-  model: modeling.BertForSequenceClassification
-  params: Mapping[str, Any]
-  label_names: tuple[str, ...]  # in the order of the outputs; () for regression
-  text_columns: tuple[str, ...]  # of the data that it is for
 
 
 def main() -> None:
@@ -158,7 +148,6 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
   schedule = optimization.create_schedule(config.learning_rate_schedule, config.learning_rate,
                                           num_train_steps, num_warmup_steps)
   optimizer = experiment.optimizer_from_config(config, schedule)
-  predict_fn = make_predict_fn(classifier.model)
   return experiment.TrainingPlan(
       description=experiment.model_description(
           classifier.model.config, label_names=classifier.label_names,
@@ -172,7 +161,7 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
                                           skip_nonfinite=config.skip_nonfinite_steps > 0),
       batches_from=functools.partial(train_batches, config, examples, num_train_steps),
       evaluate=(lambda params, _: score_splits(
-          config, dataclasses.replace(classifier, params=params), run_data, predict_fn)
+          config, dataclasses.replace(classifier, params=params), run_data)
                 ) if config.do_eval else None,
       curve=f"eval_{run_data.task.metrics[0]}")
 
@@ -189,39 +178,21 @@ def train_batches(config: ml_collections.ConfigDict, examples: data.TokenizedSpl
 
 # --- Scoring, predicting, saving --------------------------------------------------------------
 
-PredictFn = Callable[[training.Params, training.Batch], jax.Array]
+def logits_of(config: ml_collections.ConfigDict, classifier: Classifier,
+              examples: data.TokenizedSplit, batch_size: int) -> np.ndarray:
+  """Computes [examples, outputs] of a split with the config's rows."""
+  return split_logits(classifier, examples, batch_size=batch_size,
+                      max_seq_length=config.max_seq_length, pack=config.pack_sequences)
 
 
-def make_predict_fn(model: modeling.BertForSequenceClassification) -> PredictFn:
-  """Makes (params, batch [devices, ...]) -> logits [devices, examples, outputs]."""
-
-  def logits(params: training.Params, batch: training.Batch) -> jax.Array:
-    return model.apply({"params": params}, batch)
-
-  return training.pmap_eval_step(logits)
-
-
-def split_logits(config: ml_collections.ConfigDict, classifier: Classifier,
-                 examples: data.TokenizedSplit, batch_size: int,
-                 predict_fn: PredictFn) -> np.ndarray:
-  """Computes [examples, outputs]: every example of a split exactly once, in its order."""
-  batches = data.ordered_batches(
-      examples, batch_size=batch_size, devices=jax.device_count(),
-      mine=hosts.own_devices(), pack=config.pack_sequences,
-      length=data.row_length(int(examples.lengths.max()), config.max_seq_length))
-  return training.collect_outputs(predict_fn, training.replicate(classifier.params),
-                                  data.prefetch(batches))
-
-
-def score_splits(config: ml_collections.ConfigDict, classifier: Classifier, run_data: RunData,
-                 predict_fn: PredictFn | None = None) -> dict[str, float]:
+def score_splits(config: ml_collections.ConfigDict, classifier: Classifier,
+                 run_data: RunData) -> dict[str, float]:
   """Computes eval_<metric> of every dev split; those of MNLI's second end in _mismatched."""
   task = run_data.task
-  predict_fn = predict_fn or make_predict_fn(classifier.model)
   results = {}
   for split, suffix in task.eval_splits.items():
     examples = run_data.splits[split].examples
-    logits = split_logits(config, classifier, examples, config.eval_batch_size, predict_fn)
+    logits = logits_of(config, classifier, examples, config.eval_batch_size)
     scores = tasks.score(task, tasks.predictions_from(task, logits), examples.labels,
                          classifier.label_names)
     scores["loss"] = float(jnp.mean(losses.example_losses(jnp.asarray(logits), examples.labels)))
@@ -231,11 +202,9 @@ def score_splits(config: ml_collections.ConfigDict, classifier: Classifier, run_
 
 def write_predictions(run: experiment.Run, classifier: Classifier, run_data: RunData) -> None:
   """Writes predictions/<GLUE's name>.tsv for the test splits, and the probabilities beside."""
-  predict_fn = make_predict_fn(classifier.model)
   for split, name in run_data.task.test_splits.items():
     examples, row_ids = run_data.splits[split].examples, run_data.splits[split].row_ids
-    logits = split_logits(run.config, classifier, examples, run.config.predict_batch_size,
-                          predict_fn)
+    logits = logits_of(run.config, classifier, examples, run.config.predict_batch_size)
     file = run.folder / "predictions" / f"{name}.tsv"
     if not hosts.is_first():
       continue

