@@ -384,7 +384,9 @@ def _end_after(group: _Group, host: int, end: Mapping[str, Any]) -> None:
   if group.ending.locked():
     return
   if end["status"]:
-    _write(f"{group.named(host)} stopped: {end['message']}")
+    # Only host 0 knows what is saved; after an error (1) the same command would not help.
+    saved = f"; {stopping.advice()}" if group.me == 0 and end["status"] > 1 else ""
+    _write(f"{group.named(host)} stopped: {end['message']}{saved}")
   _end(group, "", end["status"], follows=True)
 
 

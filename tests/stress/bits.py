@@ -38,10 +38,7 @@ def turn_bits(folder: pathlib.Path, times: int, seed: int = 0) -> int:
   rng, whole, broken = random.Random(seed), folder / "whole", folder / "broken"
   command, environment = (inputs.command("run_pretraining", broken, **harness.SHORT),
                           inputs.environment(XLA_FLAGS=""))
-  ended = harness.run(inputs.command("run_pretraining", whole, **harness.SHORT), environment)
-  if ended.status:
-    table.add("unbroken", f"exit {ended.status}: {ended.lines[-1:]}", wrong=True)
-    return table.finish()
+  harness.run_whole(inputs.command("run_pretraining", whole, **harness.SHORT), environment)
   right: dict[int, training.TrainState] = {}
   harmless = 0
   for number in range(times):
@@ -55,7 +52,6 @@ def turn_bits(folder: pathlib.Path, times: int, seed: int = 0) -> int:
       wrong = ([f"exit {ended.status}: {ended.lines[-1:]}"] if ended.status
                else harness.differences(broken, whole))
     else:
-      # Not before: a process cannot fork well once JAX has begun.
       right = right or _right_states(whole, folder / "earlier")
       said, wrong = _restore(broken, right)
     harmless += not (said or wrong)

@@ -38,8 +38,8 @@ def fill_disks(folder: pathlib.Path, only: str = "") -> int:
   inputs = harness.Inputs.make(folder / "inputs")
   whole, disk = folder / "whole", folder / "disk"
   disk.mkdir()
-  harness.run(inputs.command("run_pretraining", whole, **harness.SHORT),
-              inputs.environment(XLA_FLAGS=""))
+  harness.run_whole(inputs.command("run_pretraining", whole, **harness.SHORT),
+                    inputs.environment(XLA_FLAGS=""))
   run = disk / "run"
   faults: list[tuple[str, int, dict[str, int], Callable[[], object] | None,
                      Callable[[], bool]]] = [

@@ -139,6 +139,13 @@ def run(command: Iterable[str], environment: Mapping[str, str], limit: float = 6
   return end(start(command, environment), since, limit)
 
 
+def run_whole(command: Iterable[str], environment: Mapping[str, str]) -> None:
+  """Runs a command to its end, to compare others with; a failure ends this process."""
+  ended = run(command, environment)
+  if ended.status:
+    sys.exit(f"the unbroken run: exit {ended.status}: {ended.lines[-1:]}")
+
+
 def wait_until(process: subprocess.Popen, condition: Callable[[], bool]) -> bool:
   """Waits for a condition; False if the process ended before."""
   while process.poll() is None:

@@ -6,7 +6,6 @@
 import os
 import pathlib
 import random
-import subprocess
 import sys
 import time
 
@@ -27,10 +26,7 @@ def kill_runs(folder: pathlib.Path, times: int, seed: int = 0) -> int:
   rng = random.Random(seed)
   kills, runs = 0, 0
   for script in SCRIPTS:
-    ended = harness.run(inputs.command(script, folder / script), inputs.environment())
-    if ended.status:
-      table.add(f"{script} unbroken", f"exit {ended.status}: {ended.lines[-1:]}", wrong=True)
-      return table.finish()
+    harness.run_whole(inputs.command(script, folder / script), inputs.environment())
   while kills < times:
     script = SCRIPTS[runs % len(SCRIPTS)]
     broken = harness.fresh(folder / "broken")
@@ -70,10 +66,10 @@ def _kill_once(inputs: harness.Inputs, script: str, out: pathlib.Path, rng: rand
       table.add(f"SIGKILL at {moment}, {time.monotonic() - since:.1f} s after the start",
                 f"saved steps {harness.steps_saved(out)}, logged to {harness.steps_logged(out)}")
       return None
-  err = _end(process)
-  if process.returncode:
-    table.add(f"{script} again", err, wrong=True)
-  return process.returncode
+  ended = harness.end(process, since)
+  if ended.status:
+    table.add(f"{script} again", f"exit {ended.status}: {ended.lines[-1:]}", wrong=True)
+  return ended.status
 
 
 def _entries(out: pathlib.Path, moment: str) -> set[str]:
@@ -83,11 +79,6 @@ def _entries(out: pathlib.Path, moment: str) -> set[str]:
   if moment == "the export":
     return {name for name in names if name.startswith(".model.")}
   return {name for name in names if name.isdigit() == (moment == "the end of a save")}
-
-
-def _end(process: subprocess.Popen) -> str:
-  out, err = process.communicate(timeout=300)
-  return (err or out).strip().splitlines()[-1] if (err or out).strip() else ""
 
 
 if __name__ == "__main__":

@@ -29,10 +29,7 @@ def send_signals(folder: pathlib.Path) -> int:
   inputs = harness.Inputs.make(harness.fresh(folder) / "inputs")
   for script in ("run_pretraining", "run_classifier"):
     whole = folder / script
-    ended = harness.run(inputs.command(script, whole), inputs.environment())
-    if ended.status:
-      table.add(f"{script} unbroken", f"exit {ended.status}: {ended.lines[-1:]}", wrong=True)
-      continue
+    harness.run_whole(inputs.command(script, whole), inputs.environment())
     for moment, has_come in _moments(folder / "stopped"):
       for number in STATUS if moment == "in training" else (signal.SIGTERM,):
         _send(inputs, script, folder / "stopped", whole, moment, has_come, number, table)
