@@ -1,0 +1,432 @@
+"""A page of HTML in one file: scores, facts, charts, tables. It loads nothing and runs no script.
+
+A page is a list of sections, a section a list of the parts that the functions here make. Whatever
+is no `Html` is text, and escaped. A chart is inline SVG, whose colours follow the page's style
+sheet: light or dark, on a screen or on paper.
+"""
+
+from collections.abc import Iterable, Sequence
+import html
+import itertools
+import math
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+from support.files import written_whole
+
+MOST_POINTS = 600  # of a line; more are too fine for the eye and make the page large
+_WIDTH, _HEIGHT = 420, 250  # of a chart, in units of its view box
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 20, 40  # margins of its plot
+_COLOURS = 5  # --c0 ... in the style sheet: Okabe and Ito's, which colour-blind eyes tell apart
+# What HTML does not allow in a text, and half surrogate pairs, which no file can hold.
+_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+
+
+class Html(str):
+  """HTML that is part of a page as it is; any other text is escaped."""
+
+
+class Series(NamedTuple):
+  """A line or a cloud of points of a chart.
+
+  Attributes:
+    name: for the legend.
+    points: (x, y) each; a line's in the order of x.
+    style: "line", "faint" (a thin line behind others), "dotted" (a line with a dot at each point),
+      or "cloud" (dots alone).
+    colour: a number from 0; the same number is the same colour in all charts.
+  """
+
+  name: str
+  points: Sequence[tuple[float, float]]
+  style: str = "line"
+  colour: int = 0
+
+
+class Band(NamedTuple):
+  """A marked range of a chart's x axis."""
+
+  first: float
+  last: float
+  name: str
+
+
+def write_page(path: pathlib.Path, title: str, lead: str, sections: Sequence[Html]) -> None:
+  """Writes a page, whole or not at all.
+
+  Args:
+    path: of the file.
+    title: the heading, and the window's title.
+    lead: a line below it.
+    sections: see `section`; their headings are listed below the lead.
+  """
+  links = " ".join(f'<a href="#{name}">{heading}</a>' for name, heading in re.findall(
+      r'^<section id="([^"]*)"><h2>(.*?)</h2>', "\n".join(sections), re.MULTILINE))
+  content = (
+      '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+      '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+      # The second lock beside escaping: no script runs, and nothing is loaded.
+      '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+      'style-src \'unsafe-inline\'; img-src data:">\n<link rel="icon" href="data:,">\n'
+      f"<title>{escaped(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+      f"<header><h1>{escaped(title)}</h1><p>{escaped(lead)}</p><nav>{links}</nav></header>\n"
+      f"<main>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n")
+  with written_whole(path) as temporary:
+    temporary.write_text(content, "utf-8")
+
+
+def escaped(value: Any) -> Html:
+  """Returns a text as HTML that shows it; `Html` as it is."""
+  if isinstance(value, Html):
+    return value
+  return Html(html.escape(_UNFIT.sub("\ufffd", str(value))))
+
+
+def section(title: str, *parts: Html) -> Html:
+  """Returns a section with its heading; "" where there are no parts."""
+  if not any(parts):
+    return Html("")
+  name = re.sub(r"[^a-z0-9]+", "-", title.lower())
+  return Html(f'<section id="{name}"><h2>{escaped(title)}</h2>\n' + "\n".join(parts)
+              + "</section>")
+
+
+def paragraph(text: str) -> Html:
+  """Returns a paragraph."""
+  return Html(f"<p>{escaped(text)}</p>")
+
+
+def code(text: str) -> Html:
+  """Returns a command or the like, whose long lines wrap."""
+  return Html(f"<pre>{escaped(text)}</pre>")
+
+
+def link(path: str) -> Html:
+  """Returns a link to a neighbour of the page."""
+  from urllib import parse
+
+  return Html(f'<a href="{parse.quote(path)}">{escaped(path)}</a>')
+
+
+def folded(title: str, *parts: Html) -> Html:
+  """Returns parts that a click on the title unfolds."""
+  return Html(f"<details><summary>{escaped(title)}</summary>\n" + "\n".join(parts)
+              + "</details>")
+
+
+def scores(pairs: Iterable[tuple[str, Any]]) -> Html:
+  """Returns large figures side by side, each with its name."""
+  return Html('<dl class="scores">' + "".join(
+      f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in pairs)
+              + "</dl>")
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> Html:
+  """Returns a list of names and values; a pair without a value is left out."""
+  rows = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in pairs
+                 if value not in ("", None))
+  return Html(f'<dl class="facts">{rows}</dl>')
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], texts: Sequence[str] = ()) -> Html:
+  """Returns a table, which scrolls where the window is narrow.
+
+  Args:
+    header: the columns' names.
+    rows: a value each column; numbers stand right.
+    texts: the columns of long text, which wrap.
+  """
+  head = "".join(f"<th>{escaped(name)}</th>" for name in header)
+  body = "\n".join("<tr>" + "".join(
+      _cell(value, name in texts) for name, value in zip(header, row, strict=True)) + "</tr>"
+                   for row in rows)
+  return _scrolling(f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>")
+
+
+def _cell(value: Any, is_text: bool) -> str:
+  number = isinstance(value, int | float) or (
+      isinstance(value, str) and re.fullmatch(r"[-+±]?[0-9][0-9,.e+-]*%?", value))
+  # dir=auto: a text in Arabic or Hebrew runs from the right, in its own cell alone.
+  kind = ' class="text" dir="auto"' if is_text else ' class="number"' if number else ' dir="auto"'
+  return f"<td{kind}>{escaped(value)}</td>"
+
+
+def _scrolling(content: str, kind: str = "") -> Html:
+  # tabindex: the arrow keys scroll it too.
+  return Html(f'<div class="scrolls" tabindex="0"><table{kind}>{content}</table></div>')
+
+
+def matrix(names: Sequence[str], counts: Sequence[Sequence[int]], corner: str) -> Html:
+  """Returns a table of counts, with each one's share of its row, by which it is shaded.
+
+  Args:
+    names: of the rows, and of the columns.
+    counts: [rows, columns].
+    corner: says what rows and columns are.
+  """
+  head = "".join(f"<th>{escaped(name)}</th>" for name in names)
+  body = []
+  for i, row in enumerate(counts):
+    cells = [f'<th scope="row">{escaped(names[i])}</th>']
+    for j, count in enumerate(row):
+      share = count / sum(row) if sum(row) else 0.0
+      kind = "right" if i == j else "wrong"
+      cells.append(f'<td class="{kind}" style="--share:{share:.3f}">{count:,}'
+                   f"<small>{share:.1%}</small></td>")
+    body.append(f"<tr>{''.join(cells)}</tr>")
+  return _scrolling(f"<thead><tr><th>{escaped(corner)}</th>{head}</tr></thead>\n"
+                    f"<tbody>{''.join(body)}</tbody>", ' class="matrix"')
+
+
+# --- Charts ---------------------------------------------------------------------------------
+
+
+def charts(*figures: Html) -> Html:
+  """Returns charts side by side, as many as the window has room for."""
+  return Html(f'<div class="charts">{"".join(figures)}</div>' if any(figures) else "")
+
+
+def chart(title: str, series: Sequence[Series], x_name: str = "step", *, y_name: str = "",
+          log_x: bool = False, bands: Sequence[Band] = (), diagonal: bool = False) -> Html:
+  """Returns a chart of lines or points; "" if there is none to draw.
+
+  Args:
+    title: stands above it.
+    series: drawn in this order; points that are no finite numbers are left out, and of many
+      points of a line those that its shape needs are kept.
+    x_name: of the x axis, below it.
+    y_name: of the y axis, where the title does not say it.
+    log_x: the x axis is logarithmic, with its ticks at the values.
+    bands: of x, shaded by turns and named: phases of a run.
+    diagonal: draws y = x, and gives both axes the same range.
+  """
+  drawn = [one._replace(points=kept) for one in series if (kept := [
+      (x, y) for x, y in one.points if _is_finite(x) and _is_finite(y) and (x > 0 or not log_x)])]
+  if not drawn:
+    return Html("")
+  x_values, y_values = ([point[i] for one in drawn for point in one.points] for i in (0, 1))
+  x_values += [edge for band in bands for edge in band[:2]]
+  if diagonal:
+    x_values = y_values = x_values + y_values
+  x_axis = _Axis(x_values, _LEFT, _WIDTH - _RIGHT, whole=x_name == "step", log=log_x)
+  y_axis = _Axis(y_values, _HEIGHT - _BOTTOM, _TOP)
+  parts = [_band(band, i, x_axis) for i, band in enumerate(bands)]
+  parts += [_grid(x_axis, y_axis, x_name, y_name)]
+  if diagonal:
+    ends = [(x_axis.place(v), y_axis.place(v)) for v in (x_axis.first, x_axis.last)]
+    parts.append(f'<path class="diagonal" d="{_path(ends)}"/>')
+  parts += [_drawing(one, x_axis, y_axis) for one in drawn]
+  legend = "".join(f'<span class="c{one.colour % _COLOURS} {one.style}">{escaped(one.name)}</span>'
+                   for one in drawn) if len(drawn) > 1 else ""
+  return Html(
+      f"<figure><figcaption>{escaped(title)}<span>{legend}</span></figcaption>"
+      f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escaped(title)}">'
+      f"{''.join(parts)}</svg></figure>")
+
+
+def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+  """Returns each point's mean with its neighbours, a twentieth of the points, at least three."""
+  points = [(x, y) for x, y in points if _is_finite(x) and _is_finite(y)]
+  reach = max(len(points) // 40, 1)
+  sums = list(itertools.accumulate((y for _, y in points), initial=0.0))
+  result = []
+  for i, (x, _) in enumerate(points):
+    near = min(reach, i, len(points) - 1 - i)  # as many on both sides: a slope stays as it is
+    result.append((x, (sums[i + near + 1] - sums[i - near]) / (2 * near + 1)))
+  return result
+
+
+def _is_finite(value: Any) -> bool:
+  return isinstance(value, int | float) and -1e300 < value < 1e300
+
+
+class _Axis:
+  """An axis: its range, its ticks, and the place of a value."""
+
+  def __init__(self, values: Sequence[float], start: float, end: float, whole: bool = False,
+               log: bool = False):
+    from matplotlib import ticker  # here: half a second
+
+    self._start, self._end, self._log = start, end, log
+    first, last = min(values), max(values)
+    if first == last:
+      first, last = (first / 2, last * 2) if log else (first - (abs(first) or 1) / 10,
+                                                       last + (abs(last) or 1) / 10)
+    if log:
+      self.first, self.last = first / 1.15, last * 1.15
+      ticks = sorted(set(values))
+      self.ticks = ticks if len(ticks) <= 8 else [10.0 ** power for power in range(
+          math.ceil(math.log10(first)), math.floor(math.log10(last)) + 1)]
+      return
+    self.ticks = ticker.MaxNLocator(nbins=5, integer=whole).tick_values(first, last).tolist()
+    if whole:
+      self.first, self.last = first, last
+    else:  # up to the next ticks
+      self.first, self.last = self.ticks[0], self.ticks[-1]
+    self.ticks = [tick for tick in self.ticks if self.first <= tick <= self.last]
+
+  def place(self, value: float) -> float:
+    """Returns a value's place in the view box."""
+    first, last = self.first, self.last
+    if self._log:
+      value, first, last = math.log(value), math.log(first), math.log(last)
+    return round(self._start + (value - first) / (last - first) * (self._end - self._start), 1)
+
+
+def _short(value: float) -> str:
+  """Returns a tick's label: 0.25, 5e-5, 20k, 1M."""
+  for least, size, unit in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
+    if abs(value) >= least:
+      return f"{value / size:.6g}{unit}"
+  return re.sub(r"e([-+])0*", lambda sign: "e" + sign[1].strip("+"), f"{value:.6g}")
+
+
+def _grid(x_axis: _Axis, y_axis: _Axis, x_name: str, y_name: str) -> str:
+  parts, bottom, right = [], _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
+  for tick in y_axis.ticks:
+    y = y_axis.place(tick)
+    parts.append(f'<path class="grid" d="M{_LEFT} {y}H{right}"/>'
+                 f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{_short(tick)}</text>')
+  for tick in x_axis.ticks:
+    x = x_axis.place(tick)
+    parts.append(f'<path class="tick" d="M{x} {bottom}v4"/>'
+                 f'<text x="{x}" y="{bottom + 17}" text-anchor="middle">{_short(tick)}</text>')
+  parts.append(f'<path class="axis" d="M{_LEFT} {bottom}H{right}"/>'
+               f'<text x="{(_LEFT + right) / 2}" y="{_HEIGHT - 5}" text-anchor="middle">'
+               f"{escaped(x_name)}</text>")
+  if y_name:
+    parts.append(f'<text transform="translate(11 {(_TOP + bottom) / 2}) rotate(-90)" '
+                 f'text-anchor="middle">{escaped(y_name)}</text>')
+  return "".join(parts)
+
+
+def _band(band: Band, index: int, x_axis: _Axis) -> str:
+  left, right = x_axis.place(band.first), x_axis.place(band.last)
+  at_end = left > (_LEFT + _WIDTH) / 2  # where its name would run out of the chart
+  return (f'<rect class="band{index % 2}" x="{left}" y="{_TOP}" width="{max(right - left, 1):.1f}" '
+          f'height="{_HEIGHT - _BOTTOM - _TOP}"/>'
+          f'<text class="name" x="{right if at_end else left}" y="{_TOP - 5}" '
+          f'text-anchor="{"end" if at_end else "start"}">{escaped(band.name)}</text>')
+
+
+def _drawing(series: Series, x_axis: _Axis, y_axis: _Axis) -> str:
+  colour = f"c{series.colour % _COLOURS}"
+  places = [(x_axis.place(x), y_axis.place(y)) for x, y in series.points]
+  if series.style == "cloud":
+    return f'<path class="{colour} cloud" d="{_dots(places)}"/>'
+  line = f'<path class="{colour} {series.style}" d="{_path(_thinned(places))}"/>'
+  if len(places) <= (60 if series.style == "dotted" else 1):
+    line += f'<path class="{colour} dots" d="{_dots(places)}"/>'
+  return line
+
+
+def _thinned(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+  """Keeps the lowest and the highest point of each stretch, so that no peak is lost."""
+  if len(places) <= MOST_POINTS:
+    return list(places)
+  size, kept = 2 * len(places) / MOST_POINTS, []
+  for i in range(MOST_POINTS // 2):
+    stretch = range(round(i * size), round((i + 1) * size))
+    kept += sorted({min(stretch, key=lambda j: places[j][1]),
+                    max(stretch, key=lambda j: places[j][1])})
+  return [places[0], *(places[i] for i in kept), places[-1]]
+
+
+def _path(places: Sequence[tuple[float, float]]) -> str:
+  return "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
+
+
+def _dots(places: Sequence[tuple[float, float]]) -> str:
+  return "".join(f"M{x:g} {y:g}h0" for x, y in places)  # a line of no length has round ends
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d5dbe1;
+  --ground: #ffffff; --raised: #f5f7f9; --c0: #0067a3; --c1: #c24600; --c2: #00795a;
+  --c3: #a23f7b; --c4: #7d5c00; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink: #e4e8ec; --soft: #9ba6b1; --line: #363d46; --ground: #14171a;
+    --raised: #1d2126; --c0: #62bdf5; --c1: #ff9d61; --c2: #46cfa7; --c3: #e896c6;
+    --c4: #e5c04e; } }
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
+body { margin: 0 auto; max-width: 76rem; padding: 2rem clamp(1rem, 4vw, 3rem) 4rem;
+  background: var(--ground); color: var(--ink); font: 1rem/1.5 system-ui, -apple-system,
+  "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "Liberation Sans", Arial, sans-serif;
+  font-variant-numeric: tabular-nums; }
+h1 { margin: 0; font-size: clamp(1.4rem, 1rem + 2vw, 2rem); line-height: 1.2;
+  overflow-wrap: anywhere; text-wrap: balance; }
+h2 { margin: 0 0 1rem; font-size: 1.2rem; line-height: 1.3; }
+header p { margin: .4rem 0 1rem; color: var(--soft); overflow-wrap: anywhere; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-size: .9rem; }
+a { color: var(--c0); text-underline-offset: .15em; }
+section { margin-top: 2.2rem; padding-top: 1.4rem; border-top: 1px solid var(--line); }
+section > p { max-width: 46rem; color: var(--soft); margin: 0 0 1rem; }
+pre { margin: 0 0 1.2rem; padding: .8rem 1rem; background: var(--raised); border-radius: 6px;
+  font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+.scores { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr));
+  gap: .8rem; margin: 0 0 1.2rem; }
+.scores div { padding: .7rem 1rem; background: var(--raised); border-radius: 6px; }
+.scores dt { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
+.scores dd { margin: 0; font-size: 1.6rem; line-height: 1.3; font-weight: 600; }
+.facts { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.5rem; margin: 0; }
+.facts dt { color: var(--soft); }
+.facts dd { margin: 0; overflow-wrap: anywhere; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr));
+  gap: 1.6rem 1.4rem; }
+figure { margin: 0; max-width: 36rem; min-width: 0; break-inside: avoid; display: flex;
+  flex-direction: column; justify-content: space-between; }
+figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem;
+  font-weight: 600; font-size: .95rem; margin-bottom: .3rem; }
+figcaption > span { display: flex; flex-wrap: wrap; gap: 0 .9rem; font-weight: 400;
+  font-size: .82rem; color: var(--soft); }
+figcaption span span::before { content: ""; display: inline-block; width: 1.1em;
+  border-top: 2.5px solid var(--c); vertical-align: .28em; margin-right: .4em; }
+figcaption span .faint::before { border-top-width: 1px; }
+figcaption span .dotted::before { border-top-style: dashed; }
+figcaption span .cloud::before { width: .5em; height: .5em; border: 0; border-radius: 50%;
+  background: var(--c); vertical-align: .1em; }
+.c0 { --c: var(--c0); } .c1 { --c: var(--c1); } .c2 { --c: var(--c2); }
+.c3 { --c: var(--c3); } .c4 { --c: var(--c4); }
+svg { display: block; width: 100%; height: auto; overflow: visible; }
+svg text { font-size: 12px; fill: var(--soft); }
+svg path { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; }
+svg .faint { stroke-width: 1; opacity: .45; }
+svg .dotted { stroke-dasharray: 6 3; stroke-width: 1.6; }
+svg .dots { stroke-width: 6; stroke-linecap: round; }
+svg .cloud { stroke-width: 6; stroke-linecap: round; opacity: .45; }
+svg .grid { stroke: var(--line); stroke-width: .8; }
+svg .axis, svg .tick { stroke: var(--soft); stroke-width: 1; }
+svg .diagonal { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 3 4; }
+svg .band0 { fill: transparent; } svg .band1 { fill: var(--soft); opacity: .13; }
+svg .name { font-weight: 600; }
+.scrolls { overflow-x: auto; margin-bottom: 1.2rem; }
+table { border-collapse: collapse; font-size: .92rem; }
+th { text-align: start; font-weight: 600; color: var(--soft); vertical-align: bottom; }
+th, td { padding: .45rem .9rem .45rem 0; border-bottom: 1px solid var(--line); }
+th:last-child, td:last-child { padding-right: .2rem; }
+td { vertical-align: top; }
+td.number { text-align: end; white-space: nowrap; }
+td.text { min-width: 15rem; max-width: 44rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+.matrix th { max-width: 12rem; overflow-wrap: break-word; vertical-align: middle; }
+.matrix thead th + th { text-align: center; }
+.matrix td { min-width: 6rem; padding: .5rem .8rem; text-align: center; font-size: 1.05rem;
+  border: 2px solid var(--ground); border-radius: 4px;
+  background: color-mix(in srgb, var(--c) calc(var(--share) * 55%), var(--raised)); }
+.matrix th { border: 0; }
+.matrix td small { display: block; font-size: .78rem; }
+.matrix .right { --c: var(--c0); } .matrix .wrong { --c: var(--c1); }
+details { margin-top: 1.2rem; } summary { cursor: pointer; color: var(--c0); }
+details[open] summary { margin-bottom: .6rem; }
+@media (max-width: 34rem) { .facts { grid-template-columns: 1fr; gap: 0; }
+  .facts dd { margin-bottom: .6rem; } .scores { grid-template-columns: 1fr 1fr; } }
+@media print { :root { color-scheme: light; } nav { display: none; }
+  body { padding: 0; max-width: none; font-size: 10pt; }
+  .scrolls { overflow: visible; } tr, figure, .matrix { break-inside: avoid; }
+  section { break-inside: auto; } h2 { break-after: avoid; }
+  .matrix td, .scores div, svg .band1 { print-color-adjust: exact;
+    -webkit-print-color-adjust: exact; }
+  .charts { grid-template-columns: 1fr 1fr; } }
+"""
