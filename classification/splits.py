@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 import checkpoint_utils
-from classification import labels, tables, tasks
+from classification import labels, sources, tables, tasks
 import data
 from support import files, remote
 from support.errors import quoted, shown, UserError
@@ -66,7 +66,7 @@ def read_run_data(config: ml_collections.ConfigDict,
   cache_dir = pathlib.Path(config.cache_dir or "~/.cache/bert_in_flax/tokenized").expanduser()
   cache_dir.mkdir(parents=True, exist_ok=True)
   dataset_path = remote.local_copies(config.dataset_path, "dataset_path", config.cache_dir)
-  source = tables.find_source(config.dataset_name, dataset_path, config.skip_bad_rows, cache_dir)
+  source = sources.find_source(config.dataset_name, dataset_path, config.skip_bad_rows, cache_dir)
   say(f"data: {source.description}")
   wanted = wanted_splits(config, source)
   read = {split: source.read(split) for split in wanted}
@@ -119,7 +119,7 @@ def say_split(split: str, table: tables.Table, examples: data.TokenizedSplit,
       + "".join(f"; {note}" for note in table.notes))
 
 
-def choose_columns(config: ml_collections.ConfigDict, source: tables.LabelledSource,
+def choose_columns(config: ml_collections.ConfigDict, source: sources.LabelledSource,
                    table: tables.Table, checkpoint: checkpoint_utils.Checkpoint | None
                    ) -> tables.Layout:
   """Chooses the columns: as configured, or for scoring as the model was trained, or recognized.
@@ -130,7 +130,7 @@ def choose_columns(config: ml_collections.ConfigDict, source: tables.LabelledSou
   trained = checkpoint.text_columns if checkpoint and not config.do_train else ()
   inherited = trained if all(name in table.rows.column_names for name in trained) else ()
   layout = tables.recognize_columns(
-      source, table, names_in("text_columns", config.text_columns) or inherited,
+      source.glue_task, table, names_in("text_columns", config.text_columns) or inherited,
       config.label_column)
   if trained and len(trained) != len(layout.texts):
     raise UserError(f"{checkpoint.path} was trained on {len(trained)} texts ({', '.join(trained)}) "
@@ -140,7 +140,7 @@ def choose_columns(config: ml_collections.ConfigDict, source: tables.LabelledSou
 
 
 def wanted_splits(config: ml_collections.ConfigDict,
-                  source: tables.LabelledSource) -> dict[str, bool]:
+                  source: sources.LabelledSource) -> dict[str, bool]:
   """Names the splits that the config needs, and whether their labels are used.
 
   Raises:

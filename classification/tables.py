@@ -1,38 +1,19 @@
-"""Labelled tables in: GLUE from the hub or in its TSV layout, saved datasets, the user's files.
+"""What is in a labelled table: rows that know their lines, the columns, which rows are usable."""
 
-Every source gives a `Table`: a `datasets.Dataset`, memory-mapped from the disk, whose rows know
-the file and line that they came from, so that an error can name them. A user's file is parsed
-once and kept in the cache folder under a hash of its content.
-"""
-
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
-import hashlib
 import itertools
-import json
-import os
-import pathlib
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from classification import parsers, tasks
-import data
-from support import files, hub
+from classification import tasks
 from support.errors import first_line, quoted, shown, UserError
 
 if TYPE_CHECKING:
   import datasets
   import pyarrow
 
-HUB_GLUE = ("glue", "nyu-mll/glue")
-# Ending of a user's file -> its parser.
-PARSERS = {".csv": parsers.parse_csv, ".tsv": parsers.parse_tsv, ".json": parsers.parse_json,
-           ".jsonl": parsers.parse_json, ".parquet": parsers.parse_parquet}
-FORMATS = "csv, tsv, json, jsonl or parquet"
-# Name of a file or of a dataset's split -> the split.
-SPLIT_NAMES = {"train": "train", "validation": "validation", "dev": "validation",
-               "valid": "validation", "val": "validation", "test": "test"}
 TEXT_NAMES = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
               ("question", "sentence"), ("question", "passage"), ("question", "context"),
               ("question", "answer"), ("query", "passage"), ("text_a", "text_b"),
@@ -43,9 +24,6 @@ PARTIAL_TEXT_NAMES = (("question",), ("title",))
 LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "target", "gold_label",
                "rating", "stars", "score", "similarity_score")
 ID_NAMES = ("index", "id", "idx")
-
-_CHUNK_ROWS = 4096  # of a cached file, so that reading some rows does not map all
-_CACHE_VERSION = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,25 +166,6 @@ def _content_of(kind: "pyarrow.DataType") -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledSource:
-  """A dataset's place, and how to read one split of it.
-
-  Attributes:
-    description: for the log.
-    glue_task: the GLUE task that it holds; None for the user's own.
-    read: split name -> Table.
-    splits: names of the splits that are there.
-    one_file: it is a single file, which may be any split, but one alone.
-  """
-
-  description: str
-  glue_task: tasks.Task | None
-  read: Callable[[str], Table]
-  splits: tuple[str, ...]
-  one_file: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
 class Layout:
   """The names of the text and label columns in a task's tables, and of a user's other ones."""
 
@@ -215,197 +174,22 @@ class Layout:
   unused: tuple[str, ...] = ()
 
 
-# --- Finding the dataset --------------------------------------------------------------------
-
-
-def find_source(dataset_name: str, dataset_path: str, skip_bad_rows: bool,
-                cache_dir: pathlib.Path) -> LabelledSource:
-  """Finds the dataset that the config names, without reading its rows.
-
-  Args:
-    dataset_name: a GLUE task; blank for the user's own files.
-    dataset_path: a GLUE hub name, any other hub dataset, a folder, or a file.
-    skip_bad_rows: leave out csv and tsv rows with a wrong number of fields.
-    cache_dir: an existing folder for parsed files.
-
-  Raises:
-    UserError: an unknown task, nothing at the path, no hub in reach.
-  """
-  if dataset_path in HUB_GLUE:
-    return _hub_source(dataset_path, tasks.glue_task(dataset_name or "cola"))
-  task = tasks.glue_task(dataset_name) if dataset_name else None
-  if not dataset_path:
-    raise UserError("dataset_path is blank; give a folder, or nyu-mll/glue for GLUE from the hub")
-  folder = pathlib.Path(os.path.expanduser(dataset_path))
-  if not folder.exists():
-    if folder.is_absolute() or dataset_path.startswith((".", "~")) or dataset_path.count("/") > 1:
-      raise UserError(f"dataset_path {dataset_path} does not exist")
-    return _hub_source(dataset_path, task)
-  if not folder.is_dir():
-    return _one_file_source(folder, task, skip_bad_rows, cache_dir)
-  if (folder / "dataset_dict.json").exists():
-    return _saved_source(folder, task)
-  if (folder / "state.json").exists():
-    raise UserError(f"{folder} holds a single saved split; save a datasets.DatasetDict with train, "
-                    "validation and test")
-  if task is not None:
-    return _glue_folder_source(folder, task, skip_bad_rows, cache_dir)
-  return _own_files_source(folder, skip_bad_rows, cache_dir)
-
-
-def _hub_source(path: str, task: tasks.Task | None) -> LabelledSource:
-  arguments = (path, task.name) if task else (path,)
-  try:
-    loaded = hub.load_dataset(*arguments)
-  except UserError as error:
-    raise UserError(f"dataset {error}; for local data use "
-                    "--config.dataset_path=/path/to/glue_data") from error
-  return _datasets_source(f"{' '.join(arguments)} (hub)", loaded, task)
-
-
-def _saved_source(folder: pathlib.Path, task: tasks.Task | None) -> LabelledSource:
-  import datasets
-
-  try:
-    loaded = datasets.load_from_disk(str(folder))
-  except Exception as error:  # a damaged folder: pyarrow's, json's and datasets' own types
-    reason = first_line(error)
-    raise UserError(f"{folder} is no readable save_to_disk folder: {reason}") from error
-  return _datasets_source(str(folder), loaded, task)
-
-
-def _datasets_source(name: str, loaded: Any, task: tasks.Task | None) -> LabelledSource:
-  """Returns a source backed by a `datasets.DatasetDict`."""
-  found = _splits_named(name, {split: split for split in loaded})
-
-  def read(split: str) -> Table:
-    rows = loaded[found[split]]
-    if not len(rows):
-      raise UserError(f"{name} [{split}] is empty: it has no row")
-    stripped = [column.strip() for column in rows.column_names]
-    if len(set(stripped)) == len(stripped):
-      rows = rows.rename_columns(dict(zip(rows.column_names, stripped, strict=True)))
-    return Table(f"{name} [{found[split]}]", rows)
-
-  return LabelledSource(name, task, read, tuple(found))
-
-
-def _splits_named(place: str, names: Mapping[str, str]) -> dict[str, str]:
-  """Turns {name: its split's name as found} into {split: name}; dev is validation."""
-  found: dict[str, list[str]] = {}
-  for name, as_found in names.items():
-    found.setdefault(SPLIT_NAMES.get(as_found.lower(), as_found), []).append(name)
-  for split, several in found.items():
-    if len(several) > 1:
-      raise UserError(f"{place} holds several {split} files: {', '.join(several)}; keep one")
-  usual = list(dict.fromkeys(SPLIT_NAMES.values()))
-  return {split: found[split][0] for split in (*filter(found.get, usual), *found)}
-
-
-def _glue_folder_source(folder: pathlib.Path, task: tasks.Task, skip_bad_rows: bool,
-                        cache_dir: pathlib.Path) -> LabelledSource:
-  """Returns a source in GLUE's own layout: CoLA/train.tsv, MNLI/dev_matched.tsv ..."""
-  own_folder = folder.resolve().name == task.folder
-  if not (folder / task.folder).is_dir() and not own_folder:
-    raise UserError(f"{folder} has no folder {task.folder}/ (GLUE's layout of {task.name}); for "
-                    "your own files leave dataset_name blank")
-  folder = folder if own_folder else folder / task.folder
-  found = {split: folder / f"{split.replace('validation', 'dev')}.tsv"
-           for split in ("train", *task.eval_splits, *task.test_splits)}
-
-  def read(split: str) -> Table:
-    header = () if split == "test" else task.tsv_header
-    return _file_table(found[split], cache_dir, parsers.parse_plain_tsv, header=header,
-                       skip_bad_rows=skip_bad_rows)
-
-  there = tuple(split for split, file in found.items() if file.exists())
-  return LabelledSource(str(folder), task, read, there)
-
-
-def _own_files_source(folder: pathlib.Path, skip_bad_rows: bool,
-                      cache_dir: pathlib.Path) -> LabelledSource:
-  """Returns a source of train, validation (or dev, valid, val) and test files."""
-  stems = {file.name: file.stem for file in sorted(folder.iterdir())
-           if file.stem.lower() in SPLIT_NAMES and file.suffix.lower() in PARSERS}
-  found = _splits_named(str(folder), stems)
-  if not found:
-    raise UserError(f"{folder} holds no train, validation or test file in {FORMATS}; for GLUE's "
-                    "layout give --config.dataset_name")
-
-  def read(split: str) -> Table:
-    return _own_table(folder / found[split], cache_dir, skip_bad_rows)
-
-  return LabelledSource(str(folder), None, read, tuple(found))
-
-
-def _one_file_source(file: pathlib.Path, task: tasks.Task | None, skip_bad_rows: bool,
-                     cache_dir: pathlib.Path) -> LabelledSource:
-  """Returns a source of one file, whatever its name: to train on, to score, or to predict."""
-  if task is not None:
-    raise UserError(f"dataset_path {file} is a file; for {task.name} give the folder above "
-                    f"{task.folder}/, or leave dataset_name blank")
-  if file.suffix.lower() not in PARSERS:
-    raise UserError(f"dataset_path {file} is no file in {FORMATS}")
-  return LabelledSource(str(file), None, lambda _: _own_table(file, cache_dir, skip_bad_rows),
-                        ("train", "validation", "test"), one_file=True)
-
-
-def _own_table(file: pathlib.Path, cache_dir: pathlib.Path, skip_bad_rows: bool) -> Table:
-  return _file_table(file, cache_dir, PARSERS[file.suffix.lower()], skip_bad_rows=skip_bad_rows)
-
-
-def _file_table(file: pathlib.Path, cache_dir: pathlib.Path, parse: Callable[..., parsers.Parsed],
-                **options: Any) -> Table:
-  """Returns a file's rows, mapped from the cache; `parse(file, **options)` fills it once."""
-  import datasets  # these two here: a second to import, and pre-training does without them
-  import pyarrow
-
-  content = hashlib.sha256(json.dumps([_CACHE_VERSION, parse.__name__, options]).encode())
-  with file.open("rb") as stream:
-    while block := stream.read(1 << 20):
-      content.update(block)
-  cached = cache_dir / f"{content.hexdigest()[:32]}.arrow"
-  data.remove_damaged(cached)
-  if not cached.exists():
-    parsed = parse(file, **options)
-    if not parsed.columns.num_rows:
-      raise UserError(f"{file} is empty: it has no row")
-    for name in filter(lambda name: "\0" in name, parsed.columns.column_names):
-      raise UserError(f"{file}: the name of column {shown(name)} has a NUL byte; is this a table?")
-    columns = _with_plain_names(parsed.columns)
-    columns = columns.replace_schema_metadata(
-        {**(columns.schema.metadata or {}), b"skipped": str(parsed.skipped).encode()})
-    with (files.written_whole(cached, shared=True) as temporary,
-          pyarrow.OSFile(str(temporary), "wb") as sink,
-          pyarrow.ipc.new_stream(sink, columns.schema) as writer):
-      writer.write_table(columns, max_chunksize=_CHUNK_ROWS)
-    files.seal(cached)
-  os.utime(cached)  # `files.keep_within` deletes the least recently used
-  with pyarrow.memory_map(str(cached)) as stream:  # `Dataset.from_file` drops the metadata
-    skipped = int(pyarrow.ipc.open_stream(stream).schema.metadata[b"skipped"])
-  return Table(str(file), datasets.Dataset.from_file(str(cached)),
-               lambda: parse(file, **options).lines,
-               (f"rows with a wrong number of fields left out: {skipped}",) if skipped else ())
-
-
-def _with_plain_names(columns: "pyarrow.Table") -> "pyarrow.Table":
-  """Strips blanks around the columns' names, where they stay distinct."""
-  names = [name.strip() for name in columns.column_names]
-  if names == columns.column_names or len(set(names)) < len(names):
-    return columns
-  return columns.rename_columns(names).replace_schema_metadata(None)  # it has the old names
-
-
 # --- Columns --------------------------------------------------------------------------------
 
 
-def recognize_columns(source: LabelledSource, table: Table, text_columns: Sequence[str],
+def recognize_columns(task: tasks.Task | None, table: Table, text_columns: Sequence[str],
                       label_column: str) -> Layout:
   """Finds the columns of texts and label: as configured, as GLUE has them, or by usual names.
 
   Usual names may be written in capitals.
+
+  Args:
+    task: a GLUE task; None for the user's own.
+    table: a split.
+    text_columns: those that are configured; () to recognize them.
+    label_column: likewise; "" to recognize it.
   """
-  task, columns = source.glue_task, table.rows.column_names
+  columns = table.rows.column_names
   there = {name.lower(): name for name in reversed(columns)} | {name: name for name in columns}
   label_column = label_column.strip()
   label = label_column or next(

@@ -1,7 +1,7 @@
 """The tasks: GLUE's (https://gluebenchmark.com) and the user's own; metrics and leaderboard files.
 
 A task says which columns hold the texts and the label, what the classes are called, which
-splits are scored and how. Files are read in `tables.py`.
+splits are scored and how. Files are read in `sources.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -13,7 +13,7 @@ from conftest import GOLDEN, init_params, random_batch, ROOT
 import pytest
 
 import checkpoint_utils
-from classification import tables
+from classification import sources
 import modeling
 from support.errors import UserError
 import tokenization
@@ -120,7 +120,7 @@ def test_a_dataset_with_a_script(canary, tmp_path):
   for name in ("data.py", "train.py", "dataset.py", "__init__.py"):
     (data / name).write_text(f"open({str(canary)!r}, 'w')\n")
   (data / "train.csv").write_text("text,label\na,b\nc,d\n")
-  source = tables.find_source("", str(data), False, tmp_path / "cache")
+  source = sources.find_source("", str(data), False, tmp_path / "cache")
   assert len(source.read("train")) == 2
   assert str(data) not in sys.path
 

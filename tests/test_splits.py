@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import checkpoint_utils
-from classification import splits, tables, tasks
+from classification import sources, splits, tables, tasks
 import configs.classifier
 import data
 import modeling
@@ -27,7 +27,7 @@ def model(*names):
 
 
 def own_source(*there, one_file=False):
-  return tables.LabelledSource("HERE", None, None, there, one_file)
+  return sources.LabelledSource("HERE", None, None, there, one_file)
 
 
 # --- Splits -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from classification import labels, parsers, tables, tasks
+from classification import labels, parsers, sources, tables, tasks
 from support.errors import shown, UserError
 
 BINARY = ("no", "yes")
@@ -34,7 +34,7 @@ def write(folder, name, content):
 
 
 def find_source(name, path, skip_bad_rows=False):
-  return tables.find_source(name, path, skip_bad_rows, pathlib.Path(TOKENS))
+  return sources.find_source(name, path, skip_bad_rows, pathlib.Path(TOKENS))
 
 
 def texts_of(table, name):
@@ -65,10 +65,9 @@ def usable(table, layout, *, labelled=True, blank_texts=False, skip=False):
 
 def encode(table, task, model_labels=None, label_column="", values=None):
   """The encoded labels of a table of the task's; `values` stand for a column of mixed types."""
-  source = tables.LabelledSource("", None if task.name == "own" else task, lambda _: table,
-                                 ("train",))
-  layout = tables.recognize_columns(source, table, task.text_columns if task.name == "own" else (),
-                              label_column)
+  own = task.name == "own"
+  layout = tables.recognize_columns(None if own else task, table, task.text_columns if own else (),
+                                    label_column)
   return labels.encode_labels(table, values or labels.label_values(table, layout), task,
                               model_labels or task.label_names)
 
@@ -113,7 +112,7 @@ def test_glue_layouts(tmp_path, name, folder, header, row, texts, label):
   assert source.splits == splits
   for split in splits:
     table = source.read(split)
-    layout = tables.recognize_columns(source, table, (), "")
+    layout = tables.recognize_columns(source.glue_task, table, (), "")
     assert [texts_of(table, column) for column in layout.texts] == [[text] for text in texts]
     encoded = encode(table, task)
     assert encoded.tolist() == [label]
@@ -142,7 +141,7 @@ def test_glue_test_files_keep_their_ids(tmp_path, name, file, header, row, texts
   split, = source.splits
   assert split == pathlib.Path(file).stem
   table = source.read(split)
-  layout = tables.recognize_columns(source, table, (), "")
+  layout = tables.recognize_columns(source.glue_task, table, (), "")
   assert [texts_of(table, column) for column in layout.texts] == [[text] for text in texts]
   assert layout.label == ""
   assert tables.row_ids(table) == [row_id]
@@ -310,7 +309,8 @@ def test_saved_glue_in_the_hub_s_shape(tmp_path):
   hub_dataset(("unacceptable", "acceptable")).save_to_disk(tmp_path)
   source = find_source("cola", str(tmp_path), False)
   train, test = source.read("train"), source.read("test")
-  assert tables.recognize_columns(source, train, (), "") == tables.Layout(("sentence",), "label")
+  layout = tables.recognize_columns(source.glue_task, train, (), "")
+  assert layout == tables.Layout(("sentence",), "label")
   assert train.column("label") == ["acceptable", "unacceptable"]
   assert encode(train, source.glue_task).tolist() == [1, 0]
   assert test.column("label") == [None]
@@ -332,7 +332,8 @@ def test_saved_mnli_uses_the_hub_s_columns(tmp_path):
   datasets.DatasetDict({"validation_matched": rows}).save_to_disk(tmp_path)
   source = find_source("mnli", str(tmp_path), False)
   table = source.read("validation_matched")
-  assert tables.recognize_columns(source, table, (), "").texts == ("premise", "hypothesis")
+  layout = tables.recognize_columns(source.glue_task, table, (), "")
+  assert layout.texts == ("premise", "hypothesis")
   assert encode(table, source.glue_task).tolist() == [2]
 
 
@@ -424,7 +425,7 @@ def test_a_single_saved_split_and_an_empty_one(tmp_path):
     read(tmp_path / "single")
   empty = datasets.Dataset.from_dict({"text": []}, datasets.Features({
       "text": datasets.Value("string")}))
-  source = tables._datasets_source("it", {"train": empty}, None)
+  source = sources._datasets_source("it", {"train": empty}, None)
   with refuses("it [train] is empty: it has no row"):
     source.read("train")
 
@@ -662,8 +663,7 @@ def table_of(**columns):
 
 def layout_of(names, text_columns=(), label_column="", task=None):
   table = table_of(**{name: ["a", "b", "c"] for name in names})
-  source = tables.LabelledSource("", task, lambda _: table, ("train",))
-  return tables.recognize_columns(source, table, text_columns, label_column)
+  return tables.recognize_columns(task, table, text_columns, label_column)
 
 
 @pytest.mark.parametrize("names,texts,label", [
@@ -913,7 +913,7 @@ def test_a_damaged_table_in_the_cache_is_parsed_again_and_said(tmp_path, capsys)
   cache = tmp_path / "cache"
 
   def read_texts():
-    return texts_of(tables.find_source("", str(folder), False, cache).read("train"), "text")
+    return texts_of(sources.find_source("", str(folder), False, cache).read("train"), "text")
 
   right = read_texts()
   (cached,) = cache.glob("*.arrow")
@@ -970,10 +970,9 @@ def test_long_integers_are_classes(long):
 
 def test_the_label_is_no_text(tmp_path):
   table = own_table(tmp_path, "train.csv", "text,label\na,x\nb,y\n")
-  source = tables.LabelledSource("", None, lambda _: table, ("train",))
-  assert tables.recognize_columns(source, table, ("text", "label"), "").label == ""
+  assert tables.recognize_columns(None, table, ("text", "label"), "").label == ""
   with refuses("text_columns 'text', 'label' must be one or two, and not the label column"):
-    tables.recognize_columns(source, table, ("text", "label"), "label")
+    tables.recognize_columns(None, table, ("text", "label"), "label")
 
 
 @pytest.mark.parametrize("kind", ["map", "list_view", "large_list", "binary_view", "struct"])

@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from classification import labels, parsers, tables, tasks
+from classification import labels, parsers, sources, tables, tasks
 from fuzz import harness
 from support.errors import UserError
 
@@ -71,9 +71,9 @@ def test_a_file_becomes_texts_and_labels_or_is_refused(ending, data):
   valid = {"csv": (CSV,), "tsv": (TSV,), "parquet": (parquet(),)}.get(ending, (LINES, ARRAY))
 
   def rows(file):
-    source = tables.find_source("", str(file), False, pathlib.Path(TOKENS))
+    source = sources.find_source("", str(file), False, pathlib.Path(TOKENS))
     table = source.read("train")
-    layout = tables.recognize_columns(source, table, (), "")
+    layout = tables.recognize_columns(source.glue_task, table, (), "")
     table = tables.usable_rows(table, layout, labelled=True, blank_texts=False, skip=True)
     values = labels.label_values(table, layout)
     names = table.class_names(layout.label) or labels.infer_label_names(table, values, "auto")
