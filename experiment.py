@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import zlib
 
 from absl import flags
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -239,6 +240,16 @@ def one_token() -> dict[str, np.ndarray]:
           "sequence_ids": one, "cls_positions": zero, "masked_lm_positions": zero}
 
 
+def random_params(model: nn.Module, seed: int) -> training.Params:
+  """Returns a model's random parameters; a process compiles this once for equal models."""
+  return _initializer(model)(jax.random.key(seed), one_token())["params"]
+
+
+@functools.lru_cache(maxsize=16)
+def _initializer(model: nn.Module) -> Callable[..., Any]:
+  return jax.jit(model.init)
+
+
 def check_hosts(params: training.Params, tokenizer: Tokenizer,
                 digests: Mapping[str, str]) -> None:
   """Connects the devices of several hosts, which must agree on all that a step depends on.
@@ -292,7 +303,7 @@ class TrainingPlan:
     description: of the model, enough to load a checkpoint.
     params: at step 0.
     optimizer: see `optimization.create_optimizer`.
-    schedule: the optimizer's.
+    schedule: number of steps done -> the next one's learning rate.
     loop: number of steps and cadences.
     num_warmup_steps: for the log.
     batch_description: a step's batch, for the log.
@@ -310,7 +321,7 @@ class TrainingPlan:
   loop: training.Loop
   num_warmup_steps: int
   batch_description: str
-  step_fn: Callable[..., Any]
+  step_fn: training.TrainStep
   batches_from: Callable[[int], Iterator[data.Batch]]
   evaluate: Callable[[training.Params, int], dict[str, float]] | None
   curve: str
@@ -442,11 +453,11 @@ def say_plan(config: ml_collections.ConfigDict, plan: TrainingPlan, first_step: 
   say("compiling the first step ...")
 
 
-def optimizer_from_config(config: ml_collections.ConfigDict,
-                          schedule: optax.Schedule) -> optax.GradientTransformation:
+def optimizer_from_config(config: ml_collections.ConfigDict
+                          ) -> optax.GradientTransformationExtraArgs:
   """Returns `optimization.create_optimizer` with the config's settings."""
   return optimization.create_optimizer(
-      config.optimizer, schedule, b1=config.adam_b1, b2=config.adam_b2, eps=config.adam_eps,
+      config.optimizer, b1=config.adam_b1, b2=config.adam_b2, eps=config.adam_eps,
       weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
       bias_correction=config.adam_bias_correction)
 

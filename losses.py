@@ -4,9 +4,8 @@ Imports neither tensorflow nor datasets nor transformers, as `training.py`. Shap
 letters of `modeling.py`, and c for classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,18 +100,20 @@ def pretraining_weights(batch: training.Batch) -> dict[str, jax.Array]:
 # --- Steps ------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=16)  # of equal model and optimizer: traced and compiled once
 def make_classifier_step(model: modeling.BertForSequenceClassification,
                          optimizer: optax.GradientTransformation,
-                         skip_nonfinite: bool = False) -> Callable[..., Any]:
+                         skip_nonfinite: bool = False) -> training.TrainStep:
   """Returns the pmapped `training.train_step` with this loss."""
   return training.pmap_train_step(functools.partial(
       training.train_step, loss_fn=functools.partial(classifier_loss, model=model),
       weigh=classifier_weights, optimizer=optimizer, skip_nonfinite=skip_nonfinite))
 
 
+@functools.lru_cache(maxsize=16)
 def make_pretraining_step(model: modeling.BertForPreTraining,
                           optimizer: optax.GradientTransformation,
-                          skip_nonfinite: bool = False) -> Callable[..., Any]:
+                          skip_nonfinite: bool = False) -> training.TrainStep:
   """Returns the pmapped `training.train_step` with this loss."""
   return training.pmap_train_step(functools.partial(
       training.train_step, loss_fn=functools.partial(pretraining_loss, model=model),

@@ -4,6 +4,7 @@ AdamW with and without bias correction, LAMB, clipping, weight decay by path, fr
 """
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -100,17 +101,39 @@ def scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTransf
   return optax.GradientTransformation(init, update)
 
 
-def create_optimizer(kind: str, schedule: optax.Schedule, *, b1: float, b2: float, eps: float,
-                     weight_decay: float, max_grad_norm: float,
-                     bias_correction: bool) -> optax.GradientTransformation:
+def scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
+  """Multiplies by minus the `learning_rate` that each call of `update` is given.
+
+  The rate is an input, so that a step compiles once for all schedules. The count is not used:
+  `optax.scale_by_learning_rate` has it in its state, and checkpoints keep that form.
+  """
+
+  def init(params: Params) -> optax.ScaleByScheduleState:
+    del params
+    return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+
+  def update(updates: Any, state: optax.ScaleByScheduleState, params: Params | None = None, *,
+             learning_rate: Any, **unused: Any) -> tuple[Any, optax.ScaleByScheduleState]:
+    del params, unused
+    updates = jax.tree.map(lambda u: -learning_rate * u, updates)
+    return updates, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+@functools.lru_cache(maxsize=32)  # equal settings: one optimizer, so that a step compiles once
+def create_optimizer(kind: str, *, b1: float, b2: float, eps: float, weight_decay: float,
+                     max_grad_norm: float, bias_correction: bool
+                     ) -> optax.GradientTransformationExtraArgs:
   """Chains clipping by the global norm, Adam's direction, decoupled decay and learning rate.
+
+  Its `update` takes the step's `learning_rate` by that name.
 
   Args:
     kind: "adamw" is BERT's; "lamb" is Algorithm 2 of You et al., 2019
       (https://arxiv.org/abs/1904.00962, phi the identity): each tensor's step, decay included,
       is scaled to the norm of the tensor, except biases and LayerNorm (as in the authors'
       code). For batches of thousands.
-    schedule: step -> learning rate.
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added outside the square root.
@@ -128,11 +151,12 @@ def create_optimizer(kind: str, schedule: optax.Schedule, *, b1: float, b2: floa
       scale(b1=b1, b2=b2, eps=eps),
       optax.add_decayed_weights(weight_decay, decay_mask),
       *trust,
-      optax.scale_by_learning_rate(schedule))
+      scale_by_given_rate())
 
 
-def freeze(optimizer: optax.GradientTransformation,
-           modules: tuple[tuple[str, ...], ...]) -> optax.GradientTransformation:
+@functools.lru_cache(maxsize=32)
+def freeze(optimizer: optax.GradientTransformationExtraArgs,
+           modules: tuple[tuple[str, ...], ...]) -> optax.GradientTransformationExtraArgs:
   """Keeps the parameters of some modules as they are: no update and no decay (`optax.masked`).
 
   Their gradients still count in the global norm. For modules that no loss reaches, such as the

@@ -108,7 +108,7 @@ def build_classifier(config: ml_collections.ConfigDict,
                                         segments=len(task.text_columns))
   model = modeling.BertForSequenceClassification(bert_config, max(len(label_names), 1),
                                                  jnp.dtype(config.dtype))
-  params = jax.jit(model.init)(jax.random.key(config.seed), experiment.one_token())["params"]
+  params = experiment.random_params(model, config.seed)
   if checkpoint is None:
     return Classifier(model, params, label_names, task.text_columns)
   configured = names_in("label_names", config.label_names)
@@ -147,7 +147,7 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
   eval_steps = config.eval_every_epochs * len(examples) / config.train_batch_size
   schedule = optimization.create_schedule(config.learning_rate_schedule, config.learning_rate,
                                           num_train_steps, num_warmup_steps)
-  optimizer = experiment.optimizer_from_config(config, schedule)
+  optimizer = experiment.optimizer_from_config(config)
   return experiment.TrainingPlan(
       description=experiment.model_description(
           classifier.model.config, label_names=classifier.label_names,

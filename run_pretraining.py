@@ -284,7 +284,7 @@ def build_pretrainer(config: ml_collections.ConfigDict,
                                         max(phase.max_seq_length for phase in phases),
                                         segments=1 if config.objective == "mlm" else 2)
   model = modeling.BertForPreTraining(bert_config, jnp.dtype(config.dtype), config.remat)
-  params = jax.jit(model.init)(jax.random.key(config.seed), experiment.one_token())["params"]
+  params = experiment.random_params(model, config.seed)
   if checkpoint is None:
     return Pretrainer(model, params)
   params, report = checkpoint_utils.load_params(checkpoint, params,
@@ -301,7 +301,7 @@ def plan_pretraining(config: ml_collections.ConfigDict, examples: PretrainingExa
   """Plans the training: one schedule over all phases."""
   schedule = optimization.create_schedule(config.learning_rate_schedule, config.learning_rate,
                                           config.num_train_steps, config.num_warmup_steps)
-  optimizer = experiment.optimizer_from_config(config, schedule)
+  optimizer = experiment.optimizer_from_config(config)
   if config.objective == "mlm":  # no gradient reaches these; decay would wear them away
     optimizer = optimization.freeze(optimizer, (("bert", "pooler"), ("next_sentence",)))
   phases, held_out = examples.train, examples.held_out

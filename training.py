@@ -45,6 +45,8 @@ class NotFiniteError(Exception):
 
 LossFn = Callable[[Params, Batch, Array, Mapping[str, Array]], tuple[Array, Sums]]
 WeighFn = Callable[[Batch], dict[str, Array]]
+# (state, batch, learning rate) -> (next state, sums)
+TrainStep = Callable[[TrainState, Batch, Any], tuple[TrainState, Sums]]
 
 
 def create_state(params: Params, optimizer: optax.GradientTransformation,
@@ -55,9 +57,9 @@ def create_state(params: Params, optimizer: optax.GradientTransformation,
                     rng=jax.random.fold_in(jax.random.key(seed), 1))
 
 
-def train_step(state: TrainState, batch: Batch, *, loss_fn: LossFn, weigh: WeighFn,
-               optimizer: optax.GradientTransformation, skip_nonfinite: bool = False
-               ) -> tuple[TrainState, Sums]:
+def train_step(state: TrainState, batch: Batch, learning_rate: Array, *, loss_fn: LossFn,
+               weigh: WeighFn, optimizer: optax.GradientTransformation,
+               skip_nonfinite: bool = False) -> tuple[TrainState, Sums]:
   """Makes one update from one device's share of the global batch.
 
   The denominators of the global batch are summed first. The loss is then linear in examples, and
@@ -66,10 +68,12 @@ def train_step(state: TrainState, batch: Batch, *, loss_fn: LossFn, weigh: Weigh
   Args:
     state: equal on all devices, without a device axis.
     batch: arrays [micro_batches, ...].
+    learning_rate: float32 scalar, the optimizer's for this update.
     loss_fn: (params, micro-batch, dropout key, totals) -> this micro-batch's *share* of the
       global loss, and the sums and counts of any other metrics.
     weigh: batch -> named sums of weights; their totals over all devices go to `loss_fn`.
-    optimizer: such as `optimization.create_optimizer` makes.
+    optimizer: such as `optimization.create_optimizer` makes, whose update takes the
+      learning rate by name; any other of optax scales by its own.
     skip_nonfinite: leaves out the update where the loss or the gradient's norm is not finite:
       parameters and moments stay as they are, the step and the schedule go on.
 
@@ -86,7 +90,8 @@ def train_step(state: TrainState, batch: Batch, *, loss_fn: LossFn, weigh: Weigh
     return grad_fn(state.params, micro_batch, jax.random.fold_in(rng, index), totals)
 
   (loss, sums), grads = _sum_over_devices(_accumulate(gradients, batch))
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  update = optax.with_extra_args_support(optimizer).update
+  updates, opt_state = update(grads, state.opt_state, state.params, learning_rate=learning_rate)
   params = optax.apply_updates(state.params, updates)
   one, norm = jnp.ones(()), optax.tree.norm(grads)
   if skip_nonfinite:
@@ -128,10 +133,9 @@ def _accumulate(gradients: Callable[[Any, Batch], Any], batch: Batch) -> Any:
   return jax.lax.scan(add, first, (jnp.arange(1, micro_batches), rest))[0]
 
 
-def pmap_train_step(step: Callable[[TrainState, Batch], tuple[TrainState, Sums]]
-                    ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+def pmap_train_step(step: TrainStep) -> TrainStep:
   """Maps a step over devices: takes batches [devices, micro_batches, ...], donates the state."""
-  return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0), out_axes=(None, None),
+  return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0, None), out_axes=(None, None),
                   donate_argnums=(0,))
 
 
@@ -278,9 +282,8 @@ def place(batch: Mapping[str, np.ndarray]) -> PlacedBatch:
   return PlacedBatch(jax.device_put(dict(batch), sharding), counts)
 
 
-def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
-          batches: Iterable[PlacedBatch], loop: Loop, schedule: optax.Schedule,
-          reporter: StepLog, evaluate: Callable[[TrainState], None],
+def train(state: TrainState, step_fn: TrainStep, batches: Iterable[PlacedBatch], loop: Loop,
+          schedule: optax.Schedule, reporter: StepLog, evaluate: Callable[[TrainState], None],
           checkpointer: Saver | None) -> TrainState:
   """Trains from the state's step to `loop.num_train_steps`.
 
@@ -289,7 +292,7 @@ def train(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainS
     step_fn: made by `pmap_train_step`.
     batches: the batch of the state's step and all that follow.
     loop: length and cadences.
-    schedule: the optimizer's, for the log.
+    schedule: number of steps done -> the next one's learning rate.
     reporter: gets every step, every log record and, before the last save, the totals.
     evaluate: called every `eval_every_steps`; its time is not training time.
     checkpointer: saves every `loop.save_cadence` steps and at the end; None saves nothing.
@@ -365,7 +368,7 @@ class _Meter:
     self._mark = time.perf_counter()  # the end of the last record, moved on by untimed seconds
     self.total = Totals()
 
-  def run(self, step: int, step_fn: Callable[..., Any], state: TrainState,
+  def run(self, step: int, step_fn: TrainStep, state: TrainState,
           batches: Iterator[PlacedBatch], *, log: bool, wait: bool) -> TrainState:
     """Sends one step to the devices, at most two ahead of the steps that they have finished.
 
@@ -382,7 +385,7 @@ class _Meter:
     batch, counts = next(batches)
     self._counts.waiting_seconds += time.perf_counter() - start
     self._counts.add(counts)
-    state, sums = self._compiled(step_fn, state, batch)
+    state, sums = self._compiled(step, step_fn, state, batch)
     self._pending.append((step, sums, self._counts if log else None))
     if hosts.several():
       self._asked.append(ask_all())
@@ -392,16 +395,17 @@ class _Meter:
     self._read(0 if wait else 2)
     return state
 
-  def _compiled(self, step_fn: Callable[..., Any], state: TrainState,
+  def _compiled(self, step: int, step_fn: TrainStep, state: TrainState,
                 batch: Batch) -> tuple[TrainState, Sums]:
     """Calls the step; the first call of a shape returns when it has compiled, and is timed."""
+    rate = np.float32(self._schedule(step - 1))
     shapes = tuple(array.shape for array in jax.tree.leaves(batch))
     if shapes in self._shapes:
-      return step_fn(state, batch)
+      return step_fn(state, batch, rate)
     self._shapes.add(shapes)
     self._read(0)  # or the time of steps under way, two at most, would count as compilation
     start = time.perf_counter()
-    result = step_fn(state, batch)
+    result = step_fn(state, batch, rate)
     seconds = time.perf_counter() - start
     self._counts.compile_seconds += seconds
     self._mark += seconds

@@ -54,7 +54,7 @@ def our_step(model_dir: str, examples: data.TokenizedSplit,
   params, _ = checkpoint_utils.load_params(checkpoint, params, reinitialize=("classifier/",))
   schedule = optimization.create_schedule("joined", LEARNING_RATE, *optimization.training_steps(
       len(examples), BATCH_SIZE, EPOCHS, 0.1))
-  optimizer = steps.bert_optimizer(schedule)
+  optimizer = steps.bert_optimizer()
   step_fn = losses.make_classifier_step(model, optimizer)
   state = training.replicate(training.create_state(params, optimizer, seed=0), devices=1)
   length = data.row_length(int(examples.lengths.max()), LENGTH)
@@ -66,7 +66,7 @@ def our_step(model_dir: str, examples: data.TokenizedSplit,
 
   def step(t: int) -> float:
     nonlocal state
-    state, sums = step_fn(state, batch(t))
+    state, sums = step_fn(state, batch(t), np.float32(schedule(t)))
     return float(sums["loss"][0])
 
   total = optimization.training_steps(len(examples), BATCH_SIZE, EPOCHS, 0)[0]

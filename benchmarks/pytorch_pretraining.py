@@ -33,12 +33,12 @@ import training
 
 def our_run(model, params, inputs, schedule):
   """Returns the losses of all steps."""
-  optimizer = steps.bert_optimizer(schedule)
+  optimizer = steps.bert_optimizer()
   step = losses.make_pretraining_step(model, optimizer)
   state = training.replicate(training.create_state(params, optimizer, seed=0))
   values = []
-  for batch in inputs:
-    state, sums = step(state, batch)
+  for i, batch in enumerate(inputs):
+    state, sums = step(state, batch, np.float32(schedule(i)))
     values.append(float(sums["loss"][0]))
   return values
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -47,10 +46,10 @@ def random_batch(config: modeling.BertConfig, rows: int, length: int,
       "next_sentence_weights": np.ones(rows, np.float32)}
 
 
-def bert_optimizer(schedule: optax.Schedule) -> optax.GradientTransformation:
+def bert_optimizer() -> optax.GradientTransformationExtraArgs:
   """Returns the scripts' AdamW."""
   return optimization.create_optimizer(
-      "adamw", schedule, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=1.0,
+      "adamw", b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=1.0,
       bias_correction=True)
 
 
@@ -64,13 +63,13 @@ class CompiledStep(NamedTuple):
 
 def compile_step(model: nn.Module, batch: training.Batch, updates: int = 1) -> CompiledStep:
   """Compiles the step of a classifier or pre-trainer for one device, `updates` in a call."""
-  optimizer = bert_optimizer(lambda step: jnp.float32(1e-5))
+  optimizer, rate = bert_optimizer(), np.float32(1e-5)
   make = (losses.make_pretraining_step if isinstance(model, modeling.BertForPreTraining)
           else losses.make_classifier_step)
   params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
   state = training.replicate(training.create_state(params, optimizer, seed=0), devices=1)
   arrays = training.place({name: value[None, None] for name, value in batch.items()}).arrays
-  lowered = make(model, optimizer).lower(state, arrays)
+  lowered = make(model, optimizer).lower(state, arrays, rate)
   start = time.perf_counter()
   step_fn = lowered.compile()
   seconds = time.perf_counter() - start
@@ -81,7 +80,7 @@ def compile_step(model: nn.Module, batch: training.Batch, updates: int = 1) -> C
   def update() -> float:
     nonlocal state
     for _ in range(updates):
-      state, sums = step_fn(state, arrays)
+      state, sums = step_fn(state, arrays, rate)
     return float(sums["loss"][0])
 
   return CompiledStep(update, seconds, held / 1e9)

@@ -463,7 +463,7 @@ def save_steps(folder, tiny, *steps):
   """Saves a run's checkpoints of these steps; returns its state at step 0."""
   model, params, _ = tiny
   optimizer = optimization.create_optimizer(
-      "adamw", lambda _: 0.1, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, max_grad_norm=1.0,
+      "adamw", b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, max_grad_norm=1.0,
       bias_correction=True)
   checkpointer = checkpointing.Checkpointer(
       folder / "checkpoints", keep=2, description={

@@ -19,7 +19,7 @@ import training
 def state_at(step):
   params = {"kernel": jnp.arange(600.0).reshape(30, 20) + step, "bias": jnp.full(3, 0.5 * step)}
   optimizer = optimization.create_optimizer(
-      "adamw", lambda _: 0.1, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, max_grad_norm=1.0,
+      "adamw", b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, max_grad_norm=1.0,
       bias_correction=True)
   state = training.create_state(params, optimizer, seed=0)
   return state.replace(step=jnp.asarray(step, jnp.int32))

@@ -9,7 +9,6 @@ import functools
 from conftest import GOLDEN, padded_batch
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -118,11 +117,11 @@ def test_twenty_steps_of_the_original_optimizer(bert, devices, micro_batches):
                                       int(trace["num_train_steps"]),
                                       int(trace["num_warmup_steps"]))
   optimizer = optimization.create_optimizer(
-      "adamw", lambda t: schedule(jnp.asarray(GLOBAL_STEPS)[t]), b1=0.9, b2=0.999, eps=1e-6,
-      weight_decay=0.01, max_grad_norm=1.0, bias_correction=False)
+      "adamw", b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=1.0,
+      bias_correction=False)
   step = functools.partial(training.train_step, optimizer=optimizer, weigh=pretraining_weights,
                            loss_fn=functools.partial(pretraining_loss, model=model))
-  step = jax.pmap(step, axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
+  step = jax.pmap(step, axis_name=training.DEVICES, in_axes=(None, 0, None), out_axes=(None, None),
                   devices=jax.local_devices()[:devices])
   state = training.create_state(params, optimizer, seed=0)
   for t in range(20):
@@ -131,7 +130,7 @@ def test_twenty_steps_of_the_original_optimizer(bert, devices, micro_batches):
              for rows in np.arange(4).reshape(devices * micro_batches, -1)]
     batch = jax.tree.map(lambda *x: np.stack(x).reshape(devices, micro_batches, *x[0].shape),
                          *split)
-    state, sums = step(state, batch)
+    state, sums = step(state, batch, np.float32(schedule(GLOBAL_STEPS[t])))
     close(mean(sums, "masked_lm_loss"), trace["masked_lm_loss"][t])
     close(mean(sums, "next_sentence_loss"), trace["next_sentence_loss"][t])
     close(sums["gradient_norm"][0], trace["grad_norm_before_clip"][t])

@@ -35,6 +35,11 @@ def test_a_schedule_without_warm_up_starts_at_its_peak():
     optimization.create_schedule("cosine", 2.0, 10, 0)
 
 
+def test_equal_settings_give_one_optimizer():
+  assert make_optimizer() is make_optimizer()
+  assert make_optimizer() is not make_optimizer(weight_decay=0.1)
+
+
 def test_decay_mask_by_name(tiny_config):
   """Only LayerNorms and biases are spared: 5 x 2 LayerNorm leaves, 2 x 6 + 2 biases."""
   batch = random_batch(tiny_config)
@@ -51,18 +56,18 @@ def test_decay_mask_by_name(tiny_config):
   assert not mask["bert/layer_1/layer_norm/scale"]
 
 
-def make_optimizer(schedule, **changes):
+def make_optimizer(**changes):
   settings = {"b1": 0.9, "b2": 0.999, "eps": 1e-6, "weight_decay": 0.01, "max_grad_norm": 1.0,
               "bias_correction": True} | changes
-  return optimization.create_optimizer("adamw", schedule, **settings)
+  return optimization.create_optimizer("adamw", **settings)
 
 
 @pytest.mark.parametrize("bias_correction", [True, False])
 def test_one_adamw_update_by_hand(bias_correction):
   params = {"kernel": jnp.asarray([3.0, -4.0]), "bias": jnp.asarray([1.0])}
   grads = {"kernel": jnp.asarray([30.0, 40.0]), "bias": jnp.asarray([0.0])}
-  optimizer = make_optimizer(lambda _: 0.1, bias_correction=bias_correction)
-  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  optimizer = make_optimizer(bias_correction=bias_correction)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params, learning_rate=0.1)
   clipped = np.asarray([0.6, 0.8])  # the norm is 50, not 2,500
   m, v = 0.1 * clipped, 0.001 * clipped**2
   if bias_correction:
@@ -76,9 +81,9 @@ def test_one_adamw_update_by_hand(bias_correction):
 def test_clipping_is_by_the_norm_and_can_be_off(limit, expected):
   """Seen in Adam's first moment, before its own scaling hides a factor."""
   params = {"kernel": jnp.zeros(2)}
-  optimizer = make_optimizer(lambda _: 1.0, max_grad_norm=limit)
+  optimizer = make_optimizer(max_grad_norm=limit)
   grads = {"kernel": jnp.asarray([30.0, 40.0])}  # the norm is 50, not 2,500
-  _, state = optimizer.update(grads, optimizer.init(params), params)
+  _, state = optimizer.update(grads, optimizer.init(params), params, learning_rate=1.0)
   np.testing.assert_allclose(state[1].mu["kernel"], expected, rtol=1e-5)
 
 
@@ -89,9 +94,9 @@ def test_one_lamb_update_by_hand(bias_correction):
   grads = {"kernel": jnp.asarray([0.3, 0.4]), "zero": jnp.asarray([0.1, 0.0]),
            "bias": jnp.asarray([0.5])}
   optimizer = optimization.create_optimizer(
-      "lamb", lambda _: 0.1, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=0.0,
+      "lamb", b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=0.0,
       bias_correction=bias_correction)
-  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params, learning_rate=0.1)
 
   def direction(g):
     m, v = (g, g**2) if bias_correction else (0.1 * g, 0.001 * g**2)
@@ -106,5 +111,5 @@ def test_one_lamb_update_by_hand(bias_correction):
 
 def test_an_unknown_optimizer_is_refused():
   with pytest.raises(ValueError, match="optimizer must be 'adamw' or 'lamb', not 'sgd'"):
-    optimization.create_optimizer("sgd", lambda _: 0.1, b1=0.9, b2=0.999, eps=1e-6,
-                                  weight_decay=0.0, max_grad_norm=0.0, bias_correction=True)
+    optimization.create_optimizer("sgd", b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0,
+                                  max_grad_norm=0.0, bias_correction=True)

@@ -333,11 +333,10 @@ def test_the_loss_is_the_global_mean_with_unequal_masks_per_device():
     step = jax.pmap(functools.partial(
         training.train_step, optimizer=optax.sgd(1.0), weigh=losses.pretraining_weights,
         loss_fn=functools.partial(losses.pretraining_loss, model=model)),
-        axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
+        axis_name=training.DEVICES, in_axes=(None, 0, None), out_axes=(None, None),
         devices=jax.local_devices()[:devices])
     state = training.create_state(params, optax.sgd(1.0), seed=0)
-    state, sums = step(state, batches.pack_rows(rows, devices, micro_batches,
-                                                            pack=False))
+    state, sums = step(state, batches.pack_rows(rows, devices, micro_batches, pack=False), 1.0)
     results.append(jax.device_get((state.params, sums)))
   for result in results[1:]:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),

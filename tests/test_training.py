@@ -24,6 +24,8 @@ from support import stopping
 from support.errors import UserError
 import training
 
+RATE = np.float32(1e-2)  # a learning rate
+
 # --- The step ---------------------------------------------------------------------------------
 
 
@@ -57,7 +59,7 @@ def make_step(model, optimizer, devices=1, counter=None, skip_nonfinite=False):
 
   step = functools.partial(training.train_step, loss_fn=loss_fn, optimizer=optimizer,
                            weigh=losses.classifier_weights, skip_nonfinite=skip_nonfinite)
-  return jax.pmap(step, axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
+  return jax.pmap(step, axis_name=training.DEVICES, in_axes=(None, 0, None), out_axes=(None, None),
                   devices=jax.local_devices()[:devices])
 
 
@@ -68,7 +70,7 @@ def test_devices_and_accumulation_equal_one_big_batch(tiny):
   results = {}
   for shape in ((1, 1), (4, 1), (2, 2), (1, 4)):
     state = training.create_state(params, optimizer, seed=0)
-    state, sums = make_step(model, optimizer, shape[0])(state, split(batch, *shape))
+    state, sums = make_step(model, optimizer, shape[0])(state, split(batch, *shape), RATE)
     results[shape] = jax.device_get((state.params, sums["loss"], sums["gradient_norm"][0]))
     if shape == (4, 1):  # out_axes=None would hide replicas that have drifted apart
       for leaf in jax.tree.leaves(state.params):
@@ -89,23 +91,25 @@ def test_a_placed_batch_is_with_its_devices_before_the_step(tiny):
   assert placed.counts.examples == 8
   assert placed.counts.tokens == batch["sequence_ids"].size
   assert placed.counts.real_tokens == (batch["sequence_ids"] > 0).sum()
-  optimizer = optax.sgd(0.1)
+  optimizer, rate = optax.sgd(0.1), training.replicate(RATE, devices=2)
   step = make_step(model, optimizer, devices=2)
-  state, _ = step(training.create_state(params, optimizer, seed=0), placed.arrays)
+  state, _ = step(training.create_state(params, optimizer, seed=0), placed.arrays, rate)
   with jax.transfer_guard("disallow"):  # whatever is still to be sent fails
-    state, sums = step(state, placed.arrays)
+    state, sums = step(state, placed.arrays, rate)
     with pytest.raises(Exception, match="Disallowed host-to-device"):
-      step(state, batch)
+      step(state, batch, rate)
   assert np.isfinite(sums["loss"][0])
 
 
 def test_the_first_step_of_a_warm_up_moves_nothing(tiny):
   model, params, batch = tiny
-  optimizer = bert_optimizer(optimization.create_schedule("joined", 1e-2, 10, 4))
+  optimizer = bert_optimizer()
+  schedule = optimization.create_schedule("joined", 1e-2, 10, 4)
   step = make_step(model, optimizer)
-  state, _ = step(training.create_state(params, optimizer, seed=0), split(batch, 1, 1))
+  state, _ = step(training.create_state(params, optimizer, seed=0), split(batch, 1, 1),
+                  np.float32(schedule(0)))
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), params)
-  state, _ = step(state, split(batch, 1, 1))
+  state, _ = step(state, split(batch, 1, 1), np.float32(schedule(1)))
   for name, leaf in flax.traverse_util.flatten_dict(jax.device_get(state.params), sep="/").items():
     before = flax.traverse_util.flatten_dict(params, sep="/")[name]
     assert (leaf != before).any(), name
@@ -127,11 +131,11 @@ def test_dropout_differs_by_step_device_and_micro_batch(tiny, tiny_config):
 
   step = jax.pmap(functools.partial(training.train_step, loss_fn=record, optimizer=optax.sgd(0.0),
                                     weigh=losses.classifier_weights),
-                  axis_name=training.DEVICES, in_axes=(None, 0), out_axes=(None, None),
+                  axis_name=training.DEVICES, in_axes=(None, 0, None), out_axes=(None, None),
                   devices=jax.local_devices()[:2])
   state = training.create_state(params, optax.sgd(0.0), seed=0)
   for _ in range(2):
-    state, _ = step(state, batch)
+    state, _ = step(state, batch, RATE)
   jax.block_until_ready(state)
   jax.effects_barrier()
   assert len(seen) == 8
@@ -180,7 +184,7 @@ def compiled(tiny_config):
   """One step function for all loop tests: (step, optimizer, schedule, params, trace counter)."""
   model = modeling.BertForSequenceClassification(tiny_config, 2)
   schedule = optimization.create_schedule("joined", 1e-2, 8, 2)
-  optimizer, counter = bert_optimizer(schedule), []
+  optimizer, counter = bert_optimizer(), []
   params = init_params(model, random_batch(tiny_config))
   return make_step(model, optimizer, counter=counter), optimizer, schedule, params, counter
 
@@ -221,7 +225,7 @@ class Device:
     self.step_seconds, self.compile_seconds = step_seconds, compile_seconds
     self.host_seconds, self.shapes, self.waited = host_seconds, set(), []
 
-  def step(self, state, batch):
+  def step(self, state, batch, rate):
     shape = batch["input_ids"].shape
     if shape not in self.shapes:
       self.shapes.add(shape)
@@ -291,6 +295,36 @@ def test_one_compile_a_shape(compiled, tiny_config):
   assert len(set(traced)) == 2
 
 
+def test_another_learning_rate_compiles_nothing(compiled, tiny_config):
+  step, optimizer, _, params, counter = compiled
+  run_loop(compiled, tiny_config)
+  traced = list(counter)
+  other = optimization.create_schedule("original", 3e-3, 5, 0)
+  run_loop((step, optimizer, other, params, counter), tiny_config, last_step=5)
+  assert counter == traced
+
+
+def test_a_step_is_given_the_schedules_rate_of_the_steps_before_it(compiled, tiny_config):
+  _, optimizer, schedule, params, _ = compiled
+  rates = []
+
+  def step(state, batch, rate):
+    rates.append(rate)
+    return state.replace(step=state.step + 1), {"loss": (1.0, 1.0), "gradient_norm": (1.0, 1.0)}
+
+  state = training.create_state(params, optimizer, seed=3).replace(step=2)
+  run_loop((step, optimizer, schedule, params, None), tiny_config, state=state)
+  assert rates == [np.float32(schedule(t)) for t in range(2, 8)]
+  assert {rate.dtype for rate in rates} == {np.dtype("float32")}  # one type: one program
+
+
+def test_equal_models_and_optimizers_share_a_step(tiny_config):
+  make = losses.make_classifier_step
+  models = [modeling.BertForSequenceClassification(tiny_config, n) for n in (2, 2, 3)]
+  assert make(models[0], bert_optimizer()) is make(models[1], bert_optimizer())
+  assert make(models[0], bert_optimizer()) is not make(models[2], bert_optimizer())
+
+
 def test_resume_equals_uninterrupted_bit_for_bit(compiled, tiny_config, tmp_path):
   _, optimizer, _, params, _ = compiled
   whole = run_loop(compiled, tiny_config)
@@ -336,7 +370,7 @@ def test_a_gradient_without_end_stops_the_run_before_it_is_saved(compiled, tiny_
   """The loss is finite then, and the parameters are not; after step 1, which is waited for."""
   _, optimizer, schedule, params, _ = compiled
 
-  def step(state, batch):
+  def step(state, batch, rate):
     norm = np.inf if int(state.step) == 4 else 1.0
     return state.replace(step=state.step + 1), {"loss": (1.0, 1.0), "gradient_norm": (norm, 1.0)}
 
@@ -352,14 +386,14 @@ def test_a_gradient_without_end_stops_the_run_before_it_is_saved(compiled, tiny_
 def test_an_update_that_is_not_finite_is_left_out(tiny):
   """Parameters and moments keep their bits; step and schedule go on, as after an empty batch."""
   model, params, batch = tiny
-  optimizer = bert_optimizer(optimization.create_schedule("joined", 1e-2, 8, 2))
+  optimizer = bert_optimizer()
   step = make_step(model, optimizer, devices=2, skip_nonfinite=True)
   whole = split(batch, 2, 1)
   spoiled = {**whole, "weights": whole["weights"].copy()}
   spoiled["weights"][1, 0, 0] = np.nan  # on one of the two devices
   start = training.create_state(params, optimizer, seed=0)
-  first, _ = step(start, whole)
-  same, sums = step(first, spoiled)
+  first, _ = step(start, whole, RATE)
+  same, sums = step(first, spoiled, RATE)
   assert np.isnan(sums["loss"][0])
   assert int(same.step) == 2
   assert flat(same.params) == flat(first.params)
@@ -370,8 +404,8 @@ def test_an_update_that_is_not_finite_is_left_out(tiny):
     return flat([leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim])
 
   assert moments(same) == moments(first)
-  after, _ = step(same, whole)
-  plain, _ = step(first, whole)
+  after, _ = step(same, whole, RATE)
+  plain, _ = step(first, whole, RATE)
   assert flat(after.params) != flat(first.params)
   assert moments(after) == moments(plain)  # the same gradient: nothing of the NaN is left
 
@@ -388,7 +422,7 @@ def test_skipped_steps_are_named_and_counted(compiled, tiny_config, bad, most, e
   _, optimizer, schedule, params, _ = compiled
   log = Log()
 
-  def step(state, batch):
+  def step(state, batch, rate):
     number = int(state.step) + 1
     loss = np.nan if number in bad else float(number)
     return state.replace(step=state.step + 1), {"loss": (loss, 1.0), "gradient_norm": (1.0, 1.0)}
@@ -435,7 +469,7 @@ def test_a_signal_is_obeyed_between_two_steps_and_the_step_is_saved(compiled, ti
   _, optimizer, schedule, params, _ = compiled
   checkpointer, log = checkpointing.Checkpointer(tmp_path, {"config": {}}), Log()
 
-  def step(state, batch):
+  def step(state, batch, rate):
     if int(state.step) == 4:
       signal.raise_signal(signal.SIGTERM)
     return state.replace(step=state.step + 1), {"loss": (1.0, 1.0), "gradient_norm": (1.0, 1.0)}

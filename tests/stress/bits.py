@@ -74,7 +74,7 @@ def _read(checkpoints: pathlib.Path, run: pathlib.Path) -> training.TrainState:
   content = files.read_json(run / "config.json")
   config = ml_collections.ConfigDict(content["config"])
   model = modeling.BertForPreTraining(modeling.BertConfig(**content["model"]))
-  optimizer = experiment.optimizer_from_config(config, lambda _: 0.0)
+  optimizer = experiment.optimizer_from_config(config)
   state = jax.eval_shape(lambda: training.create_state(
       model.init(jax.random.key(0), experiment.one_token())["params"], optimizer, config.seed))
   checkpointer = checkpointing.Checkpointer(checkpoints, {})
