@@ -15,6 +15,7 @@ import re
 import shutil
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import flax.traverse_util
 import jax
 import numpy as np
@@ -163,25 +164,34 @@ class LoadReport:
 # --- Finding a checkpoint -------------------------------------------------------------------
 
 
-def find_checkpoint(name: str) -> Checkpoint:
-  """Finds `init_checkpoint`: a local folder or file prefix, or else a hub name.
+def find_checkpoint(name: str, called: str = "init_checkpoint",
+                    bert_config_file: str = "") -> Checkpoint:
+  """Finds a checkpoint: a local folder or file prefix, or else a hub name.
+
+  Args:
+    name: of the folder, of the prefix, or on the hub.
+    called: the knob or flag that it is from, for messages.
+    bert_config_file: of a TF1 checkpoint; "": the bert_config.json beside it.
 
   Raises:
     UserError: nothing there, no known format, another architecture, or no hub in reach.
   """
   path = pathlib.Path(os.path.expanduser(name))
-  if os.path.exists(f"{path}.index"):
-    return _google_checkpoint(path)
   if path.name.endswith(".index") and path.is_file():
-    return _google_checkpoint(path.with_suffix(""))
+    path = path.with_suffix("")
+  if os.path.exists(f"{path}.index"):
+    return _google_checkpoint(path, bert_config_file)
+  if bert_config_file and (path / "config.json").exists():
+    raise UserError(f"{called} {name} has a config.json of its own, which bert_config_file "
+                    f"{bert_config_file} does not replace")
   if path.is_dir():
     return _local_checkpoint(path)
   if path.exists():
-    raise UserError(f"init_checkpoint {name} is a file; give the model's folder, or a TF1 "
+    raise UserError(f"{called} {name} is a file; give the model's folder, or a TF1 "
                     "checkpoint's prefix (.../bert_model.ckpt)")
   if path.is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1:
-    raise UserError(f"init_checkpoint {name} does not exist")
-  return _local_checkpoint(_download(name))
+    raise UserError(f"{called} {name} does not exist")
+  return _local_checkpoint(_download(name, called))
 
 
 def _local_checkpoint(folder: pathlib.Path) -> Checkpoint:
@@ -206,7 +216,7 @@ def _local_checkpoint(folder: pathlib.Path) -> Checkpoint:
                   "directory of this project")
 
 
-def _download(name: str) -> pathlib.Path:
+def _download(name: str, called: str) -> pathlib.Path:
   """Fetches a model from the HuggingFace hub or its cache; prefers safetensors."""
   try:
     for weights in ("model*.safetensors", "pytorch_model*.bin"):
@@ -214,8 +224,9 @@ def _download(name: str) -> pathlib.Path:
       if any(folder.glob(weights)):
         return folder
   except UserError as error:
-    raise UserError(f"init_checkpoint {error}; for a local model use "
-                    "--config.init_checkpoint=/path/to/model/dir") from error
+    flag = "--config.init_checkpoint" if called == "init_checkpoint" else called
+    raise UserError(f"{called} {error}; for a local model use {flag}=/path/to/model/dir"
+                    ) from error
   raise UserError(f"{name} on the HuggingFace hub has neither safetensors nor pytorch_model.bin")
 
 
@@ -378,8 +389,9 @@ def _google_prefix(folder: pathlib.Path) -> pathlib.Path:
                   f"{', '.join(sorted(found))}")
 
 
-def _google_checkpoint(prefix: pathlib.Path) -> Checkpoint:
-  config_file = prefix.parent / "bert_config.json"
+def _google_checkpoint(prefix: pathlib.Path, bert_config_file: str = "") -> Checkpoint:
+  config_file = pathlib.Path(os.path.expanduser(bert_config_file)
+                             or prefix.parent / "bert_config.json")
   if not config_file.exists():
     raise UserError(f"{prefix} needs a bert_config.json beside it; {config_file} does not exist")
   fields = files.read_json(config_file)
@@ -583,6 +595,32 @@ def load_params(checkpoint: Checkpoint, fresh: Params,
       raise UserError(f"{checkpoint.path} has {', '.join(there)} but not {', '.join(missing)}")
   report = LoadReport(tuple(loaded), tuple(initialized), tuple(sorted(by_ours)), new_rows)
   return flax.traverse_util.unflatten_dict(params, sep="/"), report
+
+
+def count_outputs(checkpoint: Checkpoint) -> int:
+  """Returns the number of outputs of a checkpoint's classifier; 0 if it has none."""
+  bias = next(weight for weight in WEIGHTS if weight.ours == "classifier/bias")
+  return len(checkpoint.read().get(getattr(bias, checkpoint.format), ()))
+
+
+def load_trained(checkpoint: Checkpoint, model: nn.Module, needed: tuple[str, ...]) -> Params:
+  """Loads a model to be used as it is; heads that the checkpoint lacks are zeros.
+
+  Args:
+    checkpoint: what `find_checkpoint` found.
+    model: takes a batch.
+    needed: prefixes of HEADS that must be there.
+
+  Raises:
+    UserError: like `load_params`; or a needed head is missing.
+  """
+  shapes = jax.eval_shape(model.init, jax.random.key(0), modeling.one_token())["params"]
+  params, report = load_params(checkpoint, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype),
+                                                        shapes))
+  missing = [name for name in report.initialized if name.startswith(needed)]
+  if missing:
+    raise UserError(f"{checkpoint.path} has no trained {', '.join(missing)}")
+  return params
 
 
 def _finite(value: np.ndarray, name: str) -> np.ndarray:

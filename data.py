@@ -15,15 +15,16 @@ the part of its own devices (`mine`), with as many rows a device as all hosts ha
 """
 
 import collections
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import itertools
 import math
 import os
 import pathlib
-from typing import TYPE_CHECKING, TypeVar
+from typing import NamedTuple, TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -139,31 +140,60 @@ def _fingerprint(texts: "datasets.Dataset", tokenizer: Tokenizer, max_seq_length
 
 
 def _encode(texts: "pyarrow.Table", tokenizer: Tokenizer, max_seq_length: int) -> "pyarrow.Table":
+  """Returns `encode_examples` of each row as columns."""
+  import pyarrow
+
+  encoded = encode_examples([list(map(str, column.to_pylist())) for column in texts.columns],
+                            tokenizer, max_seq_length)
+  return pyarrow.table({"input_ids": pyarrow.array(encoded.ids, pyarrow.list_(pyarrow.int32())),
+                        "first_length": pyarrow.array(encoded.first_lengths, pyarrow.int32()),
+                        "truncated": pyarrow.array(encoded.truncated, pyarrow.bool_())})
+
+
+class Encoded(NamedTuple):
+  """Examples as lists: the ids of each, the tokens of its first segment, whether it was cut."""
+
+  ids: list[list[int]]
+  first_lengths: list[int]
+  truncated: list[bool]
+
+
+def encode_examples(columns: Sequence[Sequence[str]], tokenizer: Tokenizer,
+                    max_seq_length: int) -> Encoded:
   """Makes [CLS] first [SEP] (second [SEP]) of each row, cut to `max_seq_length` tokens.
 
   The longer segment loses tokens from its back, the second one on a tie
   (`_truncate_seq_pair` of the original's run_classifier.py).
-  """
-  import pyarrow
 
-  first, *second = (tokenizer.encode([str(text) for text in column.to_pylist()])
-                    for column in texts.columns)
+  Args:
+    columns: the first texts and, for pairs, the second ones.
+    tokenizer: see `tokenization.py`.
+    max_seq_length: tokens of an example at most, with [CLS] and [SEP].
+  """
+  first, *second = (tokenizer.encode(column) for column in columns)
   cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-  examples, first_lengths, truncated = [], [], []
+  encoded = Encoded([], [], [])
   for a, b in zip(first, *second or ([None] * len(first),), strict=True):
     if b is None:
       kept = a[:max_seq_length - 2]
-      examples.append([cls, *kept, sep])
-      truncated.append(len(kept) < len(a))
+      encoded.ids.append([cls, *kept, sep])
+      encoded.truncated.append(len(kept) < len(a))
     else:
       keep_a, keep_b = pair_lengths(len(a), len(b), max_seq_length - 3)
       kept = a[:keep_a]
-      examples.append([cls, *kept, sep, *b[:keep_b], sep])
-      truncated.append(keep_a + keep_b < len(a) + len(b))
-    first_lengths.append(len(kept) + 2)
-  return pyarrow.table({"input_ids": pyarrow.array(examples, pyarrow.list_(pyarrow.int32())),
-                        "first_length": pyarrow.array(first_lengths, pyarrow.int32()),
-                        "truncated": pyarrow.array(truncated, pyarrow.bool_())})
+      encoded.ids.append([cls, *kept, sep, *b[:keep_b], sep])
+      encoded.truncated.append(keep_a + keep_b < len(a) + len(b))
+    encoded.first_lengths.append(len(kept) + 2)
+  return encoded
+
+
+def unlabelled_split(encoded: Encoded) -> TokenizedSplit:
+  """Returns examples as a split whose labels are zeros, as of a test split."""
+  lengths = np.fromiter(map(len, encoded.ids), np.int64, len(encoded.ids))
+  return TokenizedSplit(
+      np.fromiter(itertools.chain.from_iterable(encoded.ids), np.int32, lengths.sum()),
+      np.concatenate([[0], np.cumsum(lengths)]), np.asarray(encoded.first_lengths, np.int32),
+      np.zeros(len(lengths), np.int32), sum(encoded.truncated))
 
 
 def pair_lengths(a: IntOrArray, b: IntOrArray, budget: int) -> tuple[IntOrArray, IntOrArray]:
@@ -331,7 +361,7 @@ def rows_of_all(lengths: np.ndarray, length: int, pack: bool, steps_an_octave: i
 
 
 def make_batch(split: TokenizedSplit, indices: np.ndarray, length: int, pack: bool,
-               mine: slice = ALL) -> Batch:
+               mine: slice = ALL, num_rows: int | None = None) -> Batch:
   """Builds one batch of labelled examples.
 
   Args:
@@ -340,11 +370,11 @@ def make_batch(split: TokenizedSplit, indices: np.ndarray, length: int, pack: bo
     length: tokens a row, at least those of the longest example.
     pack: False gives every example its own row.
     mine: positions of this host's devices on the first axis.
+    num_rows: rows of each group, enough for it; None: as few of the ladder as are needed.
 
   Returns:
     The batch described at the top of this file, with the leading axes of `indices[mine]`.
   """
-  num_rows = None
   if mine != ALL:
     num_rows = rows_of_all(np.where(indices < 0, 0, split.lengths[indices]), length, pack)
     indices = indices[mine]
@@ -381,6 +411,36 @@ def ordered_batches(split: TokenizedSplit, *, batch_size: int, devices: int, len
   indices[:len(split)] = np.arange(len(split))
   for batch in indices.reshape(-1, devices, batch_size // devices):
     yield make_batch(split, batch, length, pack, mine)
+
+
+def filled_batches(split: TokenizedSplit, examples: np.ndarray, *, devices: int, num_rows: int,
+                   length: int, slots: int) -> Iterator[tuple[np.ndarray, Batch]]:
+  """Yields some examples once, in batches of one shape whose rows are as full as they can be.
+
+  Where `ordered_batches` gives each batch equally many examples and the rows that they need, this
+  gives each batch the same rows and as many examples as fit.
+
+  Args:
+    split: the tokenized split.
+    examples: [n] the ones to take, about in this order.
+    devices: the leading axis.
+    num_rows: rows of a device's batch.
+    length: tokens a row, at least those of the longest of the examples.
+    slots: examples of a device's batch at most.
+
+  Yields:
+    [devices, slots] the examples of the batch, -1 for an empty one, and the batch.
+  """
+  waiting = examples
+  while len(waiting):
+    indices = np.full((devices, slots), -1)
+    for group in indices:
+      some = waiting[:slots]
+      some = some[:np.searchsorted(np.cumsum(split.lengths[some]), num_rows * length, "right")]
+      fits = first_fit(split.lengths[some], length)[0] < num_rows
+      group[:fits.sum()] = some[fits]
+      waiting = np.concatenate([some[~fits], waiting[len(some):]])
+    yield indices, make_batch(split, indices, length, pack=True, num_rows=num_rows)
 
 
 def prefetch(items: Iterable[T], ahead: int = 2) -> Iterator[T]:

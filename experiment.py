@@ -30,7 +30,7 @@ from configs import rules
 import data
 import modeling
 import optimization
-from support import command_line, files, hosts, remote, reporting, stopping
+from support import command_line, files, hosts, hub, remote, reporting, stopping
 from support.errors import first_line, shown, UserError
 from support.mirror import local_folder, Mirror
 from support.reporting import say
@@ -155,6 +155,16 @@ def check_batch_size(name: str, size: int, micro_batches: int = 1) -> None:
     raise UserError(f"{name} {size} is not a positive multiple of {parts}")
 
 
+def check_push(run: Run) -> None:
+  """Raises UserError where the end of a run could not upload its model to config.push_to_hub."""
+  if not run.config.push_to_hub:
+    return
+  hub.check_upload(run.config.push_to_hub)
+  if not (run.finished or run.config.do_train):
+    raise UserError("push_to_hub uploads a run's own model, and this run trains none; give the "
+                    "--output_dir of a finished run")
+
+
 def find_weights(run: Run) -> checkpoint_utils.Checkpoint | None:
   """Finds the finished run's own model, or init_checkpoint; None for random weights."""
   name = str(run.folder / "model") if run.finished else run.config.init_checkpoint
@@ -232,17 +242,9 @@ def model_config(config: ml_collections.ConfigDict, base: modeling.BertConfig,
   return bert_config
 
 
-def one_token() -> dict[str, np.ndarray]:
-  """Returns the smallest batch, to initialize parameters with."""
-  one = np.ones((1, 1), np.int32)
-  zero = np.zeros(1, np.int32)
-  return {"input_ids": 0 * one, "token_type_ids": 0 * one, "position_ids": 0 * one,
-          "sequence_ids": one, "cls_positions": zero, "masked_lm_positions": zero}
-
-
 def random_params(model: nn.Module, seed: int) -> training.Params:
   """Returns a model's random parameters; a process compiles this once for equal models."""
-  return _initializer(model)(jax.random.key(seed), one_token())["params"]
+  return _initializer(model)(jax.random.key(seed), modeling.one_token())["params"]
 
 
 @functools.lru_cache(maxsize=16)
@@ -481,6 +483,13 @@ def export(run: Run, bert_config: modeling.BertConfig, params: training.Params,
   checkpoint_utils.export_huggingface(run.folder / "model", bert_config, jax.device_get(params),
                                       tokenizer, card, **extra)
   say(f"model: {run.folder / 'model'}")
+
+
+@hosts.only_first
+def push(run: Run) -> None:
+  """Uploads model/ to the hub, if config.push_to_hub asks for it."""
+  if run.config.push_to_hub:
+    hub.upload(run.folder / "model", run.config.push_to_hub)
 
 
 def model_card(title: str, pipeline_tag: str, recipe: str, scored_on: str,

@@ -31,6 +31,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 
@@ -349,6 +350,14 @@ class MaskedLmHead(nn.Module):
                         preferred_element_type=jnp.float32)  # [m, v]
     bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
     return logits + bias[None]
+
+
+def one_token() -> dict[str, np.ndarray]:
+  """Returns the smallest batch, to initialize parameters with."""
+  one = np.ones((1, 1), np.int32)
+  zero = np.zeros(1, np.int32)
+  return {"input_ids": 0 * one, "token_type_ids": 0 * one, "position_ids": 0 * one,
+          "sequence_ids": one, "cls_positions": zero, "masked_lm_positions": zero}
 
 
 # --- Dropout ------------------------------------------------------------------------------------

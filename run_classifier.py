@@ -49,6 +49,7 @@ def main() -> None:
   run = experiment.open_run(asked, SCRIPT, data_name(asked.config))
   config = run.config
   rules.check_values(config)
+  experiment.check_push(run)
   devices.prepare_devices(config, SCRIPT)
   check_batch_sizes(run)
   checkpoint = experiment.find_weights(run)
@@ -72,6 +73,7 @@ def main() -> None:
     hosts.only_first(reporting.write_results)(run.folder, "eval_results", results)
   if config.do_predict:
     write_predictions(run, classifier, run_data)
+  experiment.push(run)
   say(f"done: {run.folder}")
 
 

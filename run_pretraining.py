@@ -72,6 +72,7 @@ def main() -> None:
   run = experiment.open_run(asked, SCRIPT, asked.config.size)
   config = run.config
   check_knobs(config)
+  experiment.check_push(run)
   devices.prepare_devices(config, SCRIPT)
   phases = plan_phases(run)
   checkpoint = experiment.find_weights(run)
@@ -92,6 +93,7 @@ def main() -> None:
                        make_eval_fn(pretrainer.model))
   if examples.held_out:
     hosts.only_first(reporting.write_results)(run.folder, "eval_results", results)
+  experiment.push(run)
   say(f"done: {run.folder}")
 
 

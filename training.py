@@ -465,7 +465,7 @@ class _Meter:
 # --- Evaluation -----------------------------------------------------------------------------
 
 
-def _outputs(eval_fn: Callable[[Params, Batch], Any], params: Params,
+def outputs_of(eval_fn: Callable[[Params, Batch], Any], params: Params,
              batches: Iterable[Batch]) -> Iterator[tuple[Any, Batch]]:
   """Yields each batch and its outputs, with at most two more batches sent to the devices.
 
@@ -495,7 +495,7 @@ def collect_outputs(eval_fn: Callable[[Params, Batch], Array], params: Params,
     [examples, ...] float32.
   """
   outputs, weights = [], []
-  for output, batch in _outputs(eval_fn, params, batches):
+  for output, batch in outputs_of(eval_fn, params, batches):
     outputs.append(np.asarray(output))
     weights.append(batch["weights"])
   outputs, weights = (hosts.gathered(np.stack(parts)) for parts in (outputs, weights))
@@ -511,7 +511,7 @@ def sum_over(eval_fn: Callable[[Params, Batch], Sums], params: Params,
     params: replicated.
     batches: arrays [devices, ...].
   """
-  parts = [jax.device_get(sums) for sums, _ in _outputs(eval_fn, params, batches)]
+  parts = [jax.device_get(sums) for sums, _ in outputs_of(eval_fn, params, batches)]
   totals: HostSums = {}
   if parts:
     joined = jax.tree.map(lambda *values: hosts.gathered(np.stack(values)), *parts)

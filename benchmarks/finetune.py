@@ -29,7 +29,6 @@ from benchmarks import compare, pytorch_peer, steps
 from benchmarks.pytorch_glue import TASKS
 import checkpoint_utils
 import data
-import experiment
 import losses
 import modeling
 import optimization
@@ -50,7 +49,7 @@ def our_step(model_dir: str, examples: data.TokenizedSplit,
   config = dataclasses.replace(checkpoint.config, hidden_dropout_prob=dropout,
                                attention_probs_dropout_prob=dropout)
   model = modeling.BertForSequenceClassification(config, 2)
-  params = jax.jit(model.init)(jax.random.key(0), experiment.one_token())["params"]
+  params = jax.jit(model.init)(jax.random.key(0), modeling.one_token())["params"]
   params, _ = checkpoint_utils.load_params(checkpoint, params, reinitialize=("classifier/",))
   schedule = optimization.create_schedule("joined", LEARNING_RATE, *optimization.training_steps(
       len(examples), BATCH_SIZE, EPOCHS, 0.1))

@@ -22,7 +22,6 @@ import transformers
 from benchmarks import pytorch_peer, steps
 from benchmarks.data import open_examples
 import checkpoint_utils
-import experiment
 import losses
 import modeling
 import optimization
@@ -84,7 +83,7 @@ def main():
       hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
   model = modeling.BertForPreTraining(config)
   params = jax.device_get(
-      jax.jit(model.init)(jax.random.key(0), experiment.one_token())["params"])
+      jax.jit(model.init)(jax.random.key(0), modeling.one_token())["params"])
   schedule = optimization.create_schedule("joined", args.learning_rate, args.steps,
                                           args.steps // 10)
 

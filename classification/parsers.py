@@ -12,9 +12,11 @@ import csv
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
 import re
-from typing import Any, TYPE_CHECKING
+import sys
+from typing import Any, BinaryIO, TYPE_CHECKING
 
 from support.errors import first_line, quoted, shown, UserError
 
@@ -40,24 +42,48 @@ class Parsed:
 
 
 def _lines(file: pathlib.Path) -> Iterator[tuple[int, str]]:
+  """Yields `numbered_lines` of a file."""
+  with file.open("rb") as stream:
+    yield from numbered_lines(stream, str(file))
+
+
+def lines_of_input(name: str, flag: str) -> Iterator[tuple[int, str]]:
+  """Yields `numbered_lines` of a file, or of the standard input where the name is "-".
+
+  Raises:
+    UserError: at the first line: no such file; later: like `numbered_lines`.
+  """
+  if name == "-":
+    yield from numbered_lines(sys.stdin.buffer, "the standard input")
+    return
+  file = pathlib.Path(os.path.expanduser(name))
+  if file.is_dir() or not file.exists():
+    raise UserError(f"{flag}={name} " + ("is a folder" if file.is_dir() else "does not exist"))
+  yield from _lines(file)
+
+
+def numbered_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
   """Yields (number, line) for every line; only LF and CRLF end a line.
+
+  Args:
+    stream: UTF-8, from its start.
+    name: of the file, for messages.
 
   Raises:
     UserError: bytes that are not UTF-8, or an endless line, with file and line.
   """
-  with file.open("rb") as stream:
-    for number in itertools.count(1):
-      raw = stream.readline(_LONGEST_LINE + 1)
-      if not raw:
-        return
-      if len(raw) > _LONGEST_LINE:
-        raise UserError(f"{file}:{number}: the line has more than {_LONGEST_LINE:,} bytes; is "
-                        "this a table?")
-      line = _decoded(file, number, raw)
-      yield number, line.removesuffix("\n").removesuffix("\r")
+  for number in itertools.count(1):
+    raw = stream.readline(_LONGEST_LINE + 1)
+    if not raw:
+      return
+    if len(raw) > _LONGEST_LINE:
+      raise UserError(f"{name}:{number}: the line has more than {_LONGEST_LINE:,} bytes; is "
+                      "this a table?")
+    line = _decoded(name, number, raw)
+    yield number, line.removesuffix("\n").removesuffix("\r")
 
 
-def _decoded(file: pathlib.Path, number: int, raw: bytes) -> str:
+def _decoded(file: str | pathlib.Path, number: int, raw: bytes) -> str:
   """Decodes UTF-8 that begins in line `number`; line 1 may have a byte order mark."""
   try:
     return raw.decode("utf-8-sig" if number == 1 else "utf-8")

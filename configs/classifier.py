@@ -140,6 +140,10 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   config.log_every_steps = 0
   # Epochs between two evaluations while training. 0: evaluate only at the end.
   config.eval_every_epochs = 1.0
+  # Repository OWNER/NAME on the HuggingFace hub that model/ is uploaded to at the end, also of a
+  # finished run, with the token of `hf auth login` or HF_TOKEN. It is made if it is not there.
+  # Blank: nowhere.
+  config.push_to_hub = ""
   # Hours after which the run saves its last step and ends with status 143, as after SIGTERM: a
   # little less than a queue grants. 0: no limit.
   config.max_hours = 0.0

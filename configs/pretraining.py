@@ -149,6 +149,10 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   config.eval_steps = 10_000
   # Examples of an evaluation, always the same ones. 0: all.
   config.max_eval_examples = 25_600
+  # Repository OWNER/NAME on the HuggingFace hub that model/ is uploaded to at the end, also of a
+  # finished run, with the token of `hf auth login` or HF_TOKEN. It is made if it is not there.
+  # Blank: nowhere.
+  config.push_to_hub = ""
   # Hours after which the run saves its last step and ends with status 143, as after SIGTERM: a
   # little less than a queue grants. 0: no limit.
   config.max_hours = 0.0

@@ -89,6 +89,7 @@ RULES = {
     "dtype": _one_of("float32", "bfloat16"),
     "matmul_precision": _one_of("float32", "tensorfloat32", "bfloat16"),
     "seed": _SEED,
+    "push_to_hub": _free(_ANY),
     "max_hours": _free(_FROM_0),
     "log_every_steps": _free(_at_least(0)),
     "eval_every_epochs": _free(_FROM_0),

@@ -27,22 +27,24 @@ _EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFIL
 _HELP = ("--help", "-help", "-?", "--helpshort", "-helpshort")
 
 
-def run_script(main: Callable[[], None],
-               interrupted: str = "nothing is saved; the same command begins again") -> NoReturn:
+def run_script(main: Callable[..., None],
+               interrupted: str = "nothing is saved; the same command begins again",
+               takes_texts: bool = False) -> NoReturn:
   """Parses the flags and runs a script; ends it with one line on stderr after a user's error.
 
   Args:
     main: the script.
     interrupted: what follows "interrupted; " after Ctrl-C, until main() has better advice
       (`stopping.advise`).
+    takes_texts: what follows the flags are arguments of main(); otherwise nothing may.
   """
 
   def checked_main(argv: list[str]) -> None:
     try:
-      if len(argv) > 1:
+      if len(argv) > 1 and not takes_texts:
         raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
       with mirror.finished():
-        main()
+        main(*argv[1:])
       hosts.finish()
     except UserError as error:
       _fail(str(error))

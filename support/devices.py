@@ -37,6 +37,12 @@ def prepare_devices(config: ml_collections.ConfigDict, script: str) -> None:
       f"device{'s' if len(devices) > 1 else ''}")
 
 
+def prepare_to_use(script: str) -> None:
+  """Makes the settings for a trained model: `prepare_devices` with exact float32 products."""
+  prepare_devices(ml_collections.ConfigDict(
+      {"deterministic": False, "matmul_precision": "float32"}), script)
+
+
 def keep_compiled_programs() -> None:
   """Caches compiled programs for later runs in ~/.cache/bert_in_flax/compiled, up to 4 GB.
 

@@ -10,8 +10,9 @@ import pathlib
 import re
 import shutil
 import socket
+import sys
 import tempfile
-from typing import Any
+from typing import Any, TextIO
 
 from support.errors import first_line, shown, UserError
 
@@ -106,6 +107,26 @@ def written_whole(path: pathlib.Path, shared: bool = False) -> Iterator[pathlib.
       _flush(path.parent)
   finally:
     _remove(temporary)
+
+
+@contextlib.contextmanager
+def opened_output(name: str) -> Iterator[TextIO]:
+  """Yields the text stream of a command's results.
+
+  Args:
+    name: of a file, which is written whole or not at all; "-" for the standard output, whose
+      reader may leave (`| head`): that ends the block quietly.
+  """
+  if name != "-":
+    with (written_whole(pathlib.Path(os.path.expanduser(name))) as temporary,
+          temporary.open("w", encoding="utf-8", newline="\n") as stream):
+      yield stream
+    return
+  try:
+    yield sys.stdout
+    sys.stdout.flush()
+  except BrokenPipeError:  # Python would flush once more at its end, and complain
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

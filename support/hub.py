@@ -1,10 +1,14 @@
-"""Fetches models and data sets from the HuggingFace hub or its cache; fails fast when offline."""
+"""The HuggingFace hub: models and data sets from it or its cache, a finished model to it.
+
+Fails fast when it is out of reach.
+"""
 
 from collections.abc import Sequence
 import pathlib
+import re
 from typing import Any
 
-from support.errors import first_line, UserError
+from support.errors import first_line, shown, UserError
 from support.reporting import say
 
 
@@ -57,6 +61,45 @@ def load_dataset(name: str, *configuration: str) -> Any:
       return _load_cached_dataset(name, *configuration)
     except Exception:
       raise _not_fetched(full_name, error) from error
+
+
+def check_upload(name: str) -> None:
+  """Checks what can be checked of an upload without the network.
+
+  Raises:
+    UserError: the name is not OWNER/NAME, or there is no token.
+  """
+  import huggingface_hub
+
+  if not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII):
+    raise UserError(f"push_to_hub must be OWNER/NAME, such as me/bert-mrpc, not {shown(name)}")
+  if huggingface_hub.get_token() is None:
+    raise UserError(f"push_to_hub {name}: this machine has no token of the HuggingFace hub; get one"
+                    " at https://huggingface.co/settings/tokens and run: hf auth login")
+
+
+def upload(folder: pathlib.Path, name: str) -> None:
+  """Uploads a folder as a model's repository, in one commit; makes the repository if it is new.
+
+  Raises:
+    UserError: no access, no network, or whatever else the hub answers; one line.
+  """
+  import huggingface_hub.utils
+
+  huggingface_hub.utils.logging.set_verbosity_error()
+  huggingface_hub.utils.disable_progress_bars()
+  say(f"uploading {folder} to {name} on the HuggingFace hub ...")
+  api = huggingface_hub.HfApi()
+  try:
+    api.create_repo(name, exist_ok=True)
+    api.upload_folder(repo_id=name, folder_path=folder, commit_message="Trained with BERT in Flax")
+  except Exception as error:  # like in `snapshot`
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    advice = ("; the token may not write there: hf auth login" if status in (401, 403) else
+              "; the model is whole in its folder: the same command uploads it later")
+    raise UserError(f"{folder} could not be uploaded to {name} ({type(error).__name__}: "
+                    f"{first_line(error)}){advice}") from error
+  say(f"uploaded: {api.endpoint}/{name}")
 
 
 def _load_cached_dataset(name: str, *configuration: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from support.files import names_errors, written_whole
 
 _muted = False
+_on_stderr = False
 
 
 def mute() -> None:
@@ -21,10 +22,21 @@ def mute() -> None:
   _muted = True
 
 
+@contextlib.contextmanager
+def beside_results(output: str) -> Iterator[None]:
+  """A context in which `say` prints on stderr, if the results go to stdout (`output` is "-")."""
+  global _on_stderr
+  _on_stderr = output == "-"
+  try:
+    yield
+  finally:
+    _on_stderr = False
+
+
 def say(text: str) -> None:
   """Prints one line and flushes it."""
   if not _muted:
-    print(text, flush=True)
+    print(text, file=sys.stderr if _on_stderr else sys.stdout, flush=True)
 
 
 def on_a_terminal() -> bool:

@@ -24,7 +24,8 @@ ROOMS = {"classification": ("checkpoint_utils", "data", "tokenization", "losses"
                             "modeling", "support"),
          "pretraining": ("data", "tokenization", "support")}
 BELOW_COMMANDS = {"experiment": (*ROOMS, *BOTTOM), **ROOMS, **BOTTOM}
-COMMANDS = ("run_classifier", "run_pretraining", "create_pretraining_data", "train_tokenizer")
+COMMANDS = ("run_classifier", "run_pretraining", "create_pretraining_data", "train_tokenizer",
+            "predict", "extract_features", "fill_mask", "make_submission")
 MAY_IMPORT = {**dict.fromkeys(COMMANDS, tuple(BELOW_COMMANDS)), **BELOW_COMMANDS}
 OUTSIDE = ("tests", "benchmarks", "tools")  # may import anything; nothing imports them
 # A step can be built, timed and profiled on a machine without these.
@@ -36,7 +37,7 @@ SAME_NAME = {
     "main": "every command has one",
     "get_config": "ml_collections asks every config file for it",
     "define_flags": "every command has its own, and one for the flags that it shares",
-    "Settings": "each of the two commands without a config has its own flags in it",
+    "Settings": "each command without a config has its own flags in it",
 }
 
 

@@ -25,6 +25,10 @@ import pytest
 
 from configs import classifier, pretraining, rules
 import create_pretraining_data
+import extract_features
+import fill_mask
+import make_submission
+import predict
 import train_tokenizer
 import training
 
@@ -40,6 +44,11 @@ NOT_RUN = {
     "pip install gcsfs": "installs",
     **dict.fromkeys((line for line in DOCUMENTS["docs/bucket.md"].splitlines()
                      if "python3 run_" in line), "needs a bucket; tests/test_bucket.py has one"),
+    "python3 make_submission.py --runs=RUNS --output=submission.zip":
+        "needs runs of all tasks; tests/test_make_submission.py has them",
+    **dict.fromkeys((line for line in DOCUMENTS["docs/using-a-model.md"].splitlines()
+                     if "push_to_hub=" in line and line.startswith("python3")),
+                    "needs an account; tests/test_hub.py has one"),
     'pip install "jax[cuda13]"': "installs, and needs a GPU",
     'pip install "jax[tpu]"': "installs, and needs a TPU",
 }
@@ -55,7 +64,8 @@ SMALLER = {
                         "config.eval_batch_size": 16, "config.max_eval_examples": 16},
     "create_pretraining_data": {"max_seq_length": 16, "max_predictions_per_seq": 3,
                                 "dupe_factor": 2, "num_workers": 2},
-    "train_tokenizer": {},
+    "train_tokenizer": {}, "predict": {}, "fill_mask": {},
+    "extract_features": {"max_seq_length": 16},
 }
 
 
@@ -194,7 +204,8 @@ class FirstStepError(Exception):
 
 def run_script(script, arguments):
   """Runs a script with its own flags and the ones that make it small; checks its results."""
-  given = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
+  given = dict(argument.removeprefix("--").split("=", 1) for argument in arguments
+               if argument.startswith("--"))
   smaller = {name: value for name, value in SMALLER[script].items()
              if "." in name or name != "num_workers" or name in given}
   if given.get("config.do_train") == "False":
@@ -222,7 +233,7 @@ def run_script(script, arguments):
     module.define_flags(values)
     values([script, *command])
     with unittest.mock.patch.object(flags, "FLAGS", values):
-      module.main()
+      module.main(*(argument for argument in arguments if not argument.startswith("--")))
 
 
 def run_snippet(code):
@@ -269,7 +280,8 @@ def test_nothing_is_listed_that_no_document_says():
 def all_flags():
   """name -> config or None, of every flag of every script."""
   known = {"config": None, "output_dir": None, "help": None}
-  for script in (create_pretraining_data, train_tokenizer):
+  for script in (create_pretraining_data, train_tokenizer, predict, extract_features, fill_mask,
+                 make_submission):
     values = flags.FlagValues()
     script.define_flags(values)
     known |= dict.fromkeys(values)

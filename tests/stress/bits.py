@@ -76,7 +76,7 @@ def _read(checkpoints: pathlib.Path, run: pathlib.Path) -> training.TrainState:
   model = modeling.BertForPreTraining(modeling.BertConfig(**content["model"]))
   optimizer = experiment.optimizer_from_config(config)
   state = jax.eval_shape(lambda: training.create_state(
-      model.init(jax.random.key(0), experiment.one_token())["params"], optimizer, config.seed))
+      model.init(jax.random.key(0), modeling.one_token())["params"], optimizer, config.seed))
   checkpointer = checkpointing.Checkpointer(checkpoints, {})
   try:
     return checkpointer.restore(state)
