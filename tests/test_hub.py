@@ -1,4 +1,7 @@
-"""The README's first command with a hub on the loopback, with its cache only, and with neither."""
+"""The README's first command with a hub on the loopback, with its cache only, and with neither.
+
+And models to the hub.
+"""
 
 import json
 import pathlib
@@ -10,7 +13,11 @@ from typing import NamedTuple
 
 from conftest import ROOT
 import hub_server
+import ml_collections
 import pytest
+
+import experiment
+from support.errors import UserError
 
 COMMAND = ("python3 run_classifier.py --config=configs/classifier.py:bert-base-uncased "
            "--config.dataset_name=cola")
@@ -87,3 +94,78 @@ def test_without_hub_and_cache_it_ends_in_one_line_within_seconds(fetched, tmp_p
       "fetched from the HuggingFace hub (")
   assert not done.folder.exists()
   assert done.seconds < 20
+
+
+# --- To the hub ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_reach(tmp_path, monkeypatch):
+  """The root of an empty hub that this process reaches, with a token."""
+  import huggingface_hub
+
+  (tmp_path / "hub").mkdir()
+  with hub_server.serve(tmp_path / "hub") as endpoint:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+    huggingface_hub.close_session()
+    yield tmp_path / "hub"
+  huggingface_hub.close_session()
+
+
+def finished_run(folder, name):
+  """A finished run whose model is to go to a repository."""
+  (folder / "model").mkdir(parents=True)
+  (folder / "model" / "config.json").write_text("{}")
+  (folder / "model" / "model.safetensors").write_bytes(bytes(range(256)) * 9)
+  (folder / "model" / "README.md").write_text("---\nlibrary_name: transformers\n---\n# A BERT\n")
+  config = ml_collections.ConfigDict({"push_to_hub": name, "do_train": False})
+  return experiment.Run(folder, config, finished=True)
+
+
+def test_a_finished_model_is_uploaded(in_reach, tmp_path, capsys):
+  finished = finished_run(tmp_path / "run", "me/bert-mrpc")
+  experiment.check_push(finished)
+  experiment.push(finished)
+  there = in_reach / "models" / "me" / "bert-mrpc"
+  names = {"config.json", "model.safetensors", "README.md"}
+  assert {path.name for path in there.iterdir()} == names
+  for name in names:
+    assert (there / name).read_bytes() == (finished.folder / "model" / name).read_bytes()
+  assert capsys.readouterr().out.splitlines()[-1].endswith("/me/bert-mrpc")
+  (finished.folder / "model" / "config.json").write_text("{ }")
+  experiment.push(finished)  # the repository is there already
+  assert (there / "config.json").read_text() == "{ }"
+
+
+def test_an_upload_that_fails_is_one_line(in_reach, tmp_path, monkeypatch):
+  import huggingface_hub
+
+  finished = finished_run(tmp_path / "run", "me/bert-mrpc")
+
+  def complaint(action):
+    with pytest.raises(UserError) as raised:
+      action(finished)
+    return str(raised.value)
+
+  monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+  message = complaint(experiment.push)
+  assert message.startswith(f"{finished.folder}/model could not be uploaded to me/bert-mrpc (")
+  assert "401" in message and message.endswith("; the token may not write there: hf auth login")
+  monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+  assert complaint(experiment.push).endswith(
+      "; the model is whole in its folder: the same command uploads it later")
+  monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+  assert "this machine has no token of the HuggingFace hub" in complaint(experiment.check_push)
+  finished.config.push_to_hub = "bert"
+  assert complaint(experiment.check_push) == (
+      "push_to_hub must be OWNER/NAME, such as me/bert-mrpc, not 'bert'")
+  assert not (in_reach / "models").exists()
+
+
+def test_only_a_runs_own_model_is_uploaded(in_reach, tmp_path):
+  config = finished_run(tmp_path / "run", "me/bert").config
+  scores = experiment.Run(tmp_path, config, finished=False)
+  with pytest.raises(UserError, match="push_to_hub uploads a run's own model, and this run trains"):
+    experiment.check_push(scores)

@@ -110,6 +110,14 @@ def test_a_finished_run_is_scored_again_without_its_flags(finished, capsys):
   assert json.loads((folder / "summary.json").read_text())["steps"] == 30
 
 
+def test_a_finished_run_goes_to_the_hub(finished, monkeypatch):
+  uploaded = []
+  monkeypatch.setattr(experiment.hub, "check_upload", lambda name: uploaded.append(name))
+  monkeypatch.setattr(experiment.hub, "upload", lambda *what: uploaded.append(what))
+  run("--config.do_train=False", "--config.push_to_hub=me/bert", f"--output_dir={finished[0]}")
+  assert uploaded == ["me/bert", (finished[0] / "model", "me/bert")]
+
+
 def test_a_run_of_an_older_version_can_be_scored(finished):
   """It knows nothing of a knob that came later."""
   file = finished[0] / "config.json"
