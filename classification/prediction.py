@@ -125,12 +125,12 @@ class TextClassifier:
       logits = np.full((chunk.size, self.classifier.model.num_labels), np.nan, np.float32)
       truncated = np.zeros(chunk.size, bool)
       truncated[chunk.places] = chunk.truncated
-      if chunk.batches:
-        with jax.default_matmul_precision("float32"):
-          found = training.collect_outputs(predict_fn, self.classifier.params,
-                                           (batch for _, batch in chunk.batches))
-        order = np.concatenate([indices[indices >= 0] for indices, _ in chunk.batches])
-        logits[chunk.places[order]] = found
+      with jax.default_matmul_precision("float32"):
+        found = training.outputs_of(predict_fn, self.classifier.params,
+                                    (batch for _, batch in chunk.batches))
+        for (output, _), (indices, _) in zip(found, chunk.batches, strict=True):
+          there = indices >= 0
+          logits[chunk.places[indices[there]]] = np.asarray(output)[there]
       yield Outputs(logits, truncated)
 
   def _chunks(self, examples: Iterator[Texts | None], blank_is_text: bool) -> Iterator[_Chunk]:

@@ -3,7 +3,7 @@
 import json
 
 from absl import flags
-from conftest import GOLDEN, init_params, random_batch, WORDS
+from conftest import GOLDEN, random_params, WORDS
 import numpy as np
 import pytest
 
@@ -22,9 +22,7 @@ def model(tmp_path_factory, tiny_config, tokenizer):
   """A pre-trained model's folder with random weights."""
   folder = tmp_path_factory.mktemp("model") / "model"
   pretrained = modeling.BertForPreTraining(tiny_config)
-  params = init_params(pretrained, random_batch(tiny_config) | {
-      "masked_lm_positions": np.zeros(1, np.int32)})
-  checkpoint_utils.export_huggingface(folder, tiny_config, params, tokenizer, "",
+  checkpoint_utils.export_huggingface(folder, tiny_config, random_params(pretrained), tokenizer, "",
                                       architectures=["BertForPreTraining"])
   return folder
 

@@ -102,7 +102,7 @@ def test_without_hub_and_cache_it_ends_in_one_line_within_seconds(fetched, tmp_p
 @pytest.fixture
 def in_reach(tmp_path, monkeypatch):
   """The root of an empty hub that this process reaches, with a token."""
-  import huggingface_hub
+  import huggingface_hub.constants
 
   (tmp_path / "hub").mkdir()
   with hub_server.serve(tmp_path / "hub") as endpoint:
@@ -140,7 +140,7 @@ def test_a_finished_model_is_uploaded(in_reach, tmp_path, capsys):
 
 
 def test_an_upload_that_fails_is_one_line(in_reach, tmp_path, monkeypatch):
-  import huggingface_hub
+  import huggingface_hub.constants
 
   finished = finished_run(tmp_path / "run", "me/bert-mrpc")
 

@@ -5,8 +5,7 @@ import subprocess
 import sys
 
 from absl import flags
-from conftest import init_params, random_batch, ROOT, WORDS
-import jax
+from conftest import random_params, ROOT, WORDS
 import numpy as np
 import pytest
 
@@ -24,10 +23,10 @@ LABELS = ("bad", "good")
 def export(folder, config, tokenizer, labels=LABELS, texts=("text",), kind="single_label", seed=0):
   """A fine-tuned classifier's model/ with random weights."""
   model = modeling.BertForSequenceClassification(config, len(labels))
-  params = init_params(model, random_batch(config), seed)
   checkpoint_utils.export_huggingface(
-      folder, config, params, tokenizer, "", architectures=["BertForSequenceClassification"],
-      text_columns=texts, id2label=dict(enumerate(labels)),
+      folder, config, random_params(model, seed), tokenizer, "",
+      architectures=["BertForSequenceClassification"], text_columns=texts,
+      id2label=dict(enumerate(labels)),
       label2id={name: i for i, name in enumerate(labels)},
       problem_type="regression" if kind == "regression" else f"{kind}_classification")
   return folder
@@ -36,6 +35,13 @@ def export(folder, config, tokenizer, labels=LABELS, texts=("text",), kind="sing
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, tiny_config, tokenizer):
   return export(tmp_path_factory.mktemp("model") / "model", tiny_config, tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def few_shapes(monkeypatch):
+  """So that few programs are compiled."""
+  monkeypatch.setattr(prediction, "_CPU_TOKENS", 64)
+  monkeypatch.setattr(prediction, "_SHORTEST_ROW", 32)
 
 
 def sentences(count, longest=25, seed=0):
@@ -78,7 +84,6 @@ def theirs(model, *columns):
 def test_probabilities_are_those_of_transformers(model, tmp_path, monkeypatch):
   """Through chunks of several sizes and rows of two lengths, on four devices."""
   monkeypatch.setattr(prediction, "_CHUNKS", (3, 20, 70))
-  monkeypatch.setattr(prediction, "_CPU_TOKENS", 64)
   monkeypatch.setattr(prediction, "_SHORTEST_ROW", 16)
   texts = sentences(100, longest=40)
   found = predicted(tmp_path, model, "".join(f"{text}\n" for text in texts))
@@ -114,8 +119,8 @@ def test_five_lines_of_python(model):
   first, blank, second = classifier.predict(["it was good", "", "it was bad"])
   assert first.label in LABELS and sum(first.probabilities.values()) == pytest.approx(1)
   assert blank == (None, None, None)
-  assert classifier.predict(["it was bad"]) == [pytest.approx(second)] or (
-      classifier.predict(["it was bad"])[0].probabilities == pytest.approx(second.probabilities))
+  (alone,) = classifier.predict(["it was bad"])
+  assert alone.probabilities == pytest.approx(second.probabilities, abs=2e-6)
   with pytest.raises(UserError, match="example 2 has 2 texts; the model takes 1"):
     classifier.predict(["it was good", ("it was", "good")])
 
@@ -151,7 +156,7 @@ def test_rows_are_filled_with_each_example_once():
           np.testing.assert_array_equal(flat[place:place + lengths[example]], example)
     tokens, room = tokens + np.count_nonzero(batch["sequence_ids"]), room + 256
   assert sorted(seen) == list(range(50, 300))
-  assert tokens == lengths[50:].sum() and tokens / room > 0.85
+  assert tokens == lengths[50:].sum() and tokens / room > 0.8
 
 
 # --- What goes in -------------------------------------------------------------------------------
@@ -214,9 +219,8 @@ def test_bad_input_is_one_line(model, tmp_path, capsys):
 
 def test_a_model_without_a_classifier_is_refused(tmp_path, tiny_config, tokenizer):
   pretrained = modeling.BertForPreTraining(tiny_config)
-  params = jax.tree.map(np.asarray, pretrained.init(jax.random.key(0), modeling.one_token()))
-  checkpoint_utils.export_huggingface(tmp_path / "model", tiny_config, params["params"], tokenizer,
-                                      "", architectures=["BertForPreTraining"])
+  checkpoint_utils.export_huggingface(tmp_path / "model", tiny_config, random_params(pretrained),
+                                      tokenizer, "", architectures=["BertForPreTraining"])
   with pytest.raises(UserError, match="has no trained classifier; run_classifier.py trains one"):
     load_classifier(str(tmp_path / "model"))
 
