@@ -143,7 +143,8 @@ def extract(settings: Settings) -> None:
 def write_features(settings: Settings) -> None:
   """Loads the model, writes the features, and counts the lines."""
   encoder = load_encoder(settings)
-  layers = layer_numbers(settings.layers, encoder.config.num_hidden_layers)
+  layers = layer_numbers(["-1"] if settings.vectors == "pooled" else settings.layers,
+                         encoder.config.num_hidden_layers)
   truncated: list[int] = []
   features = features_of(encoder, lines_of(settings.input_file), layers, settings, truncated)
   write = write_npz if settings.format == "npz" else write_json_lines
