@@ -30,7 +30,7 @@ from configs import rules
 import data
 import modeling
 import optimization
-from support import command_line, files, hosts, hub, remote, reporting, stopping
+from support import command_line, devices, files, hosts, hub, remote, reporting, stopping
 from support.errors import first_line, shown, UserError
 from support.mirror import local_folder, Mirror
 from support.reporting import say
@@ -94,8 +94,9 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
 
   Raises:
     UserError: the folder holds another run, or an unfinished one and do_train is False; or the
-      hosts differ.
+      hosts differ; or a package that a knob needs is not installed.
   """
+  reporting.check_tracker(asked.config.wandb_project)
   mirror = (mirror_of(asked.output_dir)
             if remote.is_url(asked.output_dir) and hosts.is_first() else None)
   path, stored, finished, began = hosts.told_by_first(
@@ -145,9 +146,9 @@ def _find_run(output_dir: str, script: str, name: str
 
 def check_batch_size(name: str, size: int, micro_batches: int = 1) -> None:
   """Raises UserError unless the devices (and micro-batches) divide a batch size, a total."""
-  devices = jax.device_count()
-  if size < 1 or size % (devices * micro_batches):
-    parts = f"{devices} devices"
+  count = jax.device_count()
+  if size < 1 or size % (count * micro_batches):
+    parts = f"{count} devices"
     if hosts.several():
       parts += " of all hosts"
     if micro_batches > 1:
@@ -264,8 +265,8 @@ def check_hosts(params: training.Params, tokenizer: Tokenizer,
   checksum = 0
   for leaf in jax.tree.leaves(jax.device_get(params)):
     checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
-  devices = jax.local_devices()
-  hosts.agree({"number of devices": len(devices), "kind of devices": devices[0].device_kind,
+  local = jax.local_devices()
+  hosts.agree({"number of devices": len(local), "kind of devices": local[0].device_kind,
                "vocabulary": tokenizer.fingerprint, "checksum of the weights": checksum,
                **{f"digest of {knob}": digest for knob, digest in digests.items()}})
   hosts.connect_devices()
@@ -286,7 +287,8 @@ def start_run(run: Run, script: str, bert_config: modeling.BertConfig, params: t
   if stored_config(run.folder, script) is None:
     write_config(
         run.folder, run.config.to_dict(), script=script, model=dataclasses.asdict(bert_config),
-        devices=[str(d) for d in jax.devices()], **more)
+        devices=[str(d) for d in jax.devices()], machine=_machine(),
+        parameters=size, **more)
   if run.config.do_train and not (run.folder / "tokenizer").exists():
     with files.written_whole(run.folder / "tokenizer") as folder:
       tokenizer.save_pretrained(folder)
@@ -314,6 +316,7 @@ class TrainingPlan:
     evaluate: (parameters, step) -> results; None: nothing to evaluate.
     curve: the name in metrics.jsonl of the result that curves.png shows.
     steps_left: see `reporting.Reporter`.
+    summary: what else summary.json is to hold.
   """
 
   description: Mapping[str, Any]
@@ -328,6 +331,7 @@ class TrainingPlan:
   evaluate: Callable[[training.Params, int], dict[str, float]] | None
   curve: str
   steps_left: Callable[[int], float] | None = None
+  summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def model_description(bert_config: modeling.BertConfig, *, label_names: tuple[str, ...] = (),
@@ -356,8 +360,9 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
   first_step = int(state.step)
   say_plan(run.config, plan, first_step)
   reporter = reporting.Reporter(
-      run.folder, plan.loop.num_train_steps, first_step,
-      plan.steps_left) if hosts.is_first() else reporting.NoReporter()
+      run.folder, plan.loop.num_train_steps, first_step, plan.steps_left,
+      reporting.open_tracker(run.config.wandb_project, run.folder, run.config.to_dict())
+  ) if hosts.is_first() else reporting.NoReporter()
   scored = hosts.told_by_first(lambda: reporter.scored)
 
   def evaluate(state: training.TrainState) -> dict[str, float]:
@@ -385,7 +390,16 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
     if checkpointer:
       checkpointer.close()
     reporter.close(plan.curve, learning_rates(plan))
+  summarize(run, plan, results)
   return state.params, results
+
+
+@hosts.only_first
+def summarize(run: Run, plan: TrainingPlan, results: Mapping[str, float]) -> None:
+  """Completes summary.json after the last evaluation."""
+  start = files.read_json(run.folder / "config.json").get("start", "")
+  reporting.complete_summary(run.folder, plan.curve, results, **plan.summary,
+                             **devices.peak_memory(), start=start)
 
 
 def go_back(run: Run, checkpointer: checkpointing.Checkpointer,
@@ -651,9 +665,16 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def write_config(folder: pathlib.Path, config: Mapping[str, Any], **more: Any) -> None:
   """Creates the folder and writes config.json: everything needed to run it again."""
   folder.mkdir(parents=True, exist_ok=True)
+  start = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
   content = {"config": config, "command": sys.argv, **more, "git_commit": _git_commit(),
-             "versions": _versions()}
+             "versions": _versions(), "start": start}
   reporting.write_json(folder / "config.json", content)
+
+
+def _machine() -> dict[str, Any]:
+  """Returns what the report calls the machine."""
+  return {"system": platform.platform(), "cpus": os.cpu_count(),
+          "device_kind": jax.devices()[0].device_kind}
 
 
 def _versions() -> dict[str, str]:

@@ -26,6 +26,7 @@ import numpy as np
 import checkpoint_utils
 from classification import tasks
 from classification.classifier import Classifier, split_logits
+from classification.dev_predictions import dev_predictions, dev_sections, write_dev_file
 from classification.splits import names_in, read_run_data, RunData, same_names
 from configs import rules
 import data
@@ -33,7 +34,7 @@ import experiment
 import losses
 import modeling
 import optimization
-from support import devices, hosts, reporting
+from support import devices, hosts, reporting, run_page
 from support.command_line import run_script
 from support.errors import quoted, UserError
 from support.reporting import say
@@ -60,7 +61,8 @@ def main() -> None:
   experiment.check_same_data(run.folder, digests if config.do_train else {})
   classifier = build_classifier(config, checkpoint, run_data, tokenizer)
   experiment.check_hosts(classifier.params, tokenizer, digests)
-  plan = plan_fine_tuning(config, classifier, run_data) if run.trains else None
+  dev_logits: dict[str, np.ndarray] = {}  # split -> the last evaluation's
+  plan = plan_fine_tuning(config, classifier, run_data, dev_logits) if run.trains else None
   experiment.start_run(run, SCRIPT, classifier.model.config, classifier.params, tokenizer,
                        label_names=classifier.label_names, data=digests)
   if plan:
@@ -68,11 +70,13 @@ def main() -> None:
     classifier = dataclasses.replace(classifier, params=params)
     export_classifier(run, classifier, run_data.task, tokenizer, results)
   elif config.do_eval:
-    results = score_splits(config, classifier, run_data)
+    results = score_splits(config, classifier, run_data, dev_logits)
   if config.do_eval:
     hosts.only_first(reporting.write_results)(run.folder, "eval_results", results)
   if config.do_predict:
     write_predictions(run, classifier, run_data)
+  if plan or config.do_eval:
+    report_fine_tuning(run, run_data, dev_logits)
   experiment.push(run)
   say(f"done: {run.folder}")
 
@@ -138,8 +142,16 @@ def build_classifier(config: ml_collections.ConfigDict,
 
 
 def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
-                     run_data: RunData) -> experiment.TrainingPlan:
-  """Plans the training: how many steps, on which batches, at which learning rates."""
+                     run_data: RunData, dev_logits: dict[str, np.ndarray]
+                     ) -> experiment.TrainingPlan:
+  """Plans the training: how many steps, on which batches, at which learning rates.
+
+  Args:
+    config: the run's.
+    classifier: at step 0.
+    run_data: its splits.
+    dev_logits: gets each evaluation's: see `score_splits`.
+  """
   examples = run_data.splits["train"].examples
   num_train_steps, num_warmup_steps = optimization.training_steps(
       len(examples), config.train_batch_size, config.num_train_epochs, config.warmup_proportion)
@@ -163,9 +175,10 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
                                           skip_nonfinite=config.skip_nonfinite_steps > 0),
       batches_from=functools.partial(train_batches, config, examples, num_train_steps),
       evaluate=(lambda params, _: score_splits(
-          config, dataclasses.replace(classifier, params=params), run_data)
+          config, dataclasses.replace(classifier, params=params), run_data, dev_logits)
                 ) if config.do_eval else None,
-      curve=f"eval_{run_data.task.metrics[0]}")
+      curve=f"eval_{run_data.task.metrics[0]}",
+      summary={"class_counts": run_data.class_counts()} if classifier.label_names else {})
 
 
 def train_batches(config: ml_collections.ConfigDict, examples: data.TokenizedSplit,
@@ -188,13 +201,21 @@ def logits_of(config: ml_collections.ConfigDict, classifier: Classifier,
 
 
 def score_splits(config: ml_collections.ConfigDict, classifier: Classifier,
-                 run_data: RunData) -> dict[str, float]:
-  """Computes eval_<metric> of every dev split; those of MNLI's second end in _mismatched."""
+                 run_data: RunData, dev_logits: dict[str, np.ndarray]) -> dict[str, float]:
+  """Computes eval_<metric> of every dev split; those of MNLI's second end in _mismatched.
+
+  Args:
+    config: batch size and rows.
+    classifier: the model.
+    run_data: its dev splits are scored.
+    dev_logits: gets split -> [examples, outputs].
+  """
   task = run_data.task
   results = {}
   for split, suffix in task.eval_splits.items():
     examples = run_data.splits[split].examples
     logits = logits_of(config, classifier, examples, config.eval_batch_size)
+    dev_logits[split] = logits
     scores = tasks.score(task, tasks.predictions_from(task, logits), examples.labels,
                          classifier.label_names)
     scores["loss"] = float(jnp.mean(losses.example_losses(jnp.asarray(logits), examples.labels)))
@@ -217,6 +238,22 @@ def write_predictions(run: experiment.Run, classifier: Classifier, run_data: Run
     if classifier.label_names:
       tasks.write_probabilities(file.with_name(f"{name}.probabilities.tsv"), logits,
                                 classifier.label_names, row_ids)
+
+
+@hosts.only_first
+def report_fine_tuning(run: experiment.Run, run_data: RunData, dev_logits: Mapping[str, np.ndarray]
+                       ) -> None:
+  """Writes predictions/dev.tsv of the dev splits that were scored, and report.html."""
+  task, counts, sections = run_data.task, run_data.class_counts(), []
+  for dev in dev_predictions(run_data, dev_logits):
+    write_dev_file(run.folder / "predictions" / f"{dev.name}.tsv", dev)
+    sections += dev_sections(dev, counts)
+  run_page.write_run_report(
+      run.folder, f"{task.name if task.folder else data_name(run.config)}: "
+      f"{'fine-tuning' if run.config.do_train or run.finished else 'scores'}", sections,
+      more_facts=(("Examples", ", ".join(f"{name} {len(split.examples):,}"
+                                         for name, split in run_data.splits.items())),))
+  say(f"report: {run.folder / 'report.html'}")
 
 
 def export_classifier(run: experiment.Run, classifier: Classifier, task: tasks.Task,

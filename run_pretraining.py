@@ -31,7 +31,7 @@ import losses
 import modeling
 import optimization
 from pretraining import batches, corpus, masking
-from support import devices, hosts, reporting
+from support import devices, hosts, report, reporting, run_page
 from support.command_line import run_script
 from support.errors import UserError
 from support.reporting import say
@@ -39,6 +39,9 @@ from tokenization import Tokenizer
 import training
 
 SCRIPT = "run_pretraining"
+# Headings of the report's curves.
+TITLES = {f"{name}_{figure}": f"{title} {figure}" for figure in ("loss", "accuracy")
+          for name, title in (("masked_lm", "Masked LM"), ("next_sentence", "Next sentence"))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +96,8 @@ def main() -> None:
                        make_eval_fn(pretrainer.model))
   if examples.held_out:
     hosts.only_first(reporting.write_results)(run.folder, "eval_results", results)
+  if run.trains or examples.held_out:
+    report_pretraining(run, phases)
   experiment.push(run)
   say(f"done: {run.folder}")
 
@@ -378,6 +383,29 @@ def score_held_out(config: ml_collections.ConfigDict, params: training.Params,
   parts = [results[name] for name in ("eval_masked_lm_loss", "eval_next_sentence_loss")
            if name in results]
   return {"eval_loss": sum(parts), **results}
+
+
+@hosts.only_first
+def report_pretraining(run: experiment.Run, phases: list[PhasePlan]) -> None:
+  """Writes report.html: the curves with the phases marked, and the last dev scores of each."""
+  records = reporting.read_metrics(run.folder / "metrics.jsonl")
+  names = [f"eval_{name}" for name in TITLES if any(f"eval_{name}" in each for each in records)]
+  bands = [report.Band(phase.first_step, phase.last_step, f"phase {i}")
+           for i, phase in enumerate(phases, 1)] if records and len(phases) > 1 else []
+  rows = []
+  for i, phase in enumerate(phases, 1):
+    scores = {key: value for record in records for key, value in record.items()
+              if phase.first_step < record["step"] <= phase.last_step}
+    rows.append((str(i), f"{phase.first_step + 1:,} to {phase.last_step:,}",
+                 str(phase.max_seq_length), str(phase.batch_size),
+                 *(f"{scores[name]:.4f}" if name in scores else "-" for name in names)))
+  header = ("phase", "steps", "length", "batch",
+            *(f"{TITLES[name.removeprefix('eval_')]}, dev" for name in names))
+  run_page.write_run_report(
+      run.folder, f"{run.config.size}: pre-training",
+      [report.section("Phases", report.table(header, rows))] if records else [],
+      more_facts=(("Objective", run.config.objective),), bands=bands, titles=TITLES)
+  say(f"report: {run.folder / 'report.html'}")
 
 
 def export_pretrainer(run: experiment.Run, bert_config: modeling.BertConfig,

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import ml_collections
 import numpy as np
@@ -19,14 +19,25 @@ from support.errors import quoted, shown, UserError
 from support.reporting import say
 from tokenization import MUCH_UNKNOWN, Tokenizer
 
+if TYPE_CHECKING:
+  import datasets
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelledSplit:
-  """A tokenized split, whether its labels are true, and, of a test split, the ids of its rows."""
+  """A tokenized split.
+
+  Attributes:
+    examples: its tokens and labels.
+    labelled: whether the labels are true.
+    row_ids: of a dev or test split: see `tables.row_ids`.
+    texts: of a dev split: the text columns.
+  """
 
   examples: data.TokenizedSplit
   labelled: bool
   row_ids: list[str]
+  texts: "datasets.Dataset | None" = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +65,12 @@ class RunData:
       if split.labelled:
         digests[f"the rows of {name}"] = content.hexdigest()
     return digests
+
+  def class_counts(self) -> dict[str, dict[str, int]]:
+    """Returns how many examples of each class the labelled splits have: split -> class -> count."""
+    return {name: dict(zip(self.label_names, np.bincount(
+        split.examples.labels, minlength=len(self.label_names)).tolist(), strict=True))
+            for name, split in self.splits.items() if split.labelled and self.label_names}
 
 
 def read_run_data(config: ml_collections.ConfigDict,
@@ -85,10 +102,11 @@ def read_run_data(config: ml_collections.ConfigDict,
   for split, table in read.items():
     encoded = (labels.encode_labels(table, values[split], task, label_names) if split in values
                else np.zeros(len(table), np.float32 if task.regression else np.int32))
-    examples = data.tokenize(table.rows.select_columns(list(layout.texts)), encoded, tokenizer,
-                             config.max_seq_length, cache_dir)
-    row_ids = tables.row_ids(table) if split in task.test_splits else []
-    splits[split] = LabelledSplit(examples, wanted[split], row_ids)
+    texts = table.rows.select_columns(list(layout.texts))
+    examples = data.tokenize(texts, encoded, tokenizer, config.max_seq_length, cache_dir)
+    scored = split in task.eval_splits
+    row_ids = tables.row_ids(table) if scored or split in task.test_splits else []
+    splits[split] = LabelledSplit(examples, wanted[split], row_ids, texts if scored else None)
     unknown[split] = data.unknown_share(examples, tokenizer)
     say_split(split, table, examples, unknown[split])
   if max(unknown.values()) > MUCH_UNKNOWN:

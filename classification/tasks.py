@@ -138,6 +138,12 @@ def predictions_from(task: Task, logits: np.ndarray) -> np.ndarray:
   return logits[:, 0] if task.regression else logits.argmax(axis=-1)
 
 
+def probabilities_from(logits: np.ndarray) -> np.ndarray:
+  """Turns logits [examples, classes] into the probability of each class."""
+  exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+  return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
 def score(task: Task, predictions: np.ndarray, labels: np.ndarray,
           label_names: Sequence[str]) -> dict[str, float]:
   """Computes GLUE's metrics for the task.
@@ -212,10 +218,8 @@ def write_probabilities(path: pathlib.Path, logits: np.ndarray, label_names: Seq
     label_names: the model's classes in its order.
     index: [examples] the test rows' ids.
   """
-  exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-  probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
   rows = ((place, *(f"{p:.6f}" for p in row))
-          for place, row in zip(index, probabilities, strict=True))
+          for place, row in zip(index, probabilities_from(logits), strict=True))
   _write_tsv(path, ("index", *label_names), rows)
 
 

@@ -147,6 +147,9 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   # Hours after which the run saves its last step and ends with status 143, as after SIGTERM: a
   # little less than a queue grants. 0: no limit.
   config.max_hours = 0.0
+  # Project of Weights & Biases that gets the metrics too; needs `pip install wandb` and a login.
+  # Blank: none.
+  config.wandb_project = ""
   # Steps between two checkpoints; there is one at the end too. 0: 1000, or fewer in a short run,
   # which then has 4, but not more often than every 50 steps.
   config.save_checkpoints_steps = 0

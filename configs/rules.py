@@ -91,6 +91,7 @@ RULES = {
     "seed": _SEED,
     "push_to_hub": _free(_ANY),
     "max_hours": _free(_FROM_0),
+    "wandb_project": _free(_ANY),
     "log_every_steps": _free(_at_least(0)),
     "eval_every_epochs": _free(_FROM_0),
     "eval_steps": _free(_at_least(0)),

@@ -5,6 +5,8 @@ import ctypes
 import functools
 import os
 import pathlib
+import resource
+import sys
 from typing import Any
 
 from absl import logging
@@ -110,3 +112,15 @@ def keep_freed_memory() -> None:
   mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads
   mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap too
   mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
+
+
+def peak_memory() -> dict[str, int]:
+  """Returns the most bytes that this process has held so far, and that its fullest device has.
+
+  A CPU device has no figure of its own.
+  """
+  unit = 1 if sys.platform == "darwin" else 1024
+  peak = {"peak_host_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+  figures = [device.memory_stats() or {} for device in jax.local_devices()]
+  on_devices = [each["peak_bytes_in_use"] for each in figures if "peak_bytes_in_use" in each]
+  return peak | ({"peak_device_bytes": max(on_devices)} if on_devices else {})

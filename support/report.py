@@ -18,6 +18,7 @@ from support.files import written_whole
 MOST_POINTS = 600  # of a line; more are too fine for the eye and make the page large
 _WIDTH, _HEIGHT = 420, 250  # of a chart, in units of its view box
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 20, 40  # margins of its plot
+_NUMBER = ' class="number"'
 _COLOURS = 5  # --c0 ... in the style sheet: Okabe and Ito's, which colour-blind eyes tell apart
 # What HTML does not allow in a text, and half surrogate pairs, which no file can hold.
 _UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
@@ -137,10 +138,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], texts: Sequence[
     rows: a value each column; numbers stand right.
     texts: the columns of long text, which wrap.
   """
-  head = "".join(f"<th>{escaped(name)}</th>" for name in header)
-  body = "\n".join("<tr>" + "".join(
-      _cell(value, name in texts) for name, value in zip(header, row, strict=True)) + "</tr>"
-                   for row in rows)
+  cells = [[_cell(value, name in texts) for name, value in zip(header, row, strict=True)]
+           for row in rows]
+  body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in cells)
+  first = cells[0] if cells else [""] * len(header)
+  head = "".join(f'<th{_NUMBER if _NUMBER in cell else ""}>{escaped(name)}</th>'
+                 for name, cell in zip(header, first, strict=True))
   return _scrolling(f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>")
 
 
@@ -148,7 +151,7 @@ def _cell(value: Any, is_text: bool) -> str:
   number = isinstance(value, int | float) or (
       isinstance(value, str) and re.fullmatch(r"[-+±]?[0-9][0-9,.e+-]*%?", value))
   # dir=auto: a text in Arabic or Hebrew runs from the right, in its own cell alone.
-  kind = ' class="text" dir="auto"' if is_text else ' class="number"' if number else ' dir="auto"'
+  kind = ' class="text" dir="auto"' if is_text else _NUMBER if number else ' dir="auto"'
   return f"<td{kind}>{escaped(value)}</td>"
 
 
@@ -188,7 +191,8 @@ def charts(*figures: Html) -> Html:
 
 
 def chart(title: str, series: Sequence[Series], x_name: str = "step", *, y_name: str = "",
-          log_x: bool = False, bands: Sequence[Band] = (), diagonal: bool = False) -> Html:
+          log_x: bool = False, span: Sequence[float] = (), bands: Sequence[Band] = (),
+          diagonal: bool = False) -> Html:
   """Returns a chart of lines or points; "" if there is none to draw.
 
   Args:
@@ -198,6 +202,7 @@ def chart(title: str, series: Sequence[Series], x_name: str = "step", *, y_name:
     x_name: of the x axis, below it.
     y_name: of the y axis, where the title does not say it.
     log_x: the x axis is logarithmic, with its ticks at the values.
+    span: values that the x axis reaches, whatever the points do.
     bands: of x, shaded by turns and named: phases of a run.
     diagonal: draws y = x, and gives both axes the same range.
   """
@@ -206,7 +211,7 @@ def chart(title: str, series: Sequence[Series], x_name: str = "step", *, y_name:
   if not drawn:
     return Html("")
   x_values, y_values = ([point[i] for one in drawn for point in one.points] for i in (0, 1))
-  x_values += [edge for band in bands for edge in band[:2]]
+  x_values += [*span, *(edge for band in bands for edge in band[:2])]
   if diagonal:
     x_values = y_values = x_values + y_values
   x_axis = _Axis(x_values, _LEFT, _WIDTH - _RIGHT, whole=x_name == "step", log=log_x)
@@ -226,14 +231,14 @@ def chart(title: str, series: Sequence[Series], x_name: str = "step", *, y_name:
 
 
 def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-  """Returns each point's mean with its neighbours, a twentieth of the points, at least three."""
+  """Returns each point's mean with its neighbours, a tenth of the points, at least five."""
   points = [(x, y) for x, y in points if _is_finite(x) and _is_finite(y)]
-  reach = max(len(points) // 40, 1)
+  reach = max(len(points) // 20, 2)
   sums = list(itertools.accumulate((y for _, y in points), initial=0.0))
   result = []
   for i, (x, _) in enumerate(points):
-    near = min(reach, i, len(points) - 1 - i)  # as many on both sides: a slope stays as it is
-    result.append((x, (sums[i + near + 1] - sums[i - near]) / (2 * near + 1)))
+    first, end = max(i - reach, 0), min(i + reach + 1, len(points))
+    result.append((x, (sums[end] - sums[first]) / (end - first)))
   return result
 
 
@@ -408,7 +413,7 @@ th { text-align: start; font-weight: 600; color: var(--soft); vertical-align: bo
 th, td { padding: .45rem .9rem .45rem 0; border-bottom: 1px solid var(--line); }
 th:last-child, td:last-child { padding-right: .2rem; }
 td { vertical-align: top; }
-td.number { text-align: end; white-space: nowrap; }
+.number { text-align: end; } td.number { white-space: nowrap; }
 td.text { min-width: 15rem; max-width: 44rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 .matrix th { max-width: 12rem; overflow-wrap: break-word; vertical-align: middle; }
 .matrix thead th + th { text-align: center; }
@@ -424,7 +429,8 @@ details[open] summary { margin-bottom: .6rem; }
   .facts dd { margin-bottom: .6rem; } .scores { grid-template-columns: 1fr 1fr; } }
 @media print { :root { color-scheme: light; } nav { display: none; }
   body { padding: 0; max-width: none; font-size: 10pt; }
-  .scrolls { overflow: visible; } tr, figure, .matrix { break-inside: avoid; }
+  .scrolls { overflow: visible; } td.text { min-width: 8rem; }
+  tr, figure, .matrix { break-inside: avoid; }
   section { break-inside: auto; } h2 { break-after: avoid; }
   .matrix td, .scores div, svg .band1 { print-color-adjust: exact;
     -webkit-print-color-adjust: exact; }

@@ -1,8 +1,10 @@
-"""Output of a run: progress bar or log lines, metrics.jsonl, TensorBoard events, curves.png."""
+"""Output of a run: a bar or log lines, metrics.jsonl, TensorBoard events, W&B, curves.png."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import datetime
+import hashlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -10,7 +12,8 @@ import sys
 import time
 from typing import Any
 
-from support.files import names_errors, written_whole
+from support.errors import first_line, shown, UserError
+from support.files import names_errors, read_json, written_whole
 
 _muted = False
 _on_stderr = False
@@ -67,7 +70,7 @@ class Reporter:
   """Logger of a run's metrics: to a bar or as lines, to metrics.jsonl and to TensorBoard events."""
 
   def __init__(self, folder: pathlib.Path, num_train_steps: int, first_step: int = 0,
-               steps_left: Callable[[int], float] | None = None):
+               steps_left: Callable[[int], float] | None = None, tracker: Any = None):
     """Opens the log; drops records after `first_step`, which an interrupted run has lost.
 
     Args:
@@ -76,6 +79,7 @@ class Reporter:
       first_step: number of steps done before.
       steps_left: step -> the work that is left after it, in units of that step's work. None: all
         steps take the same time.
+      tracker: see `open_tracker`.
     """
     import tqdm  # here: `say` does not need it
 
@@ -83,6 +87,7 @@ class Reporter:
     self._first, self._last = first_step, num_train_steps
     self._rewind()
     self._events = _Events(folder, first_step)
+    self._tracker = tracker
     self._steps_left = steps_left or (lambda step: num_train_steps - step)
     # Leaves out tqdm's own forecast, which assumes that all steps take the same time.
     bar = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
@@ -126,10 +131,12 @@ class Reporter:
       self._bar.set_postfix_str(", ".join((*parts[:3], *parts[6:])))
 
   def metrics(self, step: int, record: Mapping[str, float]) -> None:
-    """Appends a record to metrics.jsonl and to the TensorBoard events."""
+    """Appends a record to metrics.jsonl, to the TensorBoard events and to Weights & Biases."""
     with names_errors(self._file), self._file.open("a", encoding="utf-8") as file:
       file.write(json.dumps({"step": step, **record}) + "\n")
     self._events.add(step, record)
+    if self._tracker:
+      self._tracker.log({grouped_name(name): value for name, value in record.items()}, step=step)
 
   def finish(self, summary: Mapping[str, float]) -> None:
     """Writes summary.json: the totals, and the step after which this process began."""
@@ -144,7 +151,42 @@ class Reporter:
     """Closes the bar and the events, and draws curves.png: see `draw_curves`."""
     self._bar.close()
     self._events.close()
+    if self._tracker:
+      self._tracker.finish()
     draw_curves(self._file, self._file.with_name("curves.png"), curve, learning_rates)
+
+
+def check_tracker(project: str) -> None:
+  """Raises UserError for a project of Weights & Biases where its package is not installed."""
+  if project and not importlib.util.find_spec("wandb"):
+    raise UserError(f"wandb_project {shown(project)} needs Weights & Biases: pip install wandb, "
+                    "or leave --config.wandb_project out")
+
+
+def open_tracker(project: str, folder: pathlib.Path, config: Mapping[str, Any]) -> Any:
+  """Opens the run at Weights & Biases, or goes on with it; None for a blank project.
+
+  Steps that a continued run makes again keep what was logged of them first.
+
+  Args:
+    project: its name.
+    folder: the run's, with its config.json.
+    config: every knob.
+
+  Raises:
+    UserError: Weights & Biases refuses, as without a login.
+  """
+  if not project:
+    return None
+  import wandb
+
+  start = read_json(folder / "config.json").get("start", "")
+  key = hashlib.sha256(f"{folder.absolute()} {start}".encode()).hexdigest()[:16]
+  try:
+    return wandb.init(project=project, name=folder.name, id=key, resume="allow",
+                      config=dict(config))
+  except Exception as error:  # of several types
+    raise UserError(f"wandb_project {shown(project)}: {first_line(error)}") from error
 
 
 class NoReporter:
@@ -154,6 +196,11 @@ class NoReporter:
 
   def __getattr__(self, name: str) -> Callable[..., None]:
     return lambda *args, **kwargs: None
+
+
+def grouped_name(metric: str) -> str:
+  """Returns eval/loss for eval_loss, and train/loss for loss: a group each in TensorBoard."""
+  return f"eval/{metric.removeprefix('eval_')}" if metric.startswith("eval_") else f"train/{metric}"
 
 
 class _Events:
@@ -177,8 +224,9 @@ class _Events:
       self._write(step=first_step + 1, session_log=session)
 
   def add(self, step: int, record: Mapping[str, float]) -> None:
-    """Appends a record."""
-    values = [self._summary.Value(tag=name, simple_value=value) for name, value in record.items()]
+    """Appends a record, the dev scores under eval/ and all else under train/."""
+    values = [self._summary.Value(tag=grouped_name(name), simple_value=value)
+              for name, value in record.items()]
     self._write(step=step, summary=self._summary(value=values))
 
   def close(self) -> None:
@@ -275,6 +323,33 @@ def write_results(folder: pathlib.Path, name: str, results: Mapping[str, Any]) -
   write_json(folder / f"{name}.json", results)
   for key, value in results.items():
     say(f"{key} = {value:.6f}")
+
+
+def complete_summary(folder: pathlib.Path, curve: str, dev_scores: Mapping[str, float],
+                     **more: Any) -> None:
+  """Adds to summary.json the dev scores, the evaluation that was the best, and the end's time.
+
+  Args:
+    folder: the run's.
+    curve: the metric that says which evaluation was the best: the lowest of a loss, or else the
+      highest.
+    dev_scores: of the trained model; {} where it was not scored.
+    **more: what else the summary is to hold.
+  """
+  file = folder / "summary.json"
+  content = read_json(file) if file.exists() else {}
+  best = best_record(read_metrics(folder / "metrics.jsonl"), curve)
+  if best:
+    content |= {"best_step": best["step"], f"best_{curve}": best[curve]}
+  end = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+  write_json(file, {**content, "dev_scores": dict(dev_scores), **more, "end": end})
+
+
+def best_record(records: Sequence[Mapping[str, float]], metric: str) -> Mapping[str, float]:
+  """Returns the first record with the best value of a metric; {} if none has it."""
+  scored = [record for record in records if _is_number(record.get(metric))]
+  best = min if metric.endswith("loss") else max
+  return best(scored, key=lambda record: record[metric], default={})
 
 
 def write_json(file: pathlib.Path, content: Mapping[str, Any]) -> None:

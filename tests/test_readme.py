@@ -257,7 +257,7 @@ def test_what_the_readme_promises_is_there(read):
   assert [line.split("\t")[0] for line in lines[1:]] == ["0", "1"]
   for name in ("eval_results.txt", "eval_results.json", "metrics.jsonl", "curves.png",
                "summary.json", "config.json", "model/model.safetensors", "checkpoints",
-               "tokenizer"):
+               "tokenizer", "report.html", "predictions/dev.tsv"):
     assert (run / name).exists(), name
   assert list(run.glob("events.out.tfevents.*"))
   assert (pathlib.Path(os.environ["HOME"]) / ".cache/bert_in_flax/tokenized").is_dir()
@@ -294,7 +294,7 @@ def all_flags():
 THEIRS = {"json", "xla_force_host_platform_device_count",  # WikiExtractor's, XLA's
           "time", "signal", "requeue", "open", "nodes", "ntasks", "gpus",  # Slurm's
           "map", "zone", "worker", "command",  # Open MPI's, gcloud's
-          "times"}  # of tests.stress
+          "times", "logdir"}  # of tests.stress, of TensorBoard
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

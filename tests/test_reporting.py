@@ -1,7 +1,11 @@
 """The output of a run in progress, and the files that it leaves."""
 
+import datetime
+import importlib
 import json
 import resource
+import sys
+import types
 
 from matplotlib import pyplot
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from support import reporting
+from support.errors import UserError
 
 RECORD = {"loss": 1.25, "learning_rate": 2e-4, "examples_per_step": 8.0,
           "examples_per_second": 2.0, "tokens_per_second": 40.0, "padding_share": 0.1,
@@ -73,6 +78,7 @@ def test_tensorboard_shows_one_curve(tmp_path):
     reporter = reporting.Reporter(tmp_path, 8, first_step=first)
     for step in range(first + 1, last + 1):
       reporter.metrics(step, {"loss": float(first)})
+    reporter.metrics(last, {"eval_f1": 0.5})
     reporter.close("eval_f1", {1: 0.1})
   assert sorted(file.suffix for file in tmp_path.glob("events*")) == [".0", ".4"]
   curve = {}
@@ -81,6 +87,9 @@ def test_tensorboard_shows_one_curve(tmp_path):
       if event.HasField("session_log"):  # TensorBoard forgets the steps from there on
         curve = {step: value for step, value in curve.items() if step < event.step}
       for value in event.summary.value:
+        if value.tag == "eval/f1":
+          continue
+        assert value.tag == "train/loss"
         assert event.step not in curve
         curve[event.step] = value.simple_value
   assert curve == {1: 0, 2: 0, 3: 0, 4: 0, 5: 4, 6: 4, 7: 4, 8: 4}
@@ -182,3 +191,62 @@ def test_results_are_written_whole_or_not_at_all(tmp_path, capsys):
     reporting.write_json(tmp_path / "eval_results.json", {"eval_loss": object()})
   assert (tmp_path / "eval_results.json").read_bytes() == before
   assert {path.name for path in tmp_path.iterdir()} == {"eval_results.txt", "eval_results.json"}
+
+
+def test_weights_and_biases_gets_the_metrics(tmp_path, monkeypatch):
+  """A continued run goes on with the same run there, and another run is another one."""
+  calls = []
+  tracker = types.SimpleNamespace(
+      log=lambda values, step: calls.append((step, values)), finish=lambda: calls.append("finish"))
+  fake = types.ModuleType("wandb")
+  fake.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+  fake.init = lambda **given: calls.append(given) or tracker
+  monkeypatch.setitem(sys.modules, "wandb", fake)
+  reporting.check_tracker("bert")
+  for start in ("10:00", "10:00", "11:00"):
+    (tmp_path / "config.json").write_text(json.dumps({"start": start}))
+    opened = reporting.open_tracker("bert", tmp_path, {"seed": 1})
+  assert opened is tracker
+  assert calls[0] == {"project": "bert", "name": tmp_path.name, "id": calls[0]["id"],
+                      "resume": "allow", "config": {"seed": 1}}
+  assert calls[0]["id"] == calls[1]["id"] != calls[2]["id"]
+  reporter = reporting.Reporter(tmp_path, 10, tracker=opened)
+  reporter.metrics(1, {"loss": 2.0})
+  reporter.metrics(1, {"eval_f1": 0.5})
+  reporter.close("eval_f1", {1: 0.1})
+  assert calls[3:] == [(1, {"train/loss": 2.0}), (1, {"eval/f1": 0.5}), "finish"]
+
+  def refuse(**given):
+    raise RuntimeError("no API key\nsecond line")
+
+  fake.init = refuse
+  with pytest.raises(UserError, match="^wandb_project 'bert': no API key$"):
+    reporting.open_tracker("bert", tmp_path, {})
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  assert reporting.open_tracker("", tmp_path, {}) is None
+  reporting.check_tracker("")
+
+
+def test_weights_and_biases_must_be_installed(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(UserError, match="^wandb_project 'bert' needs Weights & Biases: pip install "):
+    reporting.check_tracker("bert")
+
+
+@pytest.mark.parametrize("metric, step", [("eval_f1", 4), ("eval_loss", 6)])
+def test_the_summary_is_completed(tmp_path, metric, step):
+  """The best evaluation is the first of the highest scores, or of the lowest losses."""
+  records = [{"step": 2, "eval_f1": 0.5, "eval_loss": 3.0, "loss": 0.1},
+             {"step": 4, "eval_f1": 0.75, "eval_loss": 2.0}, {"step": 5, "eval_f1": "x"},
+             {"step": 6, "eval_f1": 0.75, "eval_loss": 1.0}]
+  (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+  (tmp_path / "summary.json").write_text('{"steps": 6}')
+  reporting.complete_summary(tmp_path, metric, {"eval_f1": 0.75}, class_counts={"a": 1})
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  assert datetime.datetime.fromisoformat(summary.pop("end")).tzinfo
+  assert summary == {"steps": 6, "best_step": step, f"best_{metric}": max(0.75, step == 6),
+                     "dev_scores": {"eval_f1": 0.75}, "class_counts": {"a": 1}}
+  (tmp_path / "metrics.jsonl").unlink()
+  (tmp_path / "summary.json").unlink()
+  reporting.complete_summary(tmp_path, metric, {})  # a run that is not scored
+  assert set(json.loads((tmp_path / "summary.json").read_text())) == {"dev_scores", "end"}

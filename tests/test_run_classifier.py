@@ -1,5 +1,8 @@
 """The script from its flags to its files, on a tiny BERT and tiny tables."""
 
+import csv
+import datetime
+import html
 import json
 import pathlib
 import re
@@ -62,7 +65,8 @@ def test_a_run_leaves_everything_behind(finished):
   folder, _ = finished
   names = {path.name for path in folder.iterdir()}
   assert names >= {"config.json", "metrics.jsonl", "curves.png", "checkpoints", "model",
-                   "eval_results.txt", "eval_results.json", "summary.json", "predictions"}
+                   "eval_results.txt", "eval_results.json", "summary.json", "predictions",
+                   "report.html"}
   assert any(name.startswith("events.out.tfevents") for name in names)
   assert not list(folder.rglob("*.tmp"))
   results = json.loads((folder / "eval_results.json").read_text())
@@ -73,6 +77,13 @@ def test_a_run_leaves_everything_behind(finished):
   assert (summary["steps"], summary["examples"]) == (30, 240)
   assert {"real_tokens", "train_seconds", "compile_seconds", "examples_per_second",
           "padding_share", "waiting_share"} <= set(summary)
+  assert summary["dev_scores"] == results
+  assert summary["class_counts"]["train"]["equivalent"] + summary["class_counts"]["train"][
+      "not_equivalent"] == 40
+  assert sum(summary["class_counts"]["validation"].values()) == 21
+  assert summary["peak_host_bytes"] > 1e8
+  times = [datetime.datetime.fromisoformat(summary[name]) for name in ("start", "end")]
+  assert times[0] <= times[1] and times[0].tzinfo
   lines = (folder / "predictions" / "MRPC.tsv").read_text().splitlines()
   assert lines[0] == "index\tprediction"
   assert [line.split("\t")[0] for line in lines[1:]] == [str(i) for i in range(7)]
@@ -83,6 +94,53 @@ def test_a_run_leaves_everything_behind(finished):
   records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
   assert [r["step"] for r in records if "eval_f1" in r] == [5, 10, 15, 20, 25, 30]
   assert [r["step"] for r in records if "loss" in r] == [1, *range(2, 31, 2)]
+  f1 = {r["step"]: r["eval_f1"] for r in records if "eval_f1" in r}
+  assert summary["best_step"] == max(f1, key=f1.get)
+  assert summary["best_eval_f1"] == max(f1.values())
+
+
+def dev_rows(file):
+  """{column: its values} of a predictions/dev.tsv."""
+  with file.open(encoding="utf-8", newline="") as opened:
+    header, *rows = csv.reader(opened, delimiter="\t", strict=True)
+  return dict(zip(header, zip(*rows, strict=True), strict=True))
+
+
+def test_the_dev_split_is_left_with_its_predictions(finished):
+  """The texts as they stand in the table, and numbers that agree with the scores."""
+  folder, arguments = finished
+  columns = dev_rows(folder / "predictions" / "dev.tsv")
+  assert list(columns) == ["row", "#1 String", "#2 String", "gold", "prediction",
+                           "probability_not_equivalent", "probability_equivalent"]
+  assert columns["row"] == tuple(map(str, range(21)))
+  glue = pathlib.Path(next(a for a in arguments if "dataset_path" in a).partition("=")[2])
+  lines = [line.split("\t") for line in (glue / "MRPC" / "dev.tsv").read_text().splitlines()[1:]]
+  assert columns["#1 String"] == tuple(line[3] for line in lines)
+  assert columns["#2 String"] == tuple(line[4] for line in lines)
+  names = ("not_equivalent", "equivalent")
+  assert columns["gold"] == tuple(names[int(line[0])] for line in lines)
+  probabilities = np.array([columns[f"probability_{name}"] for name in names], float)
+  np.testing.assert_allclose(probabilities.sum(0), 1, atol=2e-6)
+  assert columns["prediction"] == tuple(names[i] for i in probabilities.argmax(0))
+  right = np.mean([g == p for g, p in zip(columns["gold"], columns["prediction"], strict=True)])
+  results = json.loads((folder / "eval_results.json").read_text())
+  assert right == pytest.approx(results["eval_accuracy"])
+
+
+def test_a_run_leaves_a_report(finished):
+  folder, _ = finished
+  content = (folder / "report.html").read_text("utf-8")
+  results = json.loads((folder / "eval_results.json").read_text())
+  for text in ("mrpc: fine-tuning", f"{results['eval_f1']:.4f}", "F1, dev", "Gradient norm",
+               "Right and wrong, dev set", "train 40, validation 21, test 7",
+               "--config.learning_rate=0.01"):
+    assert text in content, text
+  assert content.count("<figure>") == 5  # loss, both metrics, learning rate, gradient norm
+  said = html.unescape(content)
+  columns = dev_rows(folder / "predictions" / "dev.tsv")
+  for gold, prediction, text in zip(columns["gold"], columns["prediction"], columns["#2 String"],
+                                    strict=True):
+    assert gold == prediction or text in said
 
 
 def test_it_learns(finished):
@@ -100,11 +158,16 @@ def test_a_finished_run_is_scored_again_without_its_flags(finished, capsys):
   folder, arguments = finished
   before = (folder / "eval_results.json").read_bytes()
   predictions = (folder / "predictions" / "MRPC.tsv").read_bytes()
+  dev = (folder / "predictions" / "dev.tsv").read_bytes()
   (folder / "eval_results.json").unlink()
+  (folder / "predictions" / "dev.tsv").unlink()
+  (folder / "report.html").unlink()
   run("--config.do_train=False", "--config.do_predict=True", "--config.predict_batch_size=8",
       f"--output_dir={folder}")
   assert (folder / "eval_results.json").read_bytes() == before
   assert (folder / "predictions" / "MRPC.tsv").read_bytes() == predictions
+  assert (folder / "predictions" / "dev.tsv").read_bytes() == dev
+  assert (folder / "report.html").read_text().count("<figure>") == 5  # the curves of its training
   run(*arguments)  # the same command again trains nothing
   assert "this run is finished: nothing to train" in capsys.readouterr().out
   assert json.loads((folder / "summary.json").read_text())["steps"] == 30
@@ -313,6 +376,13 @@ def test_mnli_then_rte(tmp_path, vocab_dir, capsys):
   for name in ("MNLI-m", "MNLI-mm"):
     rows = (tmp_path / "mnli" / "predictions" / f"{name}.tsv").read_text().splitlines()[1:]
     assert {row.split("\t")[1] for row in rows} <= {"entailment", "neutral", "contradiction"}
+  for suffix in ("", "_mismatched"):
+    columns = dev_rows(tmp_path / "mnli" / "predictions" / f"dev{suffix}.tsv")
+    assert np.mean([g == p for g, p in zip(columns["gold"], columns["prediction"], strict=True)]
+                   ) == pytest.approx(results[f"eval_accuracy{suffix}"])
+  content = (tmp_path / "mnli" / "report.html").read_text()
+  assert "Right and wrong, dev set</h2>" in content
+  assert "Right and wrong, dev set mismatched</h2>" in content
   capsys.readouterr()
   with pytest.raises(UserError, match="has no trained classifier/bias, .* for rte .'ent"):
     run(*common, "--config.dataset_name=rte", "--config.do_train=False",
@@ -371,6 +441,13 @@ def test_regression_keeps_floats(tmp_path, vocab_dir):
             (tmp_path / "out" / "predictions" / "test.tsv").read_text().splitlines()[1:]]
   assert abs(values[0] - 0.25) < 0.7
   assert abs(values[1] - 3.75) < 0.7
+  columns = dev_rows(tmp_path / "out" / "predictions" / "dev.tsv")
+  assert list(columns) == ["row", "text", "gold", "prediction"]
+  assert columns["gold"] == ("0.25", "3.75") * 8
+  assert np.corrcoef(np.array([columns["gold"], columns["prediction"]], float)
+                     )[0, 1] == pytest.approx(results["eval_pearson"], abs=1e-4)
+  assert "Predicted over gold values" in (tmp_path / "out" / "report.html").read_text()
+  assert "class_counts" not in json.loads((tmp_path / "out" / "summary.json").read_text())
   assert checkpoint_utils.find_checkpoint(str(tmp_path / "out")).regression
   pairs = tmp_path / "pairs"
   pairs.mkdir()

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import subprocess
 import sys
 import types
@@ -81,7 +82,8 @@ def test_a_run_leaves_everything_behind(finished):
   folder, _, _ = finished
   names = {path.name for path in folder.iterdir()}
   assert names >= {"config.json", "metrics.jsonl", "curves.png", "checkpoints", "model",
-                   "eval_results.txt", "eval_results.json", "summary.json", "tokenizer"}
+                   "eval_results.txt", "eval_results.json", "summary.json", "tokenizer",
+                   "report.html"}
   results = read_json(folder / "eval_results.json")
   assert set(results) == {f"eval_{name}" for name in (  # the original's five
       "loss", "masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss",
@@ -89,10 +91,13 @@ def test_a_run_leaves_everything_behind(finished):
   assert results["eval_loss"] == results["eval_masked_lm_loss"] + results["eval_next_sentence_loss"]
   assert f"eval_masked_lm_loss = {results['eval_masked_lm_loss']:.6f}\n" in (
       folder / "eval_results.txt").read_text()
-  assert read_json(folder / "summary.json")["steps"] == 200
+  summary = read_json(folder / "summary.json")
+  assert summary["steps"] == 200
+  assert summary["dev_scores"] == results
   records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
   scored = [r for r in records if "eval_masked_lm_loss" in r]
   assert [r["step"] for r in scored] == [50, 100, 150, 200]
+  assert summary["best_step"] == min(scored, key=lambda r: r["eval_masked_lm_loss"])["step"]
   assert scored[-1] == results | {"step": 200}  # one name for a figure, wherever it stands
   assert [r["step"] for r in records if "masked_lm_loss" in r] == [1, *range(25, 201, 25)]
   assert not list(folder.rglob("*.tmp"))
@@ -217,6 +222,13 @@ def test_phases_are_one_run_under_one_schedule(finished, tmp_path):
   # Of the first moment, nine tenths stay and a tenth of a gradient of norm 1 at most is new.
   assert norm([0.9 * before[name] for name in moments]) > 0.15
   assert norm([after[name] - 0.9 * before[name] for name in moments]) < 0.1001
+  report = (tmp_path / "out" / "report.html").read_text()
+  for title in ("Masked LM loss", "Masked LM accuracy", "Next sentence loss",
+                "Next sentence accuracy", "Learning rate", "Gradient norm"):
+    figure = report[report.index(f"<figcaption>{title}"):]
+    assert ">phase 1</text>" in figure[:figure.index("</figure>")], title
+    assert ">phase 2</text>" in figure[:figure.index("</figure>")], title
+  assert re.search(r">5 to 8</td><td[^>]*>32</td><td[^>]*>8</td>", report)
 
 
 def optimizer_leaves(folder, step):
