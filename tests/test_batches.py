@@ -459,5 +459,6 @@ def test_packing_changes_no_loss_and_no_gradient(make):
     return losses.pretraining_loss(params, batch, jax.random.key(0),
                                        losses.pretraining_weights(batch), model=model)[0]
 
-  packed, padded = (jax.value_and_grad(loss)(params, batch) for batch in (packed, padded))
+  packed, padded = (jax.jit(jax.value_and_grad(loss))(params, batch)
+                    for batch in (packed, padded))
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), packed, padded)

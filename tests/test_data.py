@@ -218,7 +218,7 @@ def test_packing_changes_no_loss_and_no_gradient(examples, tiny_config):
     logits = model.apply({"params": params}, batch)
     return losses.example_losses(logits, batch["labels"]).mean()
 
-  for a, b in zip(*(jax.tree.leaves(jax.value_and_grad(loss)(params, batch))
+  for a, b in zip(*(jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(params, batch))
                     for batch in (packed, padded)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 

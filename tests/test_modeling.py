@@ -80,6 +80,9 @@ def mean_loss(params, model, batch):
   return -jnp.mean(jnp.take_along_axis(log_probs, batch["labels"][:, None], axis=-1))
 
 
+loss_and_gradient = jax.jit(jax.value_and_grad(mean_loss), static_argnums=1)
+
+
 @pytest.mark.parametrize("hidden_act", ["gelu", "gelu_new"])
 def test_logits_and_gradients_equal_pytorch(tiny_config, hidden_act):
   config = dataclasses.replace(tiny_config, hidden_act=hidden_act)
@@ -91,7 +94,7 @@ def test_logits_and_gradients_equal_pytorch(tiny_config, hidden_act):
   output.loss.backward()
   logits = model.apply({"params": params}, batch)
   np.testing.assert_allclose(logits, output.logits.detach().numpy(), atol=1e-5)
-  grads = checkpoint_utils.to_huggingface(jax.grad(mean_loss)(params, model, batch),
+  grads = checkpoint_utils.to_huggingface(loss_and_gradient(params, model, batch)[1],
                                           config.num_hidden_layers)
   expected = {name: p.grad.numpy() for name, p in twin.named_parameters()}
   assert set(grads) == set(expected)
@@ -148,7 +151,7 @@ def test_every_input_matters(tiny):
 
 def test_a_gradient_reaches_every_parameter(tiny):
   model, params, batch = tiny
-  grads = jax.grad(mean_loss)(params, model, batch)
+  _, grads = loss_and_gradient(params, model, batch)
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     name = jax.tree_util.keystr(path)
     if "['key']['bias']" not in name:  # a shift of all keys leaves the softmax as it is
@@ -186,8 +189,9 @@ def test_only_the_wanted_tokens_leave_the_last_layer(tiny_config, remat):
     x = x if wanted else x.reshape(-1, config.hidden_size)[positions]
     return jnp.sum(jnp.sin(3 * x)) + jnp.sum(jnp.cos(pooled)), (x, pooled)
 
-  few, of_few = jax.grad(outputs, has_aux=True)(params, True)
-  full, of_full = jax.grad(outputs, has_aux=True)(params, False)
+  gradient = jax.jit(jax.grad(outputs, has_aux=True), static_argnums=1)
+  few, of_few = gradient(params, True)
+  full, of_full = gradient(params, False)
   assert of_few[0].shape == (5, config.hidden_size)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), of_few, of_full)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(  # gradients go up to 500
@@ -292,7 +296,7 @@ def test_bfloat16_stays_near_float32(tiny, tiny_config):
   assert logits.dtype == jnp.float32
   np.testing.assert_allclose(logits, model.apply({"params": params}, batch), atol=0.05)
   (loss, gradient), (exact, exact_gradient) = (
-      jax.value_and_grad(mean_loss)(params, m, batch) for m in (half, model))
+      loss_and_gradient(params, m, batch) for m in (half, model))
   np.testing.assert_allclose(loss, exact, rtol=0.01)
   difference = jax.tree.map(jnp.subtract, gradient, exact_gradient)
   assert optax.tree.norm(difference) < 0.05 * optax.tree.norm(exact_gradient)
