@@ -142,7 +142,7 @@ def random_params(model, seed=0):
 
 
 def init_params(model, batch, seed=0):
-  """Random parameters with biases and LayerNorms moved off 0 and 1; the initializer's would compile."""
+  """Random parameters with biases and LayerNorms moved off 0 and 1, without compiling `init`."""
   shapes = jax.eval_shape(model.init, jax.random.key(seed), batch)["params"]
   rng = np.random.default_rng(seed)
   return jax.tree_util.tree_map_with_path(
