@@ -61,21 +61,31 @@ class CompiledStep(NamedTuple):
   gigabytes: float  # peak memory, with parameters and optimizer
 
 
+def train_step_of(model: nn.Module, optimizer: optax.GradientTransformationExtraArgs
+                  ) -> training.TrainStep:
+  """Returns the pmapped step of a classifier or pre-trainer."""
+  make = (losses.make_pretraining_step if isinstance(model, modeling.BertForPreTraining)
+          else losses.make_classifier_step)
+  return make(model, optimizer)
+
+
+def held_gigabytes(compiled: jax.stages.Compiled) -> float:
+  """Returns the peak memory of a compiled program, arguments and results included."""
+  memory = compiled.memory_analysis()
+  return (memory.argument_size_in_bytes + memory.output_size_in_bytes
+          - memory.alias_size_in_bytes + memory.temp_size_in_bytes) / 1e9
+
+
 def compile_step(model: nn.Module, batch: training.Batch, updates: int = 1) -> CompiledStep:
   """Compiles the step of a classifier or pre-trainer for one device, `updates` in a call."""
   optimizer, rate = bert_optimizer(), np.float32(1e-5)
-  make = (losses.make_pretraining_step if isinstance(model, modeling.BertForPreTraining)
-          else losses.make_classifier_step)
   params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
   state = training.replicate(training.create_state(params, optimizer, seed=0), devices=1)
   arrays = training.place({name: value[None, None] for name, value in batch.items()}).arrays
-  lowered = make(model, optimizer).lower(state, arrays, rate)
+  lowered = train_step_of(model, optimizer).lower(state, arrays, rate)
   start = time.perf_counter()
   step_fn = lowered.compile()
   seconds = time.perf_counter() - start
-  memory = step_fn.memory_analysis()
-  held = (memory.argument_size_in_bytes + memory.output_size_in_bytes
-          - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
 
   def update() -> float:
     nonlocal state
@@ -83,7 +93,7 @@ def compile_step(model: nn.Module, batch: training.Batch, updates: int = 1) -> C
       state, sums = step_fn(state, arrays, rate)
     return float(sums["loss"][0])
 
-  return CompiledStep(update, seconds, held / 1e9)
+  return CompiledStep(update, seconds, held_gigabytes(step_fn))
 
 
 def make_step(model: nn.Module, batch: training.Batch, updates: int = 1) -> Callable[[], float]:

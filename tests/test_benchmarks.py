@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import gpu, steps
+from benchmarks import gpu, memory, steps
 import modeling
 
 
@@ -37,6 +37,19 @@ def test_the_peer_is_timed_by_turns(monkeypatch, tmp_path):
   assert [row["of"] for row in rows] == ["here", "PyTorch"]
   assert rows[0]["times as long as here"] == 1
   assert all(len(row["all"]) == 3 and min(row["all"]) > 0 for row in rows)
+
+
+def test_memory_is_counted_without_running_a_step():
+  """State and activations; micro-batches need less, and remat keeps less."""
+  config = modeling.BertConfig(vocab_size=512, hidden_size=64, num_hidden_layers=4,
+                               num_attention_heads=2, intermediate_size=256)
+  whole, cut = (memory.step_gigabytes(memory.Case("fine-tuning", "", 64, 32, micro), config)
+                for micro in (1, 8))
+  assert memory.state_gigabytes(memory.CASES[0], config) < cut < 0.5 * whole
+  kept, again = (memory.kept_gigabytes(memory.Case("pre-training", "", 64, 32, remat=remat), config)
+                 for remat in (False, True))
+  inputs = 4e-9 * 4 * 32 * 64 * 64  # of four layers: 32 rows of 64 tokens with 64 numbers each
+  assert inputs < again < 0.5 * kept
 
 
 @pytest.mark.parametrize("objective", gpu.OBJECTIVES)
