@@ -98,6 +98,9 @@ WEIGHTS: tuple[Weight, ...] = (
 # `torch.compile` and DataParallel put these before names, also before each other.
 _WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod)\.")
 
+# transformers' names of two kinds of classifiers.
+_SINGLE_LABEL, _MULTI_LABEL = "single_label_classification", "multi_label_classification"
+
 # Entries under which people save a model's state beside its optimizer's.
 _STATES = ("state_dict", "model_state_dict", "model")
 
@@ -127,6 +130,8 @@ class Checkpoint:
     text_columns: names of the columns that it was fine-tuned on; () where it does not say.
     tokenizer: where its tokenizer lies; "" where it has none.
     read: reads all its tensors, by the format's names.
+    multi_label: each of its classes has a probability of its own (the sigmoid of its output).
+    text_delimiter: joined its text columns into one text; "": each was a text.
   """
 
   path: str
@@ -137,6 +142,8 @@ class Checkpoint:
   text_columns: tuple[str, ...]
   tokenizer: str
   read: Callable[[], Tensors]
+  multi_label: bool = False
+  text_delimiter: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +263,9 @@ def _huggingface_checkpoint(folder: pathlib.Path) -> Checkpoint:
   return Checkpoint(
       path=str(folder), format="huggingface", config=config, regression=len(names) == 1,
       label_names=() if len(names) == 1 or unnamed else names, text_columns=text_columns,
-      tokenizer=str(folder) if has_tokenizer else "", read=lambda: _read_huggingface(weights))
+      tokenizer=str(folder) if has_tokenizer else "", read=lambda: _read_huggingface(weights),
+      multi_label=fields.get("problem_type") == _MULTI_LABEL,
+      text_delimiter=_entry({"text_delimiter": "", **fields}, "text_delimiter", file, str))
 
 
 def _class_names(fields: Mapping[str, Any], file: pathlib.Path) -> tuple[str, ...]:
@@ -267,7 +276,7 @@ def _class_names(fields: Mapping[str, Any], file: pathlib.Path) -> tuple[str, ..
   id2label = fields.get("id2label") or {}
   if not id2label and fields.get("num_labels") == 1:
     id2label = {"0": "LABEL_0"}
-  if not id2label and fields.get("problem_type") == "single_label_classification":
+  if not id2label and fields.get("problem_type") in (_SINGLE_LABEL, _MULTI_LABEL):
     id2label = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers leaves these two out
   right = isinstance(id2label, dict) and all(
       str(i) in id2label and isinstance(id2label[str(i)], str | int) for i in range(len(id2label)))
@@ -289,11 +298,12 @@ def _check_problem_type(fields: Mapping[str, Any], file: pathlib.Path, outputs: 
   transformers infers a type that is null from the number of outputs: one is a regression.
   """
   kind = fields.get("problem_type")
-  right = {None: True, "regression": outputs == 1, "single_label_classification": outputs != 1}
+  right = {None: True, "regression": outputs == 1, _SINGLE_LABEL: outputs != 1,
+           _MULTI_LABEL: outputs != 1}
   if kind not in tuple(right) or not right[kind]:
     raise UserError(f"{file}: problem_type {shown(kind)} with {outputs} names in id2label is "
-                    "neither a regression on one value nor one class of several; delete both "
-                    "entries to start from the encoder")
+                    "neither a regression on one value nor one or more of several classes; delete "
+                    "both entries to start from the encoder")
 
 
 def _huggingface_files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -435,7 +445,8 @@ def _our_checkpoint(folder: pathlib.Path) -> Checkpoint:
   """Opens a step of a run's `checkpoints/`: Orbax items `params` and `model`."""
   file = folder / "model" / "metadata"
   with _older_named(folder):
-    description = files.read_json(file)
+    # The two entries are younger than the others: a model without them has neither.
+    description = {"multi_label": False, "text_delimiter": "", **files.read_json(file)}
     config = _bert_config(_entry(description, "config", file, dict), file)
     _check_size(config, file, folder, _our_bytes(folder))
   tokenizer = folder.resolve().parent.parent / "tokenizer"
@@ -444,7 +455,9 @@ def _our_checkpoint(folder: pathlib.Path) -> Checkpoint:
       regression=_entry(description, "regression", file, bool),
       label_names=_names(description, "label_names", file),
       text_columns=_names(description, "text_columns", file),
-      tokenizer=str(tokenizer) if tokenizer.is_dir() else "", read=lambda: _read_ours(folder))
+      tokenizer=str(tokenizer) if tokenizer.is_dir() else "", read=lambda: _read_ours(folder),
+      multi_label=_entry(description, "multi_label", file, bool),
+      text_delimiter=_entry(description, "text_delimiter", file, str))
 
 
 def _our_bytes(folder: pathlib.Path) -> int:

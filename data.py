@@ -5,7 +5,8 @@ A batch is a dict of fixed-shape numpy arrays, with R rows of S tokens and B exa
   input_ids, token_type_ids, position_ids  [R, S] int32; positions restart in every example
   sequence_ids                             [R, S] int32: 1, 2, ... by example; 0 is padding
   cls_positions                            [B] int32: each [CLS] in the flattened R * S tokens
-  labels, weights                          [B]; weight 0 marks an example that only fills up
+  labels, weights                          [B]; weight 0 marks an example that only fills up;
+                                           labels of a multi-label task are [B, classes]
 
 with leading axes [devices, micro-batches], or [devices] for evaluation. Packing several examples
 into a row changes no number but dropout's draws: attention stays inside an example
@@ -58,7 +59,8 @@ class TokenizedSplit:
     tokens: [all tokens] int32, with [CLS] and [SEP].
     offsets: [examples + 1] int64.
     first_lengths: [examples] int32: tokens of the first segment with [CLS] and its [SEP].
-    labels: [examples] int32 classes or float32 values; zeros in a test split.
+    labels: [examples] int32 classes or float32 values, or [examples, classes] int32 of 0 and 1
+      where a row is of any number of classes; zeros in a test split.
     truncated: number of examples that were longer than allowed.
   """
 
@@ -85,7 +87,7 @@ def tokenize(texts: "datasets.Dataset", labels: np.ndarray, tokenizer: Tokenizer
 
   Args:
     texts: one or two text columns and no other; a pair's first segment is the first column.
-    labels: [examples], kept as they are.
+    labels: [examples, ...], kept as they are.
     tokenizer: see `tokenization.py`.
     max_seq_length: tokens of an example at most, with [CLS] and [SEP].
     cache_dir: an existing folder.
@@ -384,7 +386,8 @@ def make_batch(split: TokenizedSplit, indices: np.ndarray, length: int, pack: bo
   within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
   features = {"input_ids": split.tokens[np.repeat(split.offsets[flat], sizes) + within],
               "token_type_ids": within >= np.repeat(split.first_lengths[flat], sizes)}
-  labels = np.where(fills, 0, split.labels[indices]).astype(split.labels.dtype)
+  labels = split.labels[indices]
+  labels[fills] = 0
   return pack_batch(features, lengths, length, pack, num_rows=num_rows) | {
       "labels": labels, "weights": (~fills).astype(np.float32)}
 

@@ -335,11 +335,12 @@ class TrainingPlan:
 
 
 def model_description(bert_config: modeling.BertConfig, *, label_names: tuple[str, ...] = (),
-                      text_columns: tuple[str, ...] = (), regression: bool = False
-                      ) -> dict[str, Any]:
+                      text_columns: tuple[str, ...] = (), text_delimiter: str = "",
+                      regression: bool = False, multi_label: bool = False) -> dict[str, Any]:
   """Returns a checkpoint's description of its model, which `checkpoint_utils` reads."""
   return {"config": dataclasses.asdict(bert_config), "label_names": label_names,
-          "text_columns": text_columns, "regression": regression}
+          "text_columns": text_columns, "text_delimiter": text_delimiter,
+          "regression": regression, "multi_label": multi_label}
 
 
 def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[str, float]]:

@@ -34,7 +34,13 @@ def _label_logits(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def example_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Returns losses [e] from logits [e, c]: squared errors for float labels, else cross entropy."""
+  """Returns losses [e] from logits [e, c]: squared errors for float labels, else cross entropy.
+
+  Labels [e, c] of 0 and 1 take the mean over the classes of the cross entropy of each (PyTorch's
+  BCEWithLogitsLoss).
+  """
+  if labels.ndim == 2:
+    return jnp.mean(jax.nn.softplus(logits) - logits * labels, axis=-1)
   if jnp.issubdtype(labels.dtype, jnp.floating):
     return jnp.square(logits[:, 0] - labels)
   return cross_entropy(logits, labels)

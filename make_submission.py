@@ -207,7 +207,7 @@ def test_rows(run: FinishedRun, split: str, glue_data: str) -> TestRows:
     raise UserError(f"{source.description} has no {split} split of {run.task.name}; name the "
                     "folder with GLUE's test files: --glue_data=DIR")
   table = source.read(split)
-  layout = tables.recognize_columns(run.task, table, (), "")
+  layout = tables.recognize_columns(run.task, table, (), ())
   columns = [["" if text is None else str(text) for text in table.column(name)]
              for name in layout.texts]
   return TestRows(table.source, tables.row_ids(table), list(zip(*columns, strict=True)))

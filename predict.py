@@ -5,8 +5,9 @@ r"""Predicts the label of each text of a file with a trained classifier.
 --input is a text a line, or two divided by a tab, or a table (csv, tsv, json, jsonl, parquet) with
 the columns that the model was trained on; "-" is the standard input, a text a line. Line i of the
 output is row i of the input: {"label": "positive", "probabilities": {...}}, for a regression
-{"value": 3.2}. A row without text gets null for each. Texts that are longer than those that the
-model was trained on are truncated; both kinds of rows are counted and named at the end.
+{"value": 3.2}, for any number of classes a text {"labels": ["a", "b"], "probabilities": {...}}. A
+row without text gets null for each. Texts that are longer than those that the model was trained on
+are truncated; both kinds of rows are counted and named at the end.
 """
 
 if __name__ == "__main__":
@@ -26,6 +27,7 @@ from absl import flags
 import numpy as np
 
 from classification import parsers, sources
+from classification.classifier import Classifier
 from classification.prediction import load_classifier, Outputs, Prediction, TextClassifier
 from support import devices, files, reporting
 from support.command_line import run_script
@@ -171,8 +173,12 @@ def read_table(file: pathlib.Path, text_columns: Sequence[str],
                     "--text_columns=NAME (or write a text a line into a .txt)")
   columns = [parsed.columns.column(there.index(name)).to_pylist() for name in names]
   rows = (tuple(map(_text, cells)) for cells in zip(*columns, strict=True))
-  return InputRows(str(file), (row if all(map(str.strip, row)) else None for row in rows),
-              parsed.lines.__getitem__)
+  delimiter = classifier.classifier.text_delimiter
+  if delimiter:  # a row has text where one of its columns has
+    texts = ((delimiter.join(row),) if any(map(str.strip, row)) else None for row in rows)
+  else:
+    texts = (row if all(map(str.strip, row)) else None for row in rows)
+  return InputRows(str(file), texts, parsed.lines.__getitem__)
 
 
 def _text(cell: Any) -> str:
@@ -185,19 +191,20 @@ def _text(cell: Any) -> str:
 
 def write_lines(stream: TextIO, classifier: TextClassifier, logits: np.ndarray) -> None:
   """Writes a line for each of [examples, outputs]."""
-  regression = not classifier.classifier.label_names
   for prediction in classifier.predictions(logits):
-    stream.write(json.dumps(prediction_as_json(prediction, regression), ensure_ascii=False) + "\n")
+    content = prediction_as_json(prediction, classifier.classifier)
+    stream.write(json.dumps(content, ensure_ascii=False) + "\n")
   stream.flush()
 
 
-def prediction_as_json(prediction: Prediction, regression: bool) -> dict[str, Any]:
+def prediction_as_json(prediction: Prediction, classifier: Classifier) -> dict[str, Any]:
   """Returns the object of a line of the output."""
-  if regression:
+  if not classifier.label_names:
     value = prediction.value
     return {"value": value if value is None else round(value, _DIGITS)}
   shares = prediction.probabilities
-  return {"label": prediction.label, "probabilities": shares and {
+  label = {"labels": prediction.labels} if classifier.multi_label else {"label": prediction.label}
+  return label | {"probabilities": shares and {
       name: round(p, _DIGITS) for name, p in shares.items()}}
 
 

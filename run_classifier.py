@@ -111,31 +111,39 @@ def build_classifier(config: ml_collections.ConfigDict,
   task, label_names = run_data.task, run_data.label_names
   base = checkpoint.config if checkpoint else modeling.BertConfig(vocab_size=tokenizer.vocab_size)
   bert_config = experiment.model_config(config, base, tokenizer.vocab_size, config.max_seq_length,
-                                        segments=len(task.text_columns))
+                                        segments=task.segments)
   model = modeling.BertForSequenceClassification(bert_config, max(len(label_names), 1),
                                                  jnp.dtype(config.dtype))
   params = experiment.random_params(model, config.seed)
+  classifier = Classifier(model, params, label_names, task.text_columns, task.text_delimiter,
+                          task.multi_label)
   if checkpoint is None:
-    return Classifier(model, params, label_names, task.text_columns)
+    return classifier
   configured = names_in("label_names", config.label_names)
   # To score, the flag names the outputs whatever the checkpoint calls them.
   named = checkpoint.label_names if config.do_train and checkpoint.label_names else (
       configured or checkpoint.label_names)
-  same = checkpoint.regression if task.regression else same_names(named, label_names)
+  same = checkpoint.regression if task.regression else (
+      same_names(named, label_names) and checkpoint.multi_label == task.multi_label)
   params, report = checkpoint_utils.load_params(
       checkpoint, params, reinitialize=() if same else ("classifier/",),
       resize_embeddings=config.resize_embeddings)
   say(f"  {report}")
   if "classifier/kernel" in report.ignored:
-    say(f"  the checkpoint's classes ({quoted(checkpoint.label_names) or 'unnamed'}) are "
-        f"not this task's ({quoted(label_names) or 'regression'}): the classifier starts "
-        "afresh")
+    say(f"  the checkpoint's classes ({quoted(checkpoint.label_names) or 'unnamed'}"
+        f"{_several(checkpoint.multi_label)}) are not this task's "
+        f"({quoted(label_names) or 'regression'}{_several(task.multi_label)}): the classifier "
+        "starts afresh")
   if report.initialized and not config.do_train:
     raise UserError(f"{checkpoint.path} has no trained {', '.join(report.initialized)} for "
-                    f"{task.name} ({quoted(label_names, 5) or 'regression'}): train one "
-                    "first, or say what its outputs are called, in their order: "
-                    "--config.label_names=a,b")
-  return Classifier(model, params, label_names, task.text_columns)
+                    f"{task.name} ({quoted(label_names, 5) or 'regression'}"
+                    f"{_several(task.multi_label)}): train one first, or say what its outputs are "
+                    "called, in their order: --config.label_names=a,b")
+  return dataclasses.replace(classifier, params=params)
+
+
+def _several(multi_label: bool) -> str:
+  return ", any number a text" if multi_label else ""
 
 
 # --- Training ---------------------------------------------------------------------------------
@@ -152,7 +160,7 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
     run_data: its splits.
     dev_logits: gets each evaluation's: see `score_splits`.
   """
-  examples = run_data.splits["train"].examples
+  examples = run_data.splits[run_data.task.train_split].examples
   num_train_steps, num_warmup_steps = optimization.training_steps(
       len(examples), config.train_batch_size, config.num_train_epochs, config.warmup_proportion)
   if not num_train_steps:
@@ -165,7 +173,8 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
   return experiment.TrainingPlan(
       description=experiment.model_description(
           classifier.model.config, label_names=classifier.label_names,
-          text_columns=classifier.text_columns, regression=run_data.task.regression),
+          text_columns=classifier.text_columns, text_delimiter=classifier.text_delimiter,
+          regression=run_data.task.regression, multi_label=classifier.multi_label),
       params=classifier.params, optimizer=optimizer, schedule=schedule,
       loop=training.Loop(num_train_steps, config.log_every_steps,
                          max(round(eval_steps), 1) if config.do_eval and eval_steps else 0,
@@ -237,17 +246,19 @@ def write_predictions(run: experiment.Run, classifier: Classifier, run_data: Run
     say(f"predictions: {file}")
     if classifier.label_names:
       tasks.write_probabilities(file.with_name(f"{name}.probabilities.tsv"), logits,
-                                classifier.label_names, row_ids)
+                                classifier.label_names, row_ids,
+                                multi_label=classifier.multi_label)
 
 
 @hosts.only_first
 def report_fine_tuning(run: experiment.Run, run_data: RunData, dev_logits: Mapping[str, np.ndarray]
                        ) -> None:
   """Writes predictions/dev.tsv of the dev splits that were scored, and report.html."""
-  task, counts, sections = run_data.task, run_data.class_counts(), []
+  task, sections = run_data.task, []
+  trained = run_data.class_counts().get(task.train_split, {})
   for dev in dev_predictions(run_data, dev_logits):
     write_dev_file(run.folder / "predictions" / f"{dev.name}.tsv", dev)
-    sections += dev_sections(dev, counts)
+    sections += dev_sections(dev, trained)
   run_page.write_run_report(
       run.folder, f"{task.name if task.folder else data_name(run.config)}: "
       f"{'fine-tuning' if run.config.do_train or run.finished else 'scores'}", sections,
@@ -268,13 +279,16 @@ def export_classifier(run: experiment.Run, classifier: Classifier, task: tasks.T
       f"batch {config.train_batch_size}, learning rate {config.learning_rate}, "
       f"{config.num_train_epochs} epochs, length {config.max_seq_length}, "
       f"seed {config.seed}, {config.dtype}.\n"
-      f"Task: {task.name}; classes: {quoted(classifier.label_names) or 'none (regression)'}.",
+      f"Task: {task.name}; classes: {quoted(classifier.label_names) or 'none (regression)'}"
+      f"{_several(task.multi_label)}.",
       "dev set", results)
   experiment.export(
       run, classifier.model.config, classifier.params, tokenizer, card,
       architectures=["BertForSequenceClassification"], text_columns=classifier.text_columns,
       id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)},
-      problem_type="regression" if task.regression else "single_label_classification")
+      text_delimiter=classifier.text_delimiter,
+      problem_type="regression" if task.regression else
+      "multi_label_classification" if task.multi_label else "single_label_classification")
 
 
 if __name__ == "__main__":

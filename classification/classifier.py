@@ -24,6 +24,8 @@ class Classifier:
   params: Mapping[str, Any]
   label_names: tuple[str, ...]  # in the order of the outputs; () for regression
   text_columns: tuple[str, ...]  # of the data that it is for
+  text_delimiter: str = ""  # joins them into one text
+  multi_label: bool = False  # any number of classes a text
 
 
 @functools.lru_cache(maxsize=1)  # or each call would trace and compile the same program again

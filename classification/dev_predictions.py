@@ -29,8 +29,9 @@ class DevPredictions:
     name: of its file: "dev", or "dev_mismatched" for MNLI's second.
     rows: [examples] each row's own id, or its number in the source, from 0.
     texts: column -> [examples].
-    gold: [examples] class numbers in the model's order, or values.
-    predictions: [examples] likewise.
+    gold: [examples] class numbers in the model's order, or values; or [examples, classes] of 0
+      and 1 where a text is of any number of classes.
+    predictions: likewise.
     probabilities: [examples, classes]; [examples, 0] for regression.
     label_names: the classes in the model's order; () for regression.
   """
@@ -51,16 +52,31 @@ class DevPredictions:
     """The numbers of the wrong examples, the surest first; of a regression all, the worst first."""
     if not self.label_names:
       return np.argsort(-np.abs(self.gold - self.predictions), kind="stable")
-    wrong = np.flatnonzero(self.gold != self.predictions)
+    differs = self.gold != self.predictions
+    wrong = np.flatnonzero(differs.any(axis=-1) if self.multi_label else differs)
     return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
 
   @functools.cached_property
   def confidence(self) -> np.ndarray:
-    """[examples]: the probability of the predicted class."""
+    """[examples]: the probability of the predicted class, or of the surest wrong answer of several.
+    """
+    if self.multi_label:
+      sure = np.maximum(self.probabilities, 1 - self.probabilities)
+      return np.where(self.gold != self.predictions, sure, 0.0).max(axis=-1)
     return self.probabilities.max(axis=-1)
+
+  @property
+  def multi_label(self) -> bool:
+    return self.gold.ndim == 2
+
+  def has(self, values: np.ndarray, code: int) -> np.ndarray:
+    """Returns [examples] bool: whether `gold` or `predictions` have a class."""
+    return values[:, code] == 1 if self.multi_label else values == code
 
   def said(self, values: np.ndarray) -> list[str]:
     """Returns `gold` or `predictions` as text: the classes' names, or all digits of the values."""
+    if self.multi_label:
+      return [tasks.joined_names(marks, self.label_names) for marks in values]
     return [self.label_names[value] for value in values] if self.label_names else [
         str(value) for value in values]
 
@@ -76,8 +92,8 @@ def dev_predictions(run_data: RunData, logits: Mapping[str, np.ndarray]) -> list
   for split, suffix in task.eval_splits.items():
     if split in logits:
       of = run_data.splits[split]
-      probabilities = (tasks.probabilities_from(logits[split]) if run_data.label_names
-                       else np.zeros((len(of.examples), 0)))
+      probabilities = (tasks.probabilities_from(logits[split], multi_label=task.multi_label)
+                       if run_data.label_names else np.zeros((len(of.examples), 0)))
       texts = {name: [str(text) for text in of.texts[name]] for name in of.texts.column_names}
       result.append(DevPredictions(
           f"dev{suffix}", of.row_ids, texts, of.examples.labels,
@@ -111,18 +127,17 @@ def _field(text: str) -> str:
 # --- The report -----------------------------------------------------------------------------
 
 
-def dev_sections(dev: DevPredictions, class_counts: Mapping[str, Mapping[str, int]]
-                 ) -> Iterator[Html]:
+def dev_sections(dev: DevPredictions, trained: Mapping[str, int]) -> Iterator[Html]:
   """Yields the report's sections of a dev split: right and wrong by class, the wrong examples.
 
   Args:
     dev: the split's predictions.
-    class_counts: see `RunData.class_counts`.
+    trained: class -> its training examples; {} where nothing was trained on.
   """
   name = dev.name.replace("_", " ").replace("dev", "dev set")
   if dev.label_names:
     yield report.section(f"Right and wrong, {name}", *_confusions(dev),
-                         _class_table(dev, class_counts))
+                         _class_table(dev, trained))
   else:
     yield report.section(f"Predicted values, {name}", report.charts(_value_chart(dev)))
   yield report.section(
@@ -130,7 +145,9 @@ def dev_sections(dev: DevPredictions, class_counts: Mapping[str, Mapping[str, in
 
 
 def _confusions(dev: DevPredictions) -> Iterator[Html]:
-  """Yields the confusion matrix, or the largest confusions of many classes."""
+  """Yields the confusion matrix, or the largest confusions of many classes, if a text has one."""
+  if dev.multi_label:
+    return
   size = len(dev.label_names)
   counts = np.bincount(dev.gold.astype(int) * size + dev.predictions, minlength=size * size)
   counts = counts.reshape(size, size)
@@ -146,12 +163,11 @@ def _confusions(dev: DevPredictions) -> Iterator[Html]:
       for i, j in zip(*np.unravel_index(largest, between.shape), strict=True) if between[i, j]])
 
 
-def _class_table(dev: DevPredictions, class_counts: Mapping[str, Mapping[str, int]]) -> Html:
+def _class_table(dev: DevPredictions, trained: Mapping[str, int]) -> Html:
   """Returns precision and recall of each class, beside how often it is there."""
-  trained = class_counts.get("train", {})
   rows = []
   for code, name in enumerate(dev.label_names):
-    gold, predicted = dev.gold == code, dev.predictions == code
+    gold, predicted = dev.has(dev.gold, code), dev.has(dev.predictions, code)
     right = int((gold & predicted).sum())
     rows.append((Html(f"<bdi>{report.escaped(name)}</bdi>"),
                  *([f"{trained.get(name, 0):,}"] if trained else ()), f"{gold.sum():,}",

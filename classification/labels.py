@@ -16,6 +16,8 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 _PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _LEADING_ZERO = re.compile(r"[+-]?0[0-9]")
+# How csv, JSON, pandas and numpy write whether a row is of a class.
+_MARKS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 # Around a label these are no part of it: white space without the separators of old terminals.
 _BLANKS = " \t\r\n\u0085\u00a0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff" + "".join(
     map(chr, range(0x2000, 0x200b)))
@@ -35,6 +37,47 @@ def label_values(table: Table, layout: Layout) -> list[Any]:
   if table.class_names(layout.label):
     return values
   return [value.strip(_BLANKS) if isinstance(value, str) else value for value in values]
+
+
+def label_lists(table: Table, layout: Layout) -> list[list[Any]]:
+  """Reads the classes of each row: of a column of lists, or of the columns that are 1 there.
+
+  Raises:
+    UserError: no such column, another content, or a list that names nothing or a class twice.
+  """
+  if layout.label_columns:
+    columns = {name: _marks(table, name) for name in layout.label_columns}
+    return [[name for name, marked in columns.items() if marked[row]]
+            for row in range(len(table))]
+  values = label_values(table, layout)
+  if table.content_of(layout.label) != "lists":
+    raise UserError(f"{table.source}: column {shown(layout.label)} holds "
+                    f"{table.content_of(layout.label)} and no lists of classes; several columns of "
+                    "0 and 1 are named like this: --config.label_column=a,b,c")
+  if not table.class_names(layout.label):
+    values = [[item.strip(_BLANKS) if isinstance(item, str) else item for item in items]
+              for items in values]
+  for row, items in enumerate(values):
+    if None in items or "" in items:
+      raise UserError(f"{table.where(row)}: column {shown(layout.label)} lists a class without a "
+                      f"name: {shown(items)}")
+    if len(set(items)) < len(items):
+      raise UserError(f"{table.where(row)}: column {shown(layout.label)} lists a class twice: "
+                      f"{shown(items)} (lists of 0 and 1 go into columns of their own: "
+                      "--config.label_column=a,b,c)")
+  return values
+
+
+def _marks(table: Table, name: str) -> list[bool]:
+  """Reads a column of 0 and 1."""
+  marks = [_MARKS.get(str(value).strip(_BLANKS).casefold())
+           for value in table.raw(name).to_pylist()]
+  if None in marks:
+    row = marks.index(None)
+    raise UserError(f"{table.where(row)}: column {shown(name)} is "
+                    f"{shown(table.raw(name)[row].as_py())}, must be 0 or 1, as label_column names "
+                    "several columns")
+  return marks
 
 
 def infer_label_names(table: Table, values: Sequence[Any], label_type: str) -> tuple[str, ...]:
@@ -91,13 +134,34 @@ def encode_labels(table: Table, values: Sequence[Any], task: tasks.Task,
   encoded = [codes.get(str(value), -1) for value in values]
   if -1 in encoded:
     row = encoded.index(-1)
-    raise UserError(f"{table.where(row)}: label {shown(values[row])} is not one of "
-                    f"{quoted(task.label_names)}"
-                    + ("" if task.numbered else "; if it is a class, name all classes in order: "
-                       "--config.label_names=a,b,c")
-                    + ("; if it means no label: --config.missing_label=-1"
-                       if str(values[row]) == "-1" else ""))
+    raise _unknown_class(table, row, values[row], task)
   return np.asarray(encoded, np.int32)
+
+
+def encode_label_lists(table: Table, values: Sequence[Sequence[Any]], task: tasks.Task,
+                       model_labels: Sequence[str]) -> np.ndarray:
+  """Encodes lists of classes in the model's order: [examples, classes] int32 of 0 and 1.
+
+  See `encode_labels` for the arguments and the errors.
+  """
+  codes = _spellings({name: code for code, name in enumerate(model_labels)},
+                     {str(value) for row in values for value in row})
+  encoded = np.zeros((len(values), len(model_labels)), np.int32)
+  for row, names in enumerate(values):
+    for name in names:
+      if str(name) not in codes:
+        raise _unknown_class(table, row, name, task)
+      encoded[row, codes[str(name)]] = 1
+  return encoded
+
+
+def _unknown_class(table: Table, row: int, value: Any, task: tasks.Task) -> UserError:
+  return UserError(f"{table.where(row)}: label {shown(value)} is not one of "
+                   f"{quoted(task.label_names)}"
+                   + ("" if task.numbered else "; if it is a class, name all classes in order: "
+                      "--config.label_names=a,b,c")
+                   + ("; if it means no label: --config.missing_label=-1"
+                      if str(value) == "-1" else ""))
 
 
 def _spellings(codes: Mapping[str, int], texts: Set[str]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Parsers: GLUE's tsv, csv, tsv, json, jsonl and parquet into Arrow columns and line numbers.
 
-A column that holds neither text nor numbers (lists, objects, bytes, pictures) keeps its name and
-type, but none of its content: nobody trains on it.
+A column that holds neither text nor numbers nor lists of classes (objects, bytes, pictures, lists
+of fractions) keeps its name and type, but none of its content: nobody trains on it.
 """
 
 import codecs
@@ -239,8 +239,8 @@ _KINDS = {str: "text", _Number: "a number", bool: "true or false", list: "a list
 def parse_json(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
   """Parses one JSON object a line, or one array of objects; all rows' keys become columns.
 
-  A column of integers is one of integers. Numbers of any other column stay text, as they are
-  written: none is rounded, and 1 beside 1.5 does not become 1.0.
+  A column of integers is one of integers, also in lists. Numbers of any other column stay text, as
+  they are written: none is rounded, and 1 beside 1.5 does not become 1.0.
 
   Raises:
     UserError: anything else than objects, a column of several types, or half of a surrogate
@@ -264,7 +264,7 @@ def parse_json(file: pathlib.Path, *, skip_bad_rows: bool) -> Parsed:
       if value is not None and kinds.setdefault(name, type(value)) is not type(value):
         raise UserError(f"{file}:{line}: column {shown(name)} is {_KINDS[type(value)]} here and "
                         f"{_KINDS[kinds[name]]} before; a column must have one type")
-      for text in (name, value):
+      for text in (name, *(value if isinstance(value, list) else (value,))):
         if isinstance(text, str) and not text.isascii() and _SURROGATE.search(text):
           raise UserError(f"{file}:{line}: column {shown(name)} has half of a surrogate pair "
                           "(such as \\ud83d), which is no character")
@@ -322,16 +322,35 @@ def _arrow_column(cells: Sequence[Any], kind: type | None) -> "pyarrow.Array":
   """Returns a column of cells of one kind; None: of nulls."""
   import pyarrow
 
-  types = {str: pyarrow.string(), bool: pyarrow.bool_(), list: pyarrow.list_(pyarrow.string()),
+  types = {str: pyarrow.string(), bool: pyarrow.bool_(),
            dict: pyarrow.struct({"": pyarrow.string()}), None: pyarrow.null()}
   if kind is _Number:
     if all(cell is None or _SHORT_INTEGER.fullmatch(cell) for cell in cells):
       return pyarrow.array((cell if cell is None else int(cell) for cell in cells),
                            pyarrow.int64())
     return pyarrow.array(cells, pyarrow.string())
-  if kind in (list, dict):
+  if kind is list:
+    return _list_column(cells)
+  if kind is dict:
     return pyarrow.nulls(len(cells), types[kind])
   return pyarrow.array(cells, types[kind])
+
+
+def _list_column(cells: Sequence[list[Any] | None]) -> "pyarrow.Array":
+  """Returns a column of lists of integers or of text; nulls for lists of anything else."""
+  import pyarrow
+
+  items = [item for cell in cells for item in cell or () if item is not None]
+  if not all(isinstance(item, str) for item in items):
+    return pyarrow.nulls(len(cells), pyarrow.list_(pyarrow.struct({"": pyarrow.string()})))
+  numbers = [item for item in items if isinstance(item, _Number)]
+  if not all(number.lstrip("-").isdecimal() for number in numbers):
+    return pyarrow.nulls(len(cells), pyarrow.list_(pyarrow.float64()))
+  if items and len(numbers) == len(items) and all(map(_SHORT_INTEGER.fullmatch, numbers)):
+    cells = [cell if cell is None else [item if item is None else int(item) for item in cell]
+             for cell in cells]
+    return pyarrow.array(cells, pyarrow.list_(pyarrow.int64()))
+  return pyarrow.array(cells, pyarrow.list_(pyarrow.string()))
 
 
 # --- parquet --------------------------------------------------------------------------------
@@ -379,4 +398,11 @@ def _placeholder(kind: "pyarrow.DataType") -> "pyarrow.DataType | None":
     return pyarrow.binary()
   if types.is_struct(kind) or types.is_map(kind) or types.is_union(kind):
     return pyarrow.struct({"": pyarrow.string()})
-  return pyarrow.list_(pyarrow.string()) if types.is_nested(kind) else None
+  if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    inner = kind.value_type
+    if any(test(inner) for test in (types.is_string, types.is_large_string, types.is_integer,
+                                    types.is_null)):
+      return None
+    return pyarrow.list_(pyarrow.float64() if types.is_floating(inner) else
+                         pyarrow.struct({"": pyarrow.string()}))
+  return pyarrow.list_(pyarrow.struct({"": pyarrow.string()})) if types.is_nested(kind) else None

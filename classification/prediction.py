@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import checkpoint_utils
+from classification import tasks
 from classification.classifier import Classifier, make_predict_fn
 import data
 import modeling
@@ -39,14 +40,18 @@ class Prediction(NamedTuple):
   """What a classifier says of an example.
 
   Attributes:
-    label: the most probable class; None for a regression and for an example without text.
-    probabilities: class -> its probability; likewise.
+    label: the most probable class; None for a regression, for any number of classes, and for an
+      example without text.
+    probabilities: class -> its probability; None for a regression and without text.
     value: of a regression; None for classes and for an example without text.
+    labels: of a model for any number of classes a text: those that are more probable than not;
+      None for other models and for an example without text.
   """
 
   label: str | None = None
   probabilities: dict[str, float] | None = None
   value: float | None = None
+  labels: tuple[str, ...] | None = None
 
 
 class Outputs(NamedTuple):
@@ -100,12 +105,16 @@ class TextClassifier:
       yield from (Prediction(value=None if np.isnan(value) else value)
                   for value in logits[:, 0].tolist())
       return
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    multi_label = self.classifier.multi_label
+    shares = tasks.probabilities_from(logits, multi_label=multi_label)
     best = shares.argmax(axis=-1)
     for i, row in enumerate(shares.tolist()):
-      yield (Prediction() if np.isnan(row[0]) else
-             Prediction(names[best[i]], dict(zip(names, row, strict=True))))
+      if np.isnan(row[0]):
+        yield Prediction()
+        continue
+      likely = tuple(name for name, p in zip(names, row, strict=True) if p > 0.5)
+      yield Prediction(None if multi_label else names[best[i]], dict(zip(names, row, strict=True)),
+                       labels=likely if multi_label else None)
 
   def outputs(self, examples: Iterable[Texts | None],
               blank_is_text: bool = False) -> Iterator[Outputs]:
@@ -154,7 +163,7 @@ class TextClassifier:
   @property
   def num_texts(self) -> int:
     """Texts of an example; 0 where the model does not say, and takes one or a pair."""
-    return len(self.classifier.text_columns)
+    return 1 if self.classifier.text_delimiter else len(self.classifier.text_columns)
 
   def _check_texts(self, examples: Sequence[tuple[str, ...]], numbers: np.ndarray) -> None:
     """Raises UserError for another number of texts than the model takes, or than before."""
@@ -241,8 +250,8 @@ def load_classifier(path: str, max_seq_length: int = 0, dtype: str = "float32",
   model = modeling.BertForSequenceClassification(config, outputs, jnp.dtype(dtype))
   params = checkpoint_utils.load_trained(checkpoint, model, ("classifier/", "bert/pooler/"))
   return TextClassifier(
-      Classifier(model, training.replicate(params), names, checkpoint.text_columns), tokenizer,
-      length)
+      Classifier(model, training.replicate(params), names, checkpoint.text_columns,
+                 checkpoint.text_delimiter, checkpoint.multi_label), tokenizer, length)
 
 
 def trained_length(checkpoint: checkpoint_utils.Checkpoint) -> int | None:

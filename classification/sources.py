@@ -1,23 +1,24 @@
-"""Where labelled data lies: GLUE from the hub or in its TSV layout, saved datasets, user's files.
+"""Where labelled data lies: GLUE on the hub or in its TSV layout, saved datasets, user's files.
 
 Every source gives a `Table`: a `datasets.Dataset`, memory-mapped from the disk, whose rows know
 the file and line that they came from, so that an error can name them. A user's file is parsed
 once and kept in the cache folder under a hash of its content.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
+import re
 from typing import Any, TYPE_CHECKING
 
 from classification import parsers, tasks
 from classification.tables import Table
 import data
 from support import files, hub
-from support.errors import first_line, shown, UserError
+from support.errors import first_line, quoted, shown, UserError
 
 if TYPE_CHECKING:
   import pyarrow
@@ -31,8 +32,10 @@ FORMATS = "csv, tsv, json, jsonl or parquet"
 SPLIT_NAMES = {"train": "train", "validation": "validation", "dev": "validation",
                "valid": "validation", "val": "validation", "test": "test"}
 
+# How the hub names the files of a split: train-00000-of-00002.parquet.
+_SHARD = re.compile(r"(?P<split>.+)-(?P<number>[0-9]{5,})-of-(?P<count>[0-9]{5,})")
 _CHUNK_ROWS = 4096  # of a cached file, so that reading some rows does not map all
-_CACHE_VERSION = 6
+_CACHE_VERSION = 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,23 +66,27 @@ def find_source(dataset_name: str, dataset_path: str, skip_bad_rows: bool,
 
   Args:
     dataset_name: a GLUE task; blank for the user's own files.
-    dataset_path: a GLUE hub name, any other hub dataset, a folder, or a file.
+    dataset_path: a GLUE hub name, any other hub dataset (`owner/name`, `owner/name:config`), a
+      folder, or a file.
     skip_bad_rows: leave out csv and tsv rows with a wrong number of fields.
     cache_dir: an existing folder for parsed files.
 
   Raises:
     UserError: an unknown task, nothing at the path, no hub in reach.
   """
-  if dataset_path in HUB_GLUE:
-    return _hub_source(dataset_path, tasks.glue_task(dataset_name or "cola"))
+  hub_name, _, configuration = dataset_path.partition(":")
+  if hub_name in HUB_GLUE and configuration in ("", dataset_name):
+    return _hub_source(hub_name, tasks.glue_task(dataset_name or "cola"))
   task = tasks.glue_task(dataset_name) if dataset_name else None
   if not dataset_path:
     raise UserError("dataset_path is blank; give a folder, or nyu-mll/glue for GLUE from the hub")
   folder = pathlib.Path(os.path.expanduser(dataset_path))
   if not folder.exists():
-    if folder.is_absolute() or dataset_path.startswith((".", "~")) or dataset_path.count("/") > 1:
+    if folder.is_absolute() or hub_name.startswith((".", "~")) or hub_name.count("/") > 1:
       raise UserError(f"dataset_path {dataset_path} does not exist")
-    return _hub_source(dataset_path, task)
+    if hub_name in HUB_GLUE and not task:
+      return _hub_source(hub_name, tasks.glue_task(configuration))
+    return _hub_source(hub_name, task, configuration)
   if not folder.is_dir():
     return _one_file_source(folder, task, skip_bad_rows, cache_dir)
   if (folder / "dataset_dict.json").exists():
@@ -92,13 +99,18 @@ def find_source(dataset_name: str, dataset_path: str, skip_bad_rows: bool,
   return _own_files_source(folder, skip_bad_rows, cache_dir)
 
 
-def _hub_source(path: str, task: tasks.Task | None) -> LabelledSource:
-  arguments = (path, task.name) if task else (path,)
+def _hub_source(path: str, task: tasks.Task | None, configuration: str = "") -> LabelledSource:
+  if task and configuration:
+    raise UserError(f"dataset_path {path}:{configuration} names a configuration, and dataset_name "
+                    f"{task.name} another; leave one out")
+  arguments = tuple(filter(None, (path, task.name if task else configuration)))
   try:
     loaded = hub.load_dataset(*arguments)
   except UserError as error:
-    raise UserError(f"dataset {error}; for local data use "
-                    "--config.dataset_path=/path/to/glue_data") from error
+    advice = ("a configuration is named by --config.dataset_path=OWNER/NAME:CONFIG"
+              if "onfig" in str(error) else
+              "for local data use --config.dataset_path=/path/to/glue_data")
+    raise UserError(f"dataset {error}; {advice}") from error
   return _datasets_source(f"{' '.join(arguments)} (hub)", loaded, task)
 
 
@@ -129,15 +141,24 @@ def _datasets_source(name: str, loaded: Any, task: tasks.Task | None) -> Labelle
   return LabelledSource(name, task, read, tuple(found))
 
 
+def usual_name(split: str) -> str:
+  """Returns the name by which this project knows a split: dev is validation."""
+  return SPLIT_NAMES.get(split.lower(), split)
+
+
 def _splits_named(place: str, names: Mapping[str, str]) -> dict[str, str]:
-  """Turns {name: its split's name as found} into {split: name}; dev is validation."""
+  """Turns {name: its split's name as found} into {split: name}, the usual splits first.
+
+  Raises:
+    UserError: several names of a usual split.
+  """
   found: dict[str, list[str]] = {}
   for name, as_found in names.items():
-    found.setdefault(SPLIT_NAMES.get(as_found.lower(), as_found), []).append(name)
-  for split, several in found.items():
-    if len(several) > 1:
-      raise UserError(f"{place} holds several {split} files: {', '.join(several)}; keep one")
+    found.setdefault(usual_name(as_found), []).append(name)
   usual = list(dict.fromkeys(SPLIT_NAMES.values()))
+  for split in usual:
+    if len(several := found.get(split, ())) > 1:
+      raise UserError(f"{place} holds several {split} files: {', '.join(several)}; keep one")
   return {split: found[split][0] for split in (*filter(found.get, usual), *found)}
 
 
@@ -163,18 +184,68 @@ def _glue_folder_source(folder: pathlib.Path, task: tasks.Task, skip_bad_rows: b
 
 def _own_files_source(folder: pathlib.Path, skip_bad_rows: bool,
                       cache_dir: pathlib.Path) -> LabelledSource:
-  """Returns a source of train, validation (or dev, valid, val) and test files."""
-  stems = {file.name: file.stem for file in sorted(folder.iterdir())
-           if file.stem.lower() in SPLIT_NAMES and file.suffix.lower() in PARSERS}
-  found = _splits_named(str(folder), stems)
-  if not found:
+  """Returns a source of train, validation (or dev, valid, val), test and other files.
+
+  A split may be several files by the hub's names. Where there is no file, they lie in data/.
+  """
+  for place in (folder, folder / "data"):
+    tables_there = [file for file in sorted(place.glob("*")) if file.suffix.lower() in PARSERS
+                    and file.is_file()]
+    if tables_there:
+      break
+  else:
     raise UserError(f"{folder} holds no train, validation or test file in {FORMATS}; for GLUE's "
                     "layout give --config.dataset_name")
+  parts, stems = {}, {}
+  for file in tables_there:
+    shard = _SHARD.fullmatch(file.stem)
+    name = f"{shard['split']}-*-of-{shard['count']}{file.suffix}" if shard else file.name
+    parts.setdefault(name, []).append(file)
+    stems[name] = shard["split"] if shard else file.stem
+  found = _splits_named(str(place), stems)
 
   def read(split: str) -> Table:
-    return _own_table(folder / found[split], cache_dir, skip_bad_rows)
+    return _joined(str(place / found[split]), [
+        _own_table(file, cache_dir, skip_bad_rows) for file in _all_shards(parts[found[split]])])
 
   return LabelledSource(str(folder), None, read, tuple(found))
+
+
+def _all_shards(files_there: Sequence[pathlib.Path]) -> Sequence[pathlib.Path]:
+  """Returns the files of a split, which are sorted by their numbers.
+
+  Raises:
+    UserError: one of those that their names count is missing.
+  """
+  counts = {int(shard["number"]): int(shard["count"]) for file in files_there
+            if (shard := _SHARD.fullmatch(file.stem))}
+  count = max(counts.values(), default=0)
+  missing = next((number for number in range(count) if number not in counts), None)
+  if missing is not None:
+    raise UserError(f"{files_there[0]} is one of {count} files by its name, of which number "
+                    f"{missing:05} is missing")
+  return files_there
+
+
+def _joined(name: str, parts: Sequence[Table]) -> Table:
+  """Returns the rows of all parts, in their order.
+
+  Raises:
+    UserError: the parts' columns differ.
+  """
+  import datasets
+
+  first, *others = parts
+  if not others:
+    return first
+  for part in others:
+    columns, usual = part.rows.features, first.rows.features
+    odd = [name for name in {**usual, **columns} if columns.get(name) != usual.get(name)]
+    if odd:
+      raise UserError(f"{part.source} has other columns than {first.source}, or of other types: "
+                      f"{quoted(odd)}")
+  return Table(name, datasets.concatenate_datasets([part.rows for part in parts]),
+               notes=tuple(note for part in parts for note in part.notes), parts=tuple(parts))
 
 
 def _one_file_source(file: pathlib.Path, task: tasks.Task | None, skip_bad_rows: bool,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import csv
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 from typing import Any, TYPE_CHECKING
@@ -68,8 +69,12 @@ class RunData:
 
   def class_counts(self) -> dict[str, dict[str, int]]:
     """Returns how many examples of each class the labelled splits have: split -> class -> count."""
-    return {name: dict(zip(self.label_names, np.bincount(
-        split.examples.labels, minlength=len(self.label_names)).tolist(), strict=True))
+
+    def counts(labels: np.ndarray) -> np.ndarray:
+      return labels.sum(axis=0) if self.task.multi_label else np.bincount(
+          labels, minlength=len(self.label_names))
+
+    return {name: dict(zip(self.label_names, counts(split.examples.labels).tolist(), strict=True))
             for name, split in self.splits.items() if split.labelled and self.label_names}
 
 
@@ -88,21 +93,25 @@ def read_run_data(config: ml_collections.ConfigDict,
   wanted = wanted_splits(config, source)
   read = {split: source.read(split) for split in wanted}
   layout = choose_columns(config, source, next(iter(read.values())), checkpoint)
+  labelled = {split: read[split] for split in wanted if wanted[split]}
+  multi_label = is_multi_label(config, source, layout, labelled, checkpoint)
   read = {split: tables.usable_rows(
       table, layout, labelled=wanted[split], blank_texts=source.glue_task is not None,
       skip=config.skip_bad_rows, missing_label=config.missing_label)
           for split, table in read.items()}
-  values = {split: labels.label_values(read[split], layout)
-            for split, labelled in wanted.items() if labelled}
-  task = source.glue_task or infer_task(config, layout, read, values, checkpoint)
+  values_of = labels.label_lists if multi_label else labels.label_values
+  values = {split: values_of(read[split], layout) for split in labelled}
+  task = source.glue_task or infer_task(config, layout, read, values, checkpoint, multi_label)
   task = tasks.with_positive_class(task, config.positive_class)
   label_names = order_labels(config, task, checkpoint)
   say_task(layout, task, label_names)
   splits, unknown = {}, {}
   for split, table in read.items():
-    encoded = (labels.encode_labels(table, values[split], task, label_names) if split in values
-               else np.zeros(len(table), np.float32 if task.regression else np.int32))
-    texts = table.rows.select_columns(list(layout.texts))
+    encode = labels.encode_label_lists if multi_label else labels.encode_labels
+    shape = (len(table), len(label_names)) if multi_label else len(table)
+    encoded = (encode(table, values[split], task, label_names) if split in values
+               else np.zeros(shape, np.float32 if task.regression else np.int32))
+    texts = tables.texts_to_tokenize(table, layout)
     examples = data.tokenize(texts, encoded, tokenizer, config.max_seq_length, cache_dir)
     scored = split in task.eval_splits
     row_ids = tables.row_ids(table) if scored or split in task.test_splits else []
@@ -119,9 +128,12 @@ def read_run_data(config: ml_collections.ConfigDict,
 def say_task(layout: tables.Layout, task: tasks.Task, label_names: Sequence[str]) -> None:
   """Prints the columns and classes, as they are configured or were recognized."""
   classes = f"classes: {quoted(label_names)}" if label_names else "regression"
+  if task.multi_label:
+    classes += ", any number a text"
   if task.positive_class:
     classes += f" (F1 is that of {shown(task.positive_class)})"
-  say(f"  texts: {quoted(layout.texts)}; "
+  say(f"  texts: {quoted(layout.texts)}"
+      + (f", joined by {shown(layout.delimiter)}; " if layout.delimiter else "; ")
       + (f"label: {shown(layout.label)}; " if layout.label else "") + classes)
   if layout.unused:
     say(f"  unused columns: {quoted(layout.unused)} "
@@ -145,16 +157,57 @@ def choose_columns(config: ml_collections.ConfigDict, source: sources.LabelledSo
   Raises:
     UserError: the model to be scored was trained on another number of texts.
   """
-  trained = checkpoint.text_columns if checkpoint and not config.do_train else ()
-  inherited = trained if all(name in table.rows.column_names for name in trained) else ()
+  there = table.rows.column_names
+  scored = checkpoint if checkpoint and not config.do_train else None
+  trained = scored.text_columns if scored else ()
+  inherited = trained if set(trained) <= set(there) else ()
+  delimiter = config.text_delimiter or (scored.text_delimiter if scored else "")
+  label = config.label_column.strip()
+  label_columns = (label,) if label in there else names_in("label_column", label)
+  if scored and scored.multi_label and not label and set(scored.label_names) <= set(there):
+    label_columns = scored.label_names
   layout = tables.recognize_columns(
       source.glue_task, table, names_in("text_columns", config.text_columns) or inherited,
-      config.label_column)
-  if trained and len(trained) != len(layout.texts):
-    raise UserError(f"{checkpoint.path} was trained on {len(trained)} texts ({', '.join(trained)}) "
-                    f"and {table.source} gives {len(layout.texts)} ({', '.join(layout.texts)}); "
+      label_columns, delimiter)
+  texts = 1 if trained and checkpoint.text_delimiter else len(trained)
+  given = 1 if layout.delimiter else len(layout.texts)
+  if trained and texts != given:
+    raise UserError(f"{checkpoint.path} was trained on {texts} texts ({', '.join(trained)}) "
+                    f"and {table.source} gives {given} ({', '.join(layout.texts)}); "
                     "name them: --config.text_columns=a,b")
   return layout
+
+
+def is_multi_label(config: ml_collections.ConfigDict, source: sources.LabelledSource,
+                   layout: tables.Layout, labelled: Mapping[str, tables.Table],
+                   checkpoint: checkpoint_utils.Checkpoint | None) -> bool:
+  """Whether a row is of any number of classes: as configured, as the labels show, or as the model.
+
+  Args:
+    config: label_type and label_column.
+    source: for messages.
+    layout: the columns.
+    labelled: the splits whose labels are used.
+    checkpoint: says it where no labels are used.
+
+  Raises:
+    UserError: the labels show it and the configuration forbids it.
+  """
+  if layout.label_columns:
+    sign = f"label_column names {len(layout.label_columns)} columns, of 0 and 1"
+  else:
+    sign = next((f"column {shown(layout.label)} of {table.source} holds lists of classes"
+                 for table in labelled.values()
+                 if layout.label and table.content_of(layout.label) == "lists"), "")
+  if source.glue_task:
+    if sign or config.label_type == "multi":
+      raise UserError(f"{sign or 'label_type is multi'}, but a text of {source.glue_task.name} "
+                      "has one label")
+    return False
+  if sign and config.label_type not in ("auto", "multi"):
+    raise UserError(f"{sign}: --config.label_type must be multi or auto, not {config.label_type}")
+  return (bool(sign) or config.label_type == "multi"
+          or (not labelled and checkpoint.multi_label))
 
 
 def wanted_splits(config: ml_collections.ConfigDict,
@@ -164,11 +217,9 @@ def wanted_splits(config: ml_collections.ConfigDict,
   Raises:
     UserError: one of them is not there.
   """
-  task = source.glue_task or tasks.own_task((), (), config.eval_split)  # for its splits alone
-  if source.glue_task and config.eval_split != "validation":
-    raise UserError(f"eval_split is for your own data; {task.name} is evaluated on "
-                    f"{', '.join(task.eval_splits)}")
-  labelled = [*(["train"] if config.do_train else []),
+  task = source.glue_task or tasks.own_task((), (), **split_names(config))  # for its splits alone
+  check_glue_knobs(config, source.glue_task)
+  labelled = [*([task.train_split] if config.do_train else []),
               *(task.eval_splits if config.do_eval else ())]
   wanted = dict.fromkeys(labelled, True)
   for split in task.test_splits if config.do_predict else ():
@@ -179,15 +230,34 @@ def wanted_splits(config: ml_collections.ConfigDict,
     raise UserError(f"dataset_path {source.description} is one file: it can be trained on alone "
                     "(--config.do_eval=False), or scored and predicted (--config.do_train=False); "
                     "otherwise give a folder of train, validation and test files")
-  for split in wanted:
+  for split in wanted if not source.one_file else ():
     if split not in source.splits:
-      flag = ("do_train=False needs none" if split == "train" else
-              "do_predict=False needs none" if split not in task.eval_splits else
-              "do_eval=False needs none" + (
-                  "" if source.glue_task else ", --config.eval_split=NAME takes another"))
+      role = ("train" if split == task.train_split else
+              "eval" if split in task.eval_splits else "test")
+      flag = f"do_{role.replace('test', 'predict')}=False needs none" + (
+          "" if source.glue_task else f", --config.{role}_split=NAME takes another")
       raise UserError(f"{source.description} has no {split} split; it has "
                       f"{', '.join(source.splits) or 'none'} (--config.{flag})")
   return wanted
+
+
+def split_names(config: ml_collections.ConfigDict) -> dict[str, str]:
+  """Returns the splits that a user's data is trained on, scored on and predicted, by role."""
+  return {name: sources.usual_name(config[name])
+          for name in ("train_split", "eval_split", "test_split")}
+
+
+def check_glue_knobs(config: ml_collections.ConfigDict, task: tasks.Task | None) -> None:
+  """Raises UserError for a knob that a GLUE task does not take."""
+  if task is None:
+    return
+  for name, usual, reason in (
+      ("train_split", "train", f"is trained on {task.train_split}"),
+      ("eval_split", "validation", f"is evaluated on {', '.join(task.eval_splits)}"),
+      ("test_split", "test", f"has the test splits {', '.join(task.test_splits)}"),
+      ("text_delimiter", "", f"has the texts {', '.join(task.text_columns)}")):
+    if config[name] != usual:
+      raise UserError(f"{name} is for your own data; {task.name} {reason}")
 
 
 def names_in(knob: str, value: str) -> tuple[str, ...]:
@@ -209,29 +279,38 @@ def names_in(knob: str, value: str) -> tuple[str, ...]:
 
 def infer_task(config: ml_collections.ConfigDict, layout: tables.Layout,
                read: Mapping[str, tables.Table], values: Mapping[str, Sequence[Any]],
-               checkpoint: checkpoint_utils.Checkpoint | None) -> tasks.Task:
+               checkpoint: checkpoint_utils.Checkpoint | None,
+               multi_label: bool = False) -> tasks.Task:
   """Makes the task of a user's files.
 
   Its classes are those that are configured, that the data's ClassLabel names, that the training
   labels hold, or that the model was trained on.
   """
   known = checkpoint.label_names if checkpoint else ()
-  named = next((read[split].class_names(layout.label) for split in values), ())
+  named = layout.label_columns or next(
+      (read[split].class_names(layout.label) for split in values), ())
+  splits_by_role = split_names(config)
+  train = splits_by_role["train_split"]
   if config.label_names:
     names = names_in("label_names", config.label_names)
   elif named and config.label_type != "float" and (config.do_train or set(named) == set(known)):
     names = named
-  elif "train" in values:
-    names = labels.infer_label_names(read["train"], values["train"], config.label_type)
+  elif train in values:
+    names = (labels.infer_label_names(read[train], list(itertools.chain(*values[train])), "class")
+             if multi_label else
+             labels.infer_label_names(read[train], values[train], config.label_type))
     names = order_labels(config, tasks.own_task((), names), checkpoint)
   elif checkpoint.regression or known:
     names = known
   else:
     raise UserError(f"{checkpoint.path} does not say what its classes are called; name them in "
                     "order: --config.label_names=a,b")
+  if multi_label and not names:
+    raise UserError(f"no row of {read[train].source} is of a class: every list is empty")
   if len(names) == 1:
     raise UserError(f"the only class is {shown(names[0])}; there is nothing to tell apart")
-  return tasks.own_task(layout.texts, names, config.eval_split)
+  return tasks.own_task(layout.texts, names, **splits_by_role, multi_label=multi_label,
+                        text_delimiter=layout.delimiter)
 
 
 def order_labels(config: ml_collections.ConfigDict, task: tasks.Task,

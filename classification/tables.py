@@ -1,6 +1,6 @@
 """What is in a labelled table: rows that know their lines, the columns, which rows are usable."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import dataclasses
 import itertools
 from typing import Any, TYPE_CHECKING
@@ -36,6 +36,7 @@ class Table:
     line_numbers: gives each row's line in the source, from 1; parses the file again, for errors.
     notes: for the log: the rows left out and why.
     ids: each row's number in the source where rows are left out; None where none are.
+    parts: the tables that these rows are joined from, whose sources and lines an error names.
   """
 
   source: str
@@ -43,6 +44,7 @@ class Table:
   line_numbers: Callable[[], Iterable[int]] = lambda: itertools.count(1)
   notes: tuple[str, ...] = ()
   ids: np.ndarray | None = None
+  parts: tuple["Table", ...] = ()
 
   def __len__(self) -> int:
     return len(self.rows)
@@ -50,6 +52,10 @@ class Table:
   def where(self, row: int) -> str:
     """Returns a row's file and line."""
     place = row if self.ids is None else int(self.ids[row])
+    for part in self.parts:
+      if place < len(part):
+        return part.where(place)
+      place -= len(part)
     return f"{self.source}:{next(itertools.islice(self.line_numbers(), place, None))}"
 
   def without(self, left_out: np.ndarray, note: str) -> "Table":
@@ -68,9 +74,10 @@ class Table:
                       f"{quoted(self.rows.column_names)}")
 
   def class_names(self, name: str) -> tuple[str, ...]:
-    """Returns the classes of a column of class numbers (ClassLabel); () for another column."""
+    """Returns the classes of a column of ClassLabels, or of lists of them; () for another one."""
     self.check_column(name)
-    names = tuple(getattr(self.rows.features[name], "names", None) or ())
+    feature = self.rows.features[name]
+    names = tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
     for odd in (name for name in names if not isinstance(name, str)):
       raise UserError(f"{self.source}: the classes of column {shown(name)} must be called by text, "
                       f"not {shown(odd)}")
@@ -87,11 +94,23 @@ class Table:
     names = self.class_names(name)
     if not names:
       return values
+    if self.content_of(name) == "lists":
+      return [value if value is None else self._names_of(name, row, value, names)
+              for row, value in enumerate(values)]
     for row, value in enumerate(values):
       if value is not None and value >= len(names):
         raise UserError(f"{self.where(row)}: column {shown(name)} is {value}, beyond its "
                         f"{len(names)} classes")
     return [names[value] if value is not None and value >= 0 else None for value in values]
+
+  def _names_of(self, name: str, row: int, numbers: Sequence[int | None], names: Sequence[str]
+                ) -> list[str]:
+    """Names the classes of a row of a column of lists of ClassLabels."""
+    odd = [number for number in numbers if number is None or not 0 <= number < len(names)]
+    if odd:
+      raise UserError(f"{self.where(row)}: column {shown(name)} lists {odd[0]}, which is none of "
+                      f"its {len(names)} classes")
+    return [names[number] for number in numbers]
 
   def raw(self, name: str) -> "pyarrow.ChunkedArray":
     """Returns a column as it is stored; text is checked to be UTF-8, which parquet does not."""
@@ -99,13 +118,16 @@ class Table:
 
     self.check_column(name)
     column = self.rows.select_columns([name]).with_format("arrow")[:].column(0)
-    if self.content_of(name) != "text":
+    content = self.content_of(name)
+    if content not in ("text", "lists"):
       return column
     try:
       column.validate(full=True)
     except pyarrow.ArrowInvalid as error:
-      for row, value in enumerate(column.cast(pyarrow.large_binary()).to_pylist()):
-        if value is not None and not _is_utf8(value):
+      kind = pyarrow.large_binary()
+      cells = column.cast(kind if content == "text" else pyarrow.list_(kind)).to_pylist()
+      for row, value in enumerate(cells):
+        if not all(map(_is_utf8, value if content == "lists" and value else [value])):
           raise UserError(f"{self.where(row)}: column {shown(name)} is not UTF-8: {shown(value)}"
                           ) from error
       raise UserError(f"{self.source}: column {shown(name)}: {first_line(error)}") from error
@@ -120,30 +142,37 @@ class Table:
     if self.content_of(name) == "text":
       blank = pyarrow.compute.equal(pyarrow.compute.utf8_trim_whitespace(column), "")
       missing = pyarrow.compute.or_(missing, blank.fill_null(True))
-    elif self.class_names(name):
+    elif self.class_names(name) and self.content_of(name) != "lists":
       missing = pyarrow.compute.or_(missing, pyarrow.compute.less(column, 0).fill_null(True))
     return missing.to_numpy().astype(bool)
 
   def check_texts(self, names: Sequence[str]) -> None:
     """Raises UserError for a text column whose cells are neither text nor numbers."""
     for name in names:
-      content = "class numbers" if self.class_names(name) else self.content_of(name)
+      content = self.content_of(name)
+      if self.class_names(name) and content != "lists":
+        content = "class numbers"
       if content not in ("text", "numbers", "nothing"):
         raise UserError(f"{self.source}: column {shown(name)} holds {content}, not text")
 
   def check_label(self, name: str) -> None:
     """Raises UserError for a label column whose cells are no labels."""
+    from pyarrow import types
+
     content = self.content_of(name)
     if content == "lists":
-      raise UserError(f"{self.source}: column {shown(name)} holds lists of labels: a multi-label "
-                      "task, which is not supported yet")
+      inner = self.rows.data.schema.field(name).type.value_type
+      if not (_content_of(inner) in ("text", "nothing") or types.is_integer(inner)):
+        raise UserError(f"{self.source}: column {shown(name)} holds lists of {inner}, not of "
+                        "classes (text or integers)")
+      return
     if content not in ("text", "numbers", "true or false", "nothing"):
       raise UserError(f"{self.source}: column {shown(name)} holds {content}, not labels")
 
 
-def _is_utf8(value: bytes) -> bool:
+def _is_utf8(value: bytes | None) -> bool:
   try:
-    value.decode()
+    (value or b"").decode()
   except UnicodeDecodeError:
     return False
   return True
@@ -167,18 +196,32 @@ def _content_of(kind: "pyarrow.DataType") -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """The names of the text and label columns in a task's tables, and of a user's other ones."""
+  """The names of the columns in a task's tables, and of those that are left over.
+
+  Attributes:
+    texts: one or two, or more that are joined.
+    label: "" where there is none, or several.
+    unused: a user's other columns, ids apart.
+    label_columns: several columns of 0 and 1, each of which says whether a row is of one class.
+    delimiter: joins the texts into one; "": each is a text.
+  """
 
   texts: tuple[str, ...]
   label: str
   unused: tuple[str, ...] = ()
+  label_columns: tuple[str, ...] = ()
+  delimiter: str = ""
+
+  @property
+  def labels(self) -> tuple[str, ...]:
+    return self.label_columns or tuple(filter(None, [self.label]))
 
 
 # --- Columns --------------------------------------------------------------------------------
 
 
 def recognize_columns(task: tasks.Task | None, table: Table, text_columns: Sequence[str],
-                      label_column: str) -> Layout:
+                      label_columns: Sequence[str], delimiter: str = "") -> Layout:
   """Finds the columns of texts and label: as configured, as GLUE has them, or by usual names.
 
   Usual names may be written in capitals.
@@ -187,12 +230,13 @@ def recognize_columns(task: tasks.Task | None, table: Table, text_columns: Seque
     task: a GLUE task; None for the user's own.
     table: a split.
     text_columns: those that are configured; () to recognize them.
-    label_column: likewise; "" to recognize it.
+    label_columns: likewise; several hold 0 and 1.
+    delimiter: joins the texts into one; "": each is a text.
   """
   columns = table.rows.column_names
   there = {name.lower(): name for name in reversed(columns)} | {name: name for name in columns}
-  label_column = label_column.strip()
-  label = label_column or next(
+  several = tuple(label_columns) if len(label_columns) > 1 else ()
+  label = "" if several else next(iter(label_columns), "") or next(
       (there[name] for name in ((task.tsv_label,) if task else ()) + LABEL_NAMES
        if name in there and there[name] not in text_columns), "")
   if text_columns:
@@ -201,27 +245,49 @@ def recognize_columns(task: tasks.Task | None, table: Table, text_columns: Seque
     texts = next((names for names in (task.text_columns, task.tsv_texts)
                   if set(names) <= set(columns)), task.tsv_texts)
   else:
-    others = [name for name in columns if name != label and name.lower() not in ID_NAMES]
-    usual = TEXT_NAMES if len(others) > 1 else TEXT_NAMES + PARTIAL_TEXT_NAMES
-    texts = next((tuple(there[name] for name in names) for names in usual
-                  if all(name in there for name in names)), ())
+    texts = _usual_texts(columns, there, {label, *several})
   if not texts:
     raise UserError(f"{table.source}: no text column recognized among "
                     f"{quoted(columns)}; name one or two: --config.text_columns=a,b "
                     "(or does the file lack a header?)")
-  if len(texts) > 2 or label_column in texts:
-    raise UserError(f"text_columns {quoted(texts)} must be one or two, and not the label "
-                    "column")
+  if len(texts) > 2 and not delimiter:
+    raise UserError(f"text_columns {quoted(texts)} must be one or two; "
+                    "--config.text_delimiter=' ' joins more into one text")
+  if {*texts} & {*label_columns}:
+    raise UserError(f"text_columns {quoted(texts)} and label_column {quoted(label_columns)} must "
+                    "not share a column")
   for name in texts:
     table.check_column(name)
-  unused = () if task else tuple(name for name in columns if name not in {*texts, label}
+  unused = () if task else tuple(name for name in columns if name not in {*texts, label, *several}
                                  and name.lower() not in ID_NAMES)
-  return Layout(texts, label, unused)
+  return Layout(texts, label, unused, several, delimiter if len(texts) > 1 else "")
+
+
+def _usual_texts(columns: Sequence[str], there: Mapping[str, str], labels: Collection[str]
+                 ) -> tuple[str, ...]:
+  """Finds text columns with usual names. there: name, also in small letters -> column."""
+  others = [name for name in columns if name not in labels and name.lower() not in ID_NAMES]
+  usual = TEXT_NAMES if len(others) > 1 else TEXT_NAMES + PARTIAL_TEXT_NAMES
+  return next((tuple(there[name] for name in names) for names in usual
+               if all(name in there for name in names)), ())
+
+
+def texts_to_tokenize(table: Table, layout: Layout) -> "datasets.Dataset":
+  """Returns the text of each row, or its two texts, and no other column."""
+  import datasets
+
+  if not layout.delimiter:
+    return table.rows.select_columns(list(layout.texts))
+  cells = zip(*map(table.column, layout.texts), strict=True)
+  return datasets.Dataset.from_dict({"text": [
+      layout.delimiter.join("" if cell is None else str(cell) for cell in row) for row in cells]})
 
 
 def usable_rows(table: Table, layout: Layout, *, labelled: bool, blank_texts: bool,
                 skip: bool, missing_label: str = "") -> Table:
   """Returns the rows that have their texts and, where it is `labelled`, a label.
+
+  A row of texts that are joined needs one of them. A list of no class is a label.
 
   Args:
     table: a split.
@@ -234,13 +300,14 @@ def usable_rows(table: Table, layout: Layout, *, labelled: bool, blank_texts: bo
   Raises:
     UserError: a row without text or label, and `skip` is False.
   """
-  labels = (layout.label,) if labelled and layout.label else ()
+  labels = layout.labels if labelled else ()
   table.check_texts(layout.texts)
   for name in labels:
     table.check_label(name)
-  for name in (*layout.texts, *labels):
-    missing = table.missing(name)
-    what = "label" if name == layout.label else "text"
+  texts = [layout.texts] if layout.delimiter else [(name,) for name in layout.texts]
+  for names in (*texts, *((name,) for name in labels)):
+    missing = np.logical_and.reduce([table.missing(name) for name in names])
+    name, what = names[0], "label" if names[0] in labels else "text"
     if what == "text" and blank_texts and table.content_of(name) == "text":
       column = table.column(name)
       blank = [row for row in np.flatnonzero(missing) if column[row] is not None]
@@ -249,18 +316,27 @@ def usable_rows(table: Table, layout: Layout, *, labelled: bool, blank_texts: bo
         table = dataclasses.replace(
             table, notes=(*table.notes, f"blank texts in {shown(name)}: {len(blank)}"))
     if what == "label" and missing_label:
-      missing |= np.asarray([str(value).strip() == missing_label for value in table.column(name)])
+      missing |= _is_label(table, name, missing_label)
     if not missing.any():
       continue
     count, row = int(missing.sum()), int(missing.argmax())
     if not skip:
       value = table.raw(name)[row].as_py()
       withheld = what == "label" and value is not None and str(value).strip() not in ("", "nan")
+      place = f"column {shown(name)}" if len(names) == 1 else f"each of {quoted(names)}"
       reason = f"is {value} (no gold label)" if withheld else "is empty"
-      raise UserError(f"{table.where(row)}: column {shown(name)} {reason}; "
+      raise UserError(f"{table.where(row)}: {place} {reason}; "
                       "--config.skip_bad_rows=True leaves such rows out")
     table = table.without(missing, f"rows without {what} left out: {count}")
   return table
+
+
+def _is_label(table: Table, name: str, label: str) -> np.ndarray:
+  """Returns [rows] bool: where a column is this label, or a list of it alone."""
+  if table.content_of(name) == "lists":
+    return np.asarray([[str(item).strip() for item in items or ()] == [label]
+                       for items in table.raw(name).to_pylist()])
+  return np.asarray([str(value).strip() == label for value in table.column(name)])
 
 
 def row_ids(table: Table) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
 import dataclasses
 import functools
+import io
 import pathlib
 from typing import Any
 
@@ -23,7 +24,7 @@ class Task:
 
   Attributes:
     name: GLUE's name on the hub, or "own".
-    text_columns: one or two names, as on the hub.
+    text_columns: one or two names, as on the hub, or more that `text_delimiter` joins.
     label_names: the classes in the hub's order; () for regression.
     metrics: the first one is followed in curves.
     folder: in GLUE's TSV layout.
@@ -31,11 +32,14 @@ class Task:
     tsv_label: the TSV header's name of the label column.
     tsv_header: the columns, for a task whose training and dev files have no header.
     numbered: labels may be given as 0, 1, ... in the order of `label_names`.
+    train_split: name of the split that is trained on.
     eval_splits: split -> suffix of its metrics' names.
     test_splits: split -> GLUE's name of the prediction file.
     predicts_names: the leaderboard wants label names, not numbers.
     positive_class: of two classes the one whose F1 is computed; "" for the second.
     values: range that a regression's leaderboard file is clipped to, with 3 decimals.
+    multi_label: a row is of any number of the classes, also of none.
+    text_delimiter: joins the texts into one; "": each is a segment.
   """
 
   name: str
@@ -47,15 +51,23 @@ class Task:
   tsv_label: str = "label"
   tsv_header: tuple[str, ...] = ()
   numbered: bool = True
+  train_split: str = "train"
   eval_splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"validation": ""})
   test_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
   predicts_names: bool = False
   positive_class: str = ""
   values: tuple[float, float] | None = None
+  multi_label: bool = False
+  text_delimiter: str = ""
 
   @property
   def regression(self) -> bool:
     return not self.label_names
+
+  @property
+  def segments(self) -> int:
+    """Number of texts that the model tells apart."""
+    return 1 if self.text_delimiter else len(self.text_columns)
 
 
 _PAIR = ("sentence1", "sentence2")
@@ -108,11 +120,15 @@ def glue_task(name: str) -> Task:
 
 
 def own_task(text_columns: tuple[str, ...], label_names: tuple[str, ...],
-             eval_split: str = "validation") -> Task:
+             eval_split: str = "validation", *, train_split: str = "train",
+             test_split: str = "test", multi_label: bool = False, text_delimiter: str = "") -> Task:
   """Makes a task of the user's own; without label names it is a regression."""
-  metrics = ("accuracy", "f1", "matthews_correlation") if label_names else ("pearson", "spearman")
-  return Task("own", text_columns, label_names, metrics, numbered=False,
-              eval_splits={eval_split: ""}, test_splits={"test": "test"}, predicts_names=True)
+  metrics = (("pearson", "spearman") if not label_names else
+             ("micro_f1", "macro_f1", "subset_accuracy") if multi_label else
+             ("accuracy", "f1", "matthews_correlation"))
+  return Task("own", text_columns, label_names, metrics, numbered=False, train_split=train_split,
+              eval_splits={eval_split: ""}, test_splits={test_split: test_split},
+              predicts_names=True, multi_label=multi_label, text_delimiter=text_delimiter)
 
 
 def with_positive_class(task: Task, name: str) -> Task:
@@ -134,12 +150,20 @@ def with_positive_class(task: Task, name: str) -> Task:
 
 
 def predictions_from(task: Task, logits: np.ndarray) -> np.ndarray:
-  """Turns logits [examples, outputs] into [examples] class numbers or values."""
+  """Turns logits [examples, outputs] into [examples] class numbers or values.
+
+  Of a multi-label task: into [examples, classes] of 0 and 1, which is a probability above 0.5.
+  """
+  if task.multi_label:
+    return (logits > 0).astype(np.int32)
   return logits[:, 0] if task.regression else logits.argmax(axis=-1)
 
 
-def probabilities_from(logits: np.ndarray) -> np.ndarray:
-  """Turns logits [examples, classes] into the probability of each class."""
+def probabilities_from(logits: np.ndarray, *, multi_label: bool = False) -> np.ndarray:
+  """Turns logits [examples, classes] into the probability of each class, alone or among them."""
+  logits = logits.astype(np.float64)
+  if multi_label:
+    return 0.5 * (1 + np.tanh(0.5 * logits))  # the sigmoid, without overflow
   exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
   return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
@@ -150,8 +174,8 @@ def score(task: Task, predictions: np.ndarray, labels: np.ndarray,
 
   Args:
     task: names the class whose F1 counts; beyond two classes F1 is the macro mean.
-    predictions: [examples] class numbers in the model's order, or values.
-    labels: [examples] likewise.
+    predictions: what `predictions_from` returns, with the classes in the model's order.
+    labels: likewise.
     label_names: the model's classes in its order.
 
   Returns:
@@ -160,7 +184,7 @@ def score(task: Task, predictions: np.ndarray, labels: np.ndarray,
   from scipy import stats  # these two here: a second to import, and only scoring needs them
   from sklearn import metrics
 
-  binary = len(task.label_names) == 2
+  binary = len(task.label_names) == 2 and not task.multi_label
   positive = task.positive_class or (task.label_names[1] if binary else "")
   f1 = functools.partial(
       metrics.f1_score, average="binary" if positive else "macro", zero_division=0.0,
@@ -168,6 +192,9 @@ def score(task: Task, predictions: np.ndarray, labels: np.ndarray,
   functions = {
       "accuracy": metrics.accuracy_score,
       "f1": f1,
+      "micro_f1": functools.partial(metrics.f1_score, average="micro", zero_division=0.0),
+      "macro_f1": functools.partial(metrics.f1_score, average="macro", zero_division=0.0),
+      "subset_accuracy": metrics.accuracy_score,
       "matthews_correlation": lambda y, p: _correlation(
           lambda *pair: (metrics.matthews_corrcoef(*pair),), y, p),
       "pearson": lambda y, p: _correlation(stats.pearsonr, y, p),
@@ -193,11 +220,13 @@ def write_leaderboard_file(path: pathlib.Path, task: Task, predictions: np.ndarr
   Args:
     path: the file; written whole or not at all.
     task: says whether names, numbers or values are wanted.
-    predictions: [examples] class numbers in the model's order, or float32 values.
+    predictions: what `predictions_from` returns, with the classes in the model's order.
     label_names: the model's classes in its order.
     index: [examples] the test rows' ids.
   """
-  if task.values:
+  if task.multi_label:
+    values = [joined_names(row, label_names) for row in predictions]
+  elif task.values:
     values = [f"{value:.3f}" for value in predictions.clip(*task.values)]
   elif task.regression:
     values = list(map(str, predictions))  # as many digits as tell two floats apart
@@ -208,8 +237,21 @@ def write_leaderboard_file(path: pathlib.Path, task: Task, predictions: np.ndarr
   _write_tsv(path, ("index", "prediction"), zip(index, values, strict=True))
 
 
+def joined_names(marks: np.ndarray, label_names: Sequence[str]) -> str:
+  """Returns the names of a row's classes as --config.label_names takes them: a,"b, with comma".
+
+  Args:
+    marks: [classes] of 0 and 1.
+    label_names: likewise.
+  """
+  line = io.StringIO()
+  csv.writer(line, lineterminator="").writerow(
+      [label_names[code] for code in np.flatnonzero(marks)])
+  return line.getvalue()
+
+
 def write_probabilities(path: pathlib.Path, logits: np.ndarray, label_names: Sequence[str],
-                        index: Sequence[str]) -> None:
+                        index: Sequence[str], *, multi_label: bool = False) -> None:
   """Writes `index` and the probability of each class, a column each in the model's order.
 
   Args:
@@ -217,9 +259,11 @@ def write_probabilities(path: pathlib.Path, logits: np.ndarray, label_names: Seq
     logits: [examples, classes].
     label_names: the model's classes in its order.
     index: [examples] the test rows' ids.
+    multi_label: each class has a probability of its own.
   """
+  probabilities = probabilities_from(logits, multi_label=multi_label)
   rows = ((place, *(f"{p:.6f}" for p in row))
-          for place, row in zip(index, probabilities_from(logits), strict=True))
+          for place, row in zip(index, probabilities, strict=True))
   _write_tsv(path, ("index", *label_names), rows)
 
 

@@ -48,18 +48,24 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   # GLUE task: cola, mrpc, qqp, sst2, stsb, mnli, qnli or rte. Blank: your own data at
   # dataset_path, or cola if dataset_path is the hub's GLUE.
   config.dataset_name = ""
-  # The hub's GLUE ("nyu-mll/glue" or "glue"), another hub dataset, a folder in GLUE's TSV layout,
-  # a folder of datasets.save_to_disk, or a folder with your train, validation and test files in
-  # csv, tsv, json, jsonl or parquet. One such file can be trained on with do_eval=False, and
-  # scored or predicted with do_train=False. Or the URL of such (s3://BUCKET/FOLDER, gs://...), of
-  # which cache_dir or ~/.cache/bert_in_flax keeps a copy.
+  # The hub's GLUE ("nyu-mll/glue" or "glue"), another hub dataset (owner/name, or
+  # owner/name:configuration), a folder in GLUE's TSV layout, a folder of datasets.save_to_disk, or
+  # a folder with your train, validation and test files in csv, tsv, json, jsonl or parquet, also
+  # by the hub's names (train-00000-of-00001.parquet, in the folder or its data/). One such file can
+  # be trained on with do_eval=False, and scored or predicted with do_train=False. Or the URL of
+  # such (s3://BUCKET/FOLDER, gs://...), of which cache_dir or ~/.cache/bert_in_flax keeps a copy.
   config.dataset_path = "nyu-mll/glue"
-  # One or two columns of text, comma-separated. Blank: those with usual names.
+  # One or two columns of text, comma-separated, or more with text_delimiter. Blank: those with
+  # usual names.
   config.text_columns = ""
-  # Column of the labels. Blank: the one with a usual name.
+  # Joins text_columns into one text, such as " " or " | ". Blank: each is a text of its own.
+  config.text_delimiter = ""
+  # Column of the labels. Several, comma-separated: each is a class and holds 0 or 1. Blank: the one
+  # with a usual name.
   config.label_column = ""
-  # Labels of your own data: "class", "float" (regression), or "auto" (regression if they are
-  # floats).
+  # Labels of your own data: "class", "float" (regression), "multi" (any number of classes a text:
+  # a list of them, or several label columns), or "auto" (what the column holds: regression if
+  # floats, multi if lists).
   config.label_type = "auto"
   # Class names in the order of the model's outputs, comma-separated. Blank: the checkpoint's or,
   # without any, the task's. Needed to evaluate a checkpoint that only numbers its classes, or
@@ -67,8 +73,12 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   config.label_names = ""
   # The class whose F1 is computed where there are two. Blank: the second one.
   config.positive_class = ""
+  # The split of your own data that is trained on.
+  config.train_split = "train"
   # The split of your own data that is evaluated, such as test where there is no validation.
   config.eval_split = "validation"
+  # The split of your own data that is predicted.
+  config.test_split = "test"
   # Leave out rows with a wrong number of fields, without text or without label (also one of -1 in
   # a hub dataset), and count them. False: stop at the first one.
   config.skip_bad_rows = False

@@ -50,9 +50,10 @@ _SEED = Rule("from 0 to 4294967295", lambda value: 0 <= value < 1 << 32)
 # Knobs without a line here are checked elsewhere or have no wrong value. The last checks of batch
 # sizes (the number of devices) and of lengths (the model's positions) need more than the config.
 RULES = {
-    "label_type": _one_of("auto", "class", "float"),
+    "label_type": _one_of("auto", "class", "float", "multi"),
     "positive_class": _free(_ANY),
     "eval_split": _free(_ANY),
+    "test_split": _free(_ANY),
     "max_seq_length": _at_least(5),  # three special tokens and one of each text
     "cache_dir": _free(_ANY),
     "cache_gigabytes": _free(_FROM_0),

@@ -111,5 +111,8 @@ def _load_cached_dataset(name: str, *configuration: str) -> Any:
 
 
 def _not_fetched(name: str, error: Exception) -> UserError:
+  reason = first_line(error)
+  if reason.startswith("Config name is missing"):  # those that there are follow in other lines
+    reason = str(error).partition("Example of usage")[0]
   return UserError(f"{name!r} is no local path and could not be fetched from the HuggingFace hub "
-                   f"({type(error).__name__}: {first_line(error)})")
+                   f"({type(error).__name__}: {reason.strip()})")

@@ -169,3 +169,37 @@ def test_only_a_runs_own_model_is_uploaded(in_reach, tmp_path):
   scores = experiment.Run(tmp_path, config, finished=False)
   with pytest.raises(UserError, match="push_to_hub uploads a run's own model, and this run trains"):
     experiment.check_push(scores)
+
+
+FIND = """
+import json, pathlib, sys
+from classification import sources
+from support.errors import UserError
+
+def found(path):
+  try:
+    source = sources.find_source("", path, False, pathlib.Path(sys.argv[1]))
+    return [source.description, *source.splits, len(source.read("train")),
+            source.read("train").class_names("label")]
+  except UserError as error:
+    return str(error)
+
+print(json.dumps([found(path) for path in sys.argv[2:]]))
+"""
+
+
+def test_a_configuration_of_ones_own_data_set(tmp_path):
+  """It is named after a colon; an error lists those that there are."""
+  hub_server.write_glue(tmp_path / "hub" / "datasets" / "someone" / "reviews")
+  names = ("someone/reviews:mrpc", "someone/reviews", "someone/reviews:none")
+  with hub_server.serve(tmp_path / "hub") as endpoint:
+    done = subprocess.run(
+        [sys.executable, "-c", FIND, str(tmp_path), *names], cwd=ROOT, timeout=120, text=True,
+        env=hub_server.environment(endpoint, tmp_path / "home"), capture_output=True, check=False)
+  assert done.returncode == 0, done.stderr
+  found, unnamed, unknown = json.loads(done.stdout.splitlines()[-1])
+  assert found == ["someone/reviews mrpc (hub)", "train", "validation", "test", 40,
+                   ["not_equivalent", "equivalent"]]
+  for message in (unnamed, unknown):
+    assert "'cola', 'mrpc'" in message
+    assert message.endswith("a configuration is named by --config.dataset_path=OWNER/NAME:CONFIG")

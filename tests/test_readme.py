@@ -100,6 +100,10 @@ def write_place(folder):
   for split, count in (("train", 40), ("dev", 20)):
     pairs = zip(sentences(count), sentences(count), [i % 2 for i in range(count)], strict=True)
     write(folder / "data" / "questions" / f"{split}.csv", ("question", "answer", "grade"), pairs)
+    write(folder / "data" / "toxic" / f"{split}.csv", ("text", "toxic", "rude", "threat"),
+          [(text, i % 2, int(i % 3 == 0), 0) for i, text in enumerate(sentences(count))])
+    write(folder / "data" / "papers" / f"{split}.csv", ("title", "abstract", "year", "label"),
+          [("the film", text, i, i % 2) for i, text in enumerate(sentences(count))])
     pairs = [(i % 2, 1, 2, a, b) for i, (a, b) in
              enumerate(zip(sentences(count), sentences(count), strict=True))]
     write(folder / "glue" / "MRPC" / f"{split}.tsv",

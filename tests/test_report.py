@@ -79,7 +79,7 @@ def folder(tmp_path_factory, dev):
     (folder / name).write_text(json.dumps(content))
   (folder / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
   run_page.write_run_report(folder, f"own: {NASTY}",
-                        list(dev_predictions.dev_sections(dev, {"train": {"bad": 3, "good": 4}})),
+                        list(dev_predictions.dev_sections(dev, {"bad": 3, "good": 4})),
                         bands=[Band(0, 1800, "phase 1"), Band(1800, 2000, "phase 2")],
                         titles={"accuracy": "Share of right ones"})
   return folder

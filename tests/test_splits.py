@@ -38,7 +38,9 @@ def own_source(*there, one_file=False):
     ({"do_predict": True}, ("train", "validation", "test"),
      {"train": True, "validation": True, "test": False}),
     ({"do_train": False, "eval_split": "test"}, ("test",), {"test": True}),
-    ({"do_train": False, "eval_split": "test", "do_predict": True}, ("test",), {"test": True})])
+    ({"do_train": False, "eval_split": "test", "do_predict": True}, ("test",), {"test": True}),
+    ({"train_split": "full", "eval_split": "DEV", "test_split": "extra", "do_predict": True},
+     ("validation", "full", "extra"), {"full": True, "validation": True, "extra": False})])
 def test_wanted_splits(knobs, there, wanted):
   """And whether their labels are used."""
   found = splits.wanted_splits(config_of(**knobs), own_source(*there))
@@ -48,11 +50,37 @@ def test_wanted_splits(knobs, there, wanted):
 @pytest.mark.parametrize("knobs,there,message", [
     ({}, ("train", "test"), "HERE has no validation split; it has train, test "
                             r"\(--config.do_eval=False needs none, --config.eval_split=NAME takes"),
-    ({"do_predict": True}, ("train", "validation"), "no test split.*--config.do_predict=False"),
+    ({"do_predict": True}, ("train", "validation"),
+     "no test split; .*--config.do_predict=False needs none, --config.test_split=NAME takes anoth"),
+    ({"train_split": "full"}, ("train", "validation"), "no full split; it has train, validation "
+     ".*--config.do_train=False needs none, --config.train_split=NAME takes another"),
     ({"do_train": False, "do_eval": False}, ("test",), "nothing to do: ")])
 def test_splits_that_are_not_there(knobs, there, message):
   with pytest.raises(UserError, match=message):
     splits.wanted_splits(config_of(**knobs), own_source(*there))
+
+
+@pytest.mark.parametrize("knob,value,reason", [
+    ("train_split", "full", "rte is trained on train"),
+    ("eval_split", "test", "rte is evaluated on validation"),
+    ("test_split", "validation", "rte has the test splits test"),
+    ("text_delimiter", " ", "rte has the texts sentence1, sentence2")])
+def test_glue_has_its_own_splits_and_texts(knob, value, reason):
+  source = dataclasses.replace(own_source("train", "validation", "test"),
+                               glue_task=tasks.glue_task("rte"))
+  with pytest.raises(UserError, match=f"^{knob} is for your own data; {reason}$"):
+    splits.wanted_splits(config_of(**{knob: value}), source)
+
+
+@pytest.mark.parametrize("flags,cells,message", [
+    ({}, [["a"], ["b"]], "column 'label' of it holds lists of classes, but a text of rte has one"),
+    ({"label_type": "multi"}, ["a", "b"], "label_type is multi, but a text of rte has one label")])
+def test_a_glue_task_has_one_label_a_text(flags, cells, message):
+  source = dataclasses.replace(own_source("train"), glue_task=tasks.glue_task("rte"))
+  table = tables.Table("it", datasets.Dataset.from_dict({"text": ["x", "y"], "label": cells}))
+  with pytest.raises(UserError, match=message):
+    splits.is_multi_label(config_of(**flags), source, tables.Layout(("text",), "label"),
+                          {"train": table}, None)
 
 
 def test_one_file_is_not_two_splits():
@@ -63,6 +91,7 @@ def test_one_file_is_not_two_splits():
   assert list(splits.wanted_splits(config_of(do_eval=False), source)) == ["train"]
   assert list(splits.wanted_splits(config_of(do_train=False, do_predict=True), source)) == [
       "validation", "test"]
+  assert list(splits.wanted_splits(config_of(do_eval=False, train_split="all"), source)) == ["all"]
 
 
 def test_digests():

@@ -63,11 +63,11 @@ def usable(table, layout, *, labelled=True, blank_texts=False, skip=False):
   return tables.usable_rows(table, layout, labelled=labelled, blank_texts=blank_texts, skip=skip)
 
 
-def encode(table, task, model_labels=None, label_column="", values=None):
+def encode(table, task, model_labels=None, label_columns=(), values=None):
   """The encoded labels of a table of the task's; `values` stand for a column of mixed types."""
   own = task.name == "own"
   layout = tables.recognize_columns(None if own else task, table, task.text_columns if own else (),
-                                    label_column)
+                                    label_columns)
   return labels.encode_labels(table, values or labels.label_values(table, layout), task,
                               model_labels or task.label_names)
 
@@ -112,7 +112,7 @@ def test_glue_layouts(tmp_path, name, folder, header, row, texts, label):
   assert source.splits == splits
   for split in splits:
     table = source.read(split)
-    layout = tables.recognize_columns(source.glue_task, table, (), "")
+    layout = tables.recognize_columns(source.glue_task, table, (), ())
     assert [texts_of(table, column) for column in layout.texts] == [[text] for text in texts]
     encoded = encode(table, task)
     assert encoded.tolist() == [label]
@@ -141,7 +141,7 @@ def test_glue_test_files_keep_their_ids(tmp_path, name, file, header, row, texts
   split, = source.splits
   assert split == pathlib.Path(file).stem
   table = source.read(split)
-  layout = tables.recognize_columns(source.glue_task, table, (), "")
+  layout = tables.recognize_columns(source.glue_task, table, (), ())
   assert [texts_of(table, column) for column in layout.texts] == [[text] for text in texts]
   assert layout.label == ""
   assert tables.row_ids(table) == [row_id]
@@ -243,7 +243,7 @@ def test_unknown_task_is_refused_first(path):
 def test_no_files(tmp_path):
   with refuses(f"{tmp_path} holds no train, validation or test file in csv, tsv, json, jsonl or "
                "parquet", "--config.dataset_name"):
-    find_source("", str(write(tmp_path, "data.csv", "text,label\n")))
+    find_source("", str(write(tmp_path, "data.txt", "text,label\n")))
 
 
 @pytest.mark.parametrize("first,second", [("dev.csv", "valid.jsonl"),
@@ -285,6 +285,7 @@ def hub_dataset(names=BINARY, labels=(1, 0), test_labels=(-1,)):
 
 @pytest.mark.parametrize("name,path,arguments", [
     ("sst2", "glue", ("glue", "sst2")), ("", "nyu-mll/glue", ("nyu-mll/glue", "cola")),
+    ("", "nyu-mll/glue:rte", ("nyu-mll/glue", "rte")), ("rte", "glue:rte", ("glue", "rte")),
     ("", "someone/reviews", ("someone/reviews",)), ("cola", "imdb", ("imdb", "cola"))])
 def test_hub_is_asked_for(monkeypatch, name, path, arguments):
   asked = []
@@ -298,6 +299,20 @@ def test_hub_is_asked_for(monkeypatch, name, path, arguments):
   assert source.glue_task is (tasks.GLUE_TASKS[arguments[1]] if len(arguments) > 1 else None)
 
 
+def test_a_configuration_of_a_hub_dataset(monkeypatch):
+  asked = []
+  monkeypatch.setattr(datasets, "load_dataset",
+                      lambda *given: asked.append(given) or hub_dataset())
+  monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: None)
+  source = find_source("", "someone/reviews:en")
+  assert asked == [("someone/reviews", "en")]
+  assert (source.description, source.glue_task) == ("someone/reviews en (hub)", None)
+  with refuses("dataset_path someone/reviews:en names a configuration, and dataset_name cola "):
+    find_source("cola", "someone/reviews:en")
+  with refuses("dataset_name 'marc' is no GLUE task"):
+    find_source("", "glue:marc")
+
+
 def test_hub_out_of_reach():
   """conftest.py sets HF_HUB_OFFLINE=1."""
   with refuses("dataset 'nobody/nothing mrpc' is no local path and could not be fetched",
@@ -309,7 +324,7 @@ def test_saved_glue_in_the_hub_s_shape(tmp_path):
   hub_dataset(("unacceptable", "acceptable")).save_to_disk(tmp_path)
   source = find_source("cola", str(tmp_path), False)
   train, test = source.read("train"), source.read("test")
-  layout = tables.recognize_columns(source.glue_task, train, (), "")
+  layout = tables.recognize_columns(source.glue_task, train, (), ())
   assert layout == tables.Layout(("sentence",), "label")
   assert train.column("label") == ["acceptable", "unacceptable"]
   assert encode(train, source.glue_task).tolist() == [1, 0]
@@ -332,7 +347,7 @@ def test_saved_mnli_uses_the_hub_s_columns(tmp_path):
   datasets.DatasetDict({"validation_matched": rows}).save_to_disk(tmp_path)
   source = find_source("mnli", str(tmp_path), False)
   table = source.read("validation_matched")
-  layout = tables.recognize_columns(source.glue_task, table, (), "")
+  layout = tables.recognize_columns(source.glue_task, table, (), ())
   assert layout.texts == ("premise", "hypothesis")
   assert encode(table, source.glue_task).tolist() == [2]
 
@@ -661,9 +676,9 @@ def table_of(**columns):
   return tables.Table("f.csv", datasets.Dataset.from_dict(columns), lambda: [2, 3, 4])
 
 
-def layout_of(names, text_columns=(), label_column="", task=None):
+def layout_of(names, text_columns=(), label_columns=(), task=None, delimiter=""):
   table = table_of(**{name: ["a", "b", "c"] for name in names})
-  return tables.recognize_columns(task, table, text_columns, label_column)
+  return tables.recognize_columns(task, table, text_columns, label_columns, delimiter)
 
 
 @pytest.mark.parametrize("names,texts,label", [
@@ -695,7 +710,7 @@ def test_a_part_of_the_text_does_not_win(name):
 
 def test_configured_columns():
   names = ["text", "label", "body", "stars"]
-  assert layout_of(names, ("body",), "stars") == tables.Layout(
+  assert layout_of(names, ("body",), ("stars",)) == tables.Layout(
       ("body",), "stars", ("text", "label"))
   assert layout_of(names, ("body", "text")) == tables.Layout(("body", "text"), "label", ("stars",))
   with refuses("f.csv has no column 'boddy'; it has 'text', 'label', 'body', 'stars'"):
@@ -752,7 +767,8 @@ def test_glue_keeps_blank_texts():
 
 
 @pytest.mark.parametrize("cells,content", [
-    ([["a"], ["b", "c"], []], "lists"), ([b"a", b"b", b"c"], "bytes"),
+    ([[[1]], [[2]], []], "lists"), ([[0.5], [1.5, 0.0], []], "lists"),
+    ([b"a", b"b", b"c"], "bytes"),
     ([{"a": 1}, {"a": 2}, None], "objects"), ([True, False, None], "true or false"),
     ([datetime.date(2020, 1, day) for day in (1, 2, 3)], "date32[day]")])
 def test_cells_that_are_no_text(cells, content):
@@ -760,7 +776,7 @@ def test_cells_that_are_no_text(cells, content):
   with refuses(f"f.csv: column 'text' holds {content}, not text"):
     usable(table_of(text=cells, label=["x"] * 3), layout)
   if content == "lists":
-    content = "lists of labels: a multi-label task, which is not supported yet"
+    content = "lists of "
   if content != "true or false":
     with refuses(f"f.csv: column 'label' holds {content}"):
       usable(table_of(text=["x"] * 3, label=cells), layout)
@@ -922,6 +938,170 @@ def test_a_damaged_table_in_the_cache_is_parsed_again_and_said(tmp_path, capsys)
   assert "is damaged or was never finished; it is made again" in capsys.readouterr().out
 
 
+# --- Several labels a row ---------------------------------------------------------------------
+
+
+def listed(table, column="labels", names=None):
+  """A column of lists as classes of the rows, and encoded."""
+  layout = tables.Layout(("text",), column)
+  values = labels.label_lists(usable(table, layout), layout)
+  names = names or table.class_names(column) or labels.infer_label_names(
+      table, [value for row in values for value in row], "class")
+  return values, names, labels.encode_label_lists(
+      table, values, tasks.own_task(("text",), names, multi_label=True), names).tolist()
+
+
+@pytest.mark.parametrize("cells,names", [
+    ('["toxic ", "rude"] [] ["rude"]', ("rude", "toxic")), ("[10, 9] [] [9]", ("9", "10")),
+    ('["10", 9] [] [9]', ("9", "10")), ('[null, "a"] [] ["b"]', None)])
+def test_lists_in_json(tmp_path, cells, names):
+  """Text or whole numbers, as they are written; an empty list is a row of no class."""
+  content = "\n".join(f'{{"text": "a", "labels": {cell}}}'
+                      for cell in re.findall(r"\[.*?\]", cells))
+  table = own_table(tmp_path, "train.jsonl", content)
+  if names is None:
+    with refuses("train.jsonl:1: column 'labels' lists a class without a name: [None, 'a']"):
+      listed(table)
+  else:
+    assert listed(table)[1:] == (names, [[1, 1], [0, 0], [1, 0]])
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_lists_of_class_labels(tmp_path, saved):
+  """By save_to_disk, and in parquet, which keeps the names; all classes, also one of no row."""
+  features = datasets.Features({"text": datasets.Value("string"), "labels": datasets.List(
+      datasets.ClassLabel(names=["joy", "fear", "never"]))})
+  rows = datasets.Dataset.from_dict({"text": ["a", "b"], "labels": [[1, 0], []]}, features)
+  if saved:
+    datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path)
+  else:
+    rows.to_parquet(tmp_path / "train.parquet")
+  assert listed(read(tmp_path)) == (
+      [["fear", "joy"], []], ("joy", "fear", "never"), [[1, 1, 0], [0, 0, 0]])
+
+
+def test_a_class_number_beyond_the_names_in_a_list(tmp_path):
+  features = datasets.Features({"text": datasets.Value("string"), "labels": datasets.List(
+      datasets.ClassLabel(names=["joy", "fear"]))})
+  rows = datasets.Dataset.from_dict({"text": ["a", "b"], "labels": [[1], [0]]}, features)
+  data = rows.data.table.set_column(1, "labels", [[[1], [0, -1]]])
+  with refuses("it:2: column 'labels' lists -1, which is none of its 2 classes"):
+    listed(tables.Table("it", datasets.Dataset(data, info=rows.info)))
+
+
+@pytest.mark.parametrize("cells,message", [
+    ([["a"], ["b", "b"], []], "f.csv:3: column 'labels' lists a class twice: ['b', 'b'] (lists of "
+                              "0 and 1 go into columns of their own: --config.label_column=a,b,c)"),
+    ([["a"], ["b", " "], []], "f.csv:3: column 'labels' lists a class without a name: ['b', '']"),
+    ([["a"], None, []], "f.csv:3: column 'labels' is empty; --config.skip_bad_rows=True leaves"),
+    (["a", "b", "c"], "f.csv: column 'labels' holds text and no lists of classes"),
+    ([["a"], ["c"], ["b"]], "f.csv:3: label 'c' is not one of 'a', 'b'; if it is a class, name")])
+def test_lists_that_are_wrong(cells, message):
+  with refuses(message):
+    listed(table_of(text=["x"] * 3, labels=cells), names=("a", "b"))
+
+
+def test_a_list_that_means_no_label():
+  table = table_of(text=["x"] * 3, labels=[["a"], ["none"], []])
+  kept = tables.usable_rows(table, tables.Layout(("text",), "labels"), labelled=True,
+                            blank_texts=False, skip=True, missing_label="none")
+  assert kept.column("labels") == [["a"], []]
+  assert kept.notes == ("rows without label left out: 1",)
+
+
+MARKED = tables.Layout(("text",), "", (), ("rude", "toxic"))
+
+
+@pytest.mark.parametrize("rude,toxic", [
+    (["1", "0 ", "0"], ["1", "1", "0"]), ([1, 0, 0], [1.0, 1.0, 0.0]),
+    ([True, False, False], ["True", "true", "FALSE"])])
+def test_columns_of_0_and_1(rude, toxic):
+  table = table_of(text=["x"] * 3, rude=rude, toxic=toxic)
+  values = labels.label_lists(usable(table, MARKED), MARKED)
+  assert values == [["rude", "toxic"], ["toxic"], []]
+  task = tasks.own_task(("text",), ("rude", "toxic"), multi_label=True)
+  encoded = labels.encode_label_lists(table, values, task, ("toxic", "rude"))
+  assert (encoded.tolist(), encoded.dtype) == ([[1, 1], [1, 0], [0, 0]], np.int32)
+
+
+def test_columns_of_0_and_1_that_are_wrong():
+  with refuses("f.csv:4: column 'toxic' is '2', must be 0 or 1, as label_column names several"):
+    labels.label_lists(table_of(rude=["0", "0", "1"], toxic=["1", "0", "2"]), MARKED)
+  table = table_of(text=["x"] * 3, rude=[0, -1, 1], toxic=[1, -1, 0])
+  kept = tables.usable_rows(table, MARKED, labelled=True, blank_texts=False, skip=True,
+                            missing_label="-1")
+  assert labels.label_lists(kept, MARKED) == [["toxic"], ["rude"]]
+  with refuses("f.csv:3: column 'toxic' is empty"):
+    usable(table_of(text=["x"] * 3, rude=["0", "0", "1"], toxic=["1", "", "1"]), MARKED)
+  names = ["text", "rude", "toxic", "date"]
+  assert layout_of(names, (), ("rude", "toxic")) == tables.Layout(
+      ("text",), "", ("date",), ("rude", "toxic"))
+  with refuses("f.csv has no column 'toxic'"):  # which a split without labels may lack
+    usable(table_of(text=["x"] * 3, rude=[0, 0, 1]), MARKED)
+
+
+# --- Texts that are joined --------------------------------------------------------------------
+
+
+def test_more_than_two_texts_are_joined(tmp_path):
+  """A row needs one of them; numbers are text."""
+  table = table_of(title=["a", "", " "], body=["b", "c", None], year=[1, 2, None], label=[0, 1, 0])
+  names = ("title", "body", "year")
+  with refuses("text_columns 'title', 'body', 'year' must be one or two; --config.text_delimiter"):
+    tables.recognize_columns(None, table, names, ())
+  layout = tables.recognize_columns(None, table, names, (), " | ")
+  assert layout == tables.Layout(names, "label", (), (), " | ")
+  with refuses("f.csv:4: each of 'title', 'body', 'year' is empty; --config.skip_bad_rows=True"):
+    usable(table, layout)
+  kept = usable(table, layout, skip=True)
+  texts = tables.texts_to_tokenize(kept, layout)
+  assert texts[:] == {"text": ["a | b | 1", " | c | 2"]}
+  assert layout_of(["text", "label"], delimiter=" ").delimiter == ""
+  assert layout_of(["text_a", "text_b"], delimiter=" ").delimiter == " "
+
+
+# --- The hub's names --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [".", "data"])
+def test_files_by_the_hub_s_names(tmp_path, place):
+  """Joined in the order of their numbers; an error names the file and its line."""
+  (tmp_path / place).mkdir(exist_ok=True)
+  for name, texts in (("train-00001-of-00002", ["c", ""]), ("train-00000-of-00002", ["a", "b"]),
+                      ("test-00000-of-00001", ["d"])):
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": [0] * len(texts)}),
+                                tmp_path / place / f"{name}.parquet")
+  (tmp_path / "README.md").write_text("# Mine\n")
+  assert find_source("", str(tmp_path)).splits == ("train", "test")
+  table = read(tmp_path)
+  assert texts_of(table, "text") == ["a", "b", "c", ""]
+  with refuses("train-00001-of-00002.parquet:2: column 'text' is empty"):
+    usable(table, tables.Layout(("text",), "label"))
+  kept = usable(table, tables.Layout(("text",), "label"), skip=True)
+  assert kept.where(2) == f"{tmp_path / place}/train-00001-of-00002.parquet:1"
+  (tmp_path / place / "train-00000-of-00002.parquet").unlink()
+  with refuses("train-00001-of-00002.parquet is one of 2 files by its name, of which number 00000"):
+    read(tmp_path)
+
+
+def test_files_of_a_split_that_differ(tmp_path):
+  for number, cells in enumerate(([1, 2], ["a", "b"])):
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x", "y"], "label": cells}),
+                                tmp_path / f"train-{number:05}-of-00002.parquet")
+  with refuses("train-00001-of-00002.parquet has other columns than ",
+               "or of other types: 'label'"):
+    read(tmp_path)
+
+
+def test_other_names_are_splits_too(tmp_path):
+  """Two of them are no error before one is wanted; dev and val are validation."""
+  for name in ("notes.csv", "full.csv", "val.csv", "train.csv"):
+    write(tmp_path, name, f"text,label\n{name},1\n")
+  source = find_source("", str(tmp_path))
+  assert source.splits == ("train", "validation", "full", "notes")
+  assert texts_of(source.read("full"), "text") == ["full.csv"]
+
+
 # --- Spellings, blanks and kinds of columns ---------------------------------------------------
 
 
@@ -970,9 +1150,9 @@ def test_long_integers_are_classes(long):
 
 def test_the_label_is_no_text(tmp_path):
   table = own_table(tmp_path, "train.csv", "text,label\na,x\nb,y\n")
-  assert tables.recognize_columns(None, table, ("text", "label"), "").label == ""
-  with refuses("text_columns 'text', 'label' must be one or two, and not the label column"):
-    tables.recognize_columns(None, table, ("text", "label"), "label")
+  assert tables.recognize_columns(None, table, ("text", "label"), ()).label == ""
+  with refuses("text_columns 'text', 'label' and label_column 'label' must not share a column"):
+    tables.recognize_columns(None, table, ("text", "label"), ("label",))
 
 
 @pytest.mark.parametrize("kind", ["map", "list_view", "large_list", "binary_view", "struct"])

@@ -24,6 +24,7 @@ ROWS = [{"text": "a \"warm\"\tfilm", "label": "pos", "n": 1}, {"text": "über, �
 CSV = b'text,label,\n"a, ""b""\n c",pos,\n\xc3\xbc,neg,\n'
 TSV = CSV.replace(b",", b"\t")
 LINES = "\n".join(json.dumps(row) for row in ROWS).encode()
+LISTS = "\n".join(json.dumps({"text": "a", "labels": x}) for x in (["a", "ü"], [], [1])).encode()
 ARRAY = json.dumps([ROWS[0], {"text": "x", "label": ["a", {"b": 1.5}]}], indent=1).encode()
 READERS = {
     "csv": (lambda file: parsers.parse_csv(file, skip_bad_rows=False), (CSV,)),
@@ -32,16 +33,19 @@ READERS = {
     "tsv_skipping": (lambda file: parsers.parse_tsv(file, skip_bad_rows=True), (TSV,)),
     "plain_tsv": (parsers.parse_plain_tsv, (TSV,)),
     "headless_tsv": (lambda file: parsers.parse_plain_tsv(file, header=("a", "b")), (TSV,)),
-    "json": (lambda file: parsers.parse_json(file, skip_bad_rows=False), (LINES, ARRAY))}
+    "json": (lambda file: parsers.parse_json(file, skip_bad_rows=False), (LINES, LISTS, ARRAY))}
 
 
-def parquet():
-  """A file with every kind of column, and what `datasets` writes about it."""
+def parquet(lists=False):
+  """A file with every kind of column, and what `datasets` writes about it; lists: as labels."""
   features = datasets.Features({
       "text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"]),
       "image": datasets.Image(), "words": datasets.List(datasets.Value("string"))})
   cells = {"text": ["x", None], "label": [1, -1], "image": [{"bytes": b"no", "path": "p"}, None],
            "words": [["a"], []]}
+  if lists:
+    features["labels"] = datasets.List(features.pop("label"))
+    cells["labels"] = [[value] * (value >= 0) for value in cells.pop("label")]
   sink = io.BytesIO()
   pyarrow.parquet.write_table(pyarrow.Table.from_pydict(cells, features.arrow_schema), sink)
   return sink.getvalue()
@@ -68,16 +72,21 @@ def test_parsers(folder, name, data):
 @given(data=st.data())
 def test_a_file_becomes_texts_and_labels_or_is_refused(ending, data):
   """The way of a user's file up to what is tokenized and trained on."""
-  valid = {"csv": (CSV,), "tsv": (TSV,), "parquet": (parquet(),)}.get(ending, (LINES, ARRAY))
+  valid = {"csv": (CSV,), "tsv": (TSV,), "parquet": (parquet(), parquet(lists=True))}.get(
+      ending, (LINES, LISTS, ARRAY))
 
   def rows(file):
     source = sources.find_source("", str(file), False, pathlib.Path(TOKENS))
     table = source.read("train")
-    layout = tables.recognize_columns(source.glue_task, table, (), "")
+    layout = tables.recognize_columns(source.glue_task, table, (), ())
     table = tables.usable_rows(table, layout, labelled=True, blank_texts=False, skip=True)
-    values = labels.label_values(table, layout)
-    names = table.class_names(layout.label) or labels.infer_label_names(table, values, "auto")
-    encoded = labels.encode_labels(table, values, tasks.own_task(layout.texts, names), names)
+    lists = layout.label and table.content_of(layout.label) == "lists"
+    values = (labels.label_lists if lists else labels.label_values)(table, layout)
+    flat = [value for row in values for value in row] if lists else values
+    names = table.class_names(layout.label) or labels.infer_label_names(
+        table, flat, "class" if lists else "auto")
+    encode = labels.encode_label_lists if lists else labels.encode_labels
+    encoded = encode(table, values, tasks.own_task(layout.texts, names), names)
     assert len(encoded) == len(table) > 0
     assert np.isfinite(encoded).all()
     for name in layout.texts:
