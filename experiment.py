@@ -57,13 +57,16 @@ class Run:
     return self.config.do_train and not self.finished
 
 
-def define_flags(config_file: str) -> None:
-  """Defines the flags of a script; not on import, so that one program can use both scripts."""
+def define_flags(config_file: str) -> str:
+  """Defines the flags of a script, and returns the config file in use.
+
+  Not on import, so that one program can use both scripts.
+  """
   flags.DEFINE_string("output_dir", "", "The run's folder, or its URL (s3://BUCKET/FOLDER, gs://"
                       "...); blank: a new folder in runs/.")
   flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["output_dir"])  # for --help
   # Beside this script, whatever the current folder is.
-  command_line.define_config(os.path.relpath(pathlib.Path(__file__).parent / config_file))
+  return command_line.define_config(os.path.relpath(pathlib.Path(__file__).parent / config_file))
 
 
 class Asked(NamedTuple):
@@ -371,7 +374,7 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
     results = plan.evaluate(state.params, step)
     reporter.metrics(step, results)
     reporter.say(f"step {step}: " + "  ".join(
-        f"{name} {value:.4f}" for name, value in results.items()))
+        f"{name} {value:.4f}" for name, value in results.items() if not isinstance(value, bool)))
     return results
 
   batches = data.prefetch(map(training.place, plan.batches_from(first_step)))
@@ -521,7 +524,8 @@ def model_card(title: str, pipeline_tag: str, recipe: str, scored_on: str,
   import huggingface_hub  # here: the end of a run needs it
 
   metadata = huggingface_hub.ModelCardData(library_name="transformers", pipeline_tag=pipeline_tag)
-  rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in results.items())
+  rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in results.items()
+                 if not isinstance(value, bool))
   scores = f"| {scored_on} | |\n|---|---|\n{rows}" if rows else "Not scored.\n"
   return str(huggingface_hub.ModelCard(
       f"---\n{metadata.to_yaml()}\n---\n# {title}\n\n{recipe}\n\n{scores}"))
@@ -685,6 +689,7 @@ def _versions() -> dict[str, str]:
       if importlib.util.find_spec(name)}
 
 
+@functools.cache  # of the code that runs, whatever becomes of the files
 def _git_commit() -> str:
   """Returns this code's commit, with "+changes" if the work tree differs; "" outside git."""
 

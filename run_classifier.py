@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 import pathlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ import ml_collections
 import numpy as np
 
 import checkpoint_utils
-from classification import tasks
+from classification import collapse, tasks
 from classification.classifier import Classifier, split_logits
 from classification.dev_predictions import dev_predictions, dev_sections, write_dev_file
 from classification.splits import names_in, read_run_data, RunData, same_names
@@ -34,7 +35,7 @@ import experiment
 import losses
 import modeling
 import optimization
-from support import devices, hosts, reporting, run_page
+from support import devices, files, hosts, reporting, run_page
 from support.command_line import run_script
 from support.errors import quoted, UserError
 from support.reporting import say
@@ -45,7 +46,15 @@ SCRIPT = "run_classifier"
 
 
 def main() -> None:
-  asked = experiment.parsed_flags()
+  run_command(experiment.parsed_flags())
+
+
+def run_command(asked: experiment.Asked) -> "CommandResult":
+  """Trains, scores and predicts, as the flags say; a program may do so many times.
+
+  Raises:
+    UserError: bad input.
+  """
   hosts.start(asked.config)
   run = experiment.open_run(asked, SCRIPT, data_name(asked.config))
   config = run.config
@@ -64,14 +73,16 @@ def main() -> None:
   dev_logits: dict[str, np.ndarray] = {}  # split -> the last evaluation's
   plan = plan_fine_tuning(config, classifier, run_data, dev_logits) if run.trains else None
   experiment.start_run(run, SCRIPT, classifier.model.config, classifier.params, tokenizer,
-                       label_names=classifier.label_names, data=digests)
+                       label_names=classifier.label_names, data=digests,
+                       class_counts=train_class_counts(run_data))
   if plan:
     params, results = experiment.run_training(run, plan)
     classifier = dataclasses.replace(classifier, params=params)
     export_classifier(run, classifier, run_data.task, tokenizer, results)
-  elif config.do_eval:
-    results = score_splits(config, classifier, run_data, dev_logits)
+  else:
+    results = score_splits(config, classifier, run_data, dev_logits) if config.do_eval else {}
   if config.do_eval:
+    results = with_collapse(run, results)
     hosts.only_first(reporting.write_results)(run.folder, "eval_results", results)
   if config.do_predict:
     write_predictions(run, classifier, run_data)
@@ -79,6 +90,15 @@ def main() -> None:
     report_fine_tuning(run, run_data, dev_logits)
   experiment.push(run)
   say(f"done: {run.folder}")
+  return CommandResult(run.folder, run_data.task, results)
+
+
+class CommandResult(NamedTuple):
+  """What a command leaves: its run's folder, its task, its eval_results ({} without do_eval)."""
+
+  folder: pathlib.Path
+  task: tasks.Task
+  scores: Mapping[str, float]
 
 
 # --- Before anything is computed --------------------------------------------------------------
@@ -213,6 +233,8 @@ def score_splits(config: ml_collections.ConfigDict, classifier: Classifier,
                  run_data: RunData, dev_logits: dict[str, np.ndarray]) -> dict[str, float]:
   """Computes eval_<metric> of every dev split; those of MNLI's second end in _mismatched.
 
+  eval_collapsed says whether all predictions of a dev split are alike.
+
   Args:
     config: batch size and rows.
     classifier: the model.
@@ -220,16 +242,36 @@ def score_splits(config: ml_collections.ConfigDict, classifier: Classifier,
     dev_logits: gets split -> [examples, outputs].
   """
   task = run_data.task
-  results = {}
+  results, alike = {}, []
   for split, suffix in task.eval_splits.items():
     examples = run_data.splits[split].examples
     logits = logits_of(config, classifier, examples, config.eval_batch_size)
     dev_logits[split] = logits
-    scores = tasks.score(task, tasks.predictions_from(task, logits), examples.labels,
-                         classifier.label_names)
+    predictions = tasks.predictions_from(task, logits)
+    scores = tasks.score(task, predictions, examples.labels, classifier.label_names)
     scores["loss"] = float(jnp.mean(losses.example_losses(jnp.asarray(logits), examples.labels)))
     results |= {f"eval_{name}{suffix}": value for name, value in scores.items()}
-  return results
+    alike.append(collapse.answers_alike(task, predictions, examples.labels))
+  return results | {"eval_collapsed": any(alike)}
+
+
+def train_class_counts(run_data: RunData) -> list[int]:
+  """Counts the training examples of each class; [] of a regression or without training."""
+  train = run_data.splits.get("train")
+  return collapse.class_counts(train.examples.labels, len(run_data.label_names)) if train else []
+
+
+def with_collapse(run: experiment.Run, results: Mapping[str, float]) -> dict[str, float]:
+  """Completes eval_collapsed by what the run's training loss shows; prints what helps."""
+  config_file = run.folder / "config.json"
+  counts = files.read_json(config_file).get("class_counts", []) if config_file.exists() else []
+  idle = collapse.never_learned(reporting.read_metrics(run.folder / "metrics.jsonl"), counts)
+  if results["eval_collapsed"] or idle:
+    sign = ("it gives all examples of a dev set one answer" if results["eval_collapsed"] else
+            "its training loss stayed at the "
+            f"{collapse.entropy(counts):.2f} of the classes' frequencies")
+    say(f"warning: the model has collapsed: {sign}; {collapse.REMEDY}")
+  return {**results, "eval_collapsed": results["eval_collapsed"] or idle}
 
 
 def write_predictions(run: experiment.Run, classifier: Classifier, run_data: RunData) -> None:

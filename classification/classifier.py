@@ -28,7 +28,7 @@ class Classifier:
   multi_label: bool = False  # any number of classes a text
 
 
-@functools.lru_cache(maxsize=1)  # or each call would trace and compile the same program again
+@functools.lru_cache(maxsize=8)  # or each call would trace and compile the same program again
 def make_predict_fn(model: modeling.BertForSequenceClassification) -> PredictFn:
   """Makes (params, batch [devices, ...]) -> logits [devices, examples, outputs]."""
 

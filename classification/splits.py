@@ -85,8 +85,7 @@ def read_run_data(config: ml_collections.ConfigDict,
   Raises:
     UserError: anything wrong in the data, with its file and line.
   """
-  cache_dir = pathlib.Path(config.cache_dir or "~/.cache/bert_in_flax/tokenized").expanduser()
-  cache_dir.mkdir(parents=True, exist_ok=True)
+  cache_dir = cache_folder(config)
   dataset_path = remote.local_copies(config.dataset_path, "dataset_path", config.cache_dir)
   source = sources.find_source(config.dataset_name, dataset_path, config.skip_bad_rows, cache_dir)
   say(f"data: {source.description}")
@@ -123,6 +122,13 @@ def read_run_data(config: ml_collections.ConfigDict,
         "another language or spelling (cased, uncased)")
   files.keep_within(cache_dir, config.cache_gigabytes * 1e9)
   return RunData(task, label_names, splits)
+
+
+def cache_folder(config: ml_collections.ConfigDict) -> pathlib.Path:
+  """Returns the folder of tokenized text, which it makes."""
+  folder = pathlib.Path(config.cache_dir or "~/.cache/bert_in_flax/tokenized").expanduser()
+  folder.mkdir(parents=True, exist_ok=True)
+  return folder
 
 
 def say_task(layout: tables.Layout, task: tasks.Task, label_names: Sequence[str]) -> None:

@@ -57,10 +57,9 @@ def run_script(main: Callable[..., None],
       _fail(f"not enough memory; {stopping.advice()}")
     except RuntimeError as error:  # XLA raises several subclasses
       hosts.await_verdict()
-      if "RESOURCE_EXHAUSTED" not in str(error):
+      if not memory_line(error):
         raise
-      _fail(f"the device has not enough memory ({first_line(error)}); a smaller batch, "
-            "--config.gradient_accumulation_steps or a shorter length needs less")
+      _fail(memory_line(error))
     except KeyboardInterrupt:
       _end(stopping.last_line(), stopping.exit_status())
 
@@ -82,13 +81,24 @@ def run_script(main: Callable[..., None],
   raise AssertionError("app.run does not return")
 
 
-def define_config(default: str) -> None:
+def memory_line(error: RuntimeError) -> str:
+  """Returns the line for a device without enough memory; "" for any other error."""
+  if "RESOURCE_EXHAUSTED" not in str(error):
+    return ""
+  return (f"the device has not enough memory ({first_line(error)}); a smaller batch, "
+          "--config.gradient_accumulation_steps or a shorter length needs less")
+
+
+def define_config(default: str) -> str:
   """Defines --config, after it has checked that every --config.NAME of sys.argv is a knob.
 
   ml_collections reads sys.argv too, as early as here, and its own errors are tracebacks.
 
   Args:
     default: a config file, with an optional :ARGUMENT for its get_config().
+
+  Returns:
+    The config file of sys.argv, or the default.
   """
   try:
     argv = flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)
@@ -96,13 +106,34 @@ def define_config(default: str) -> None:
     knobs = _knobs(load_config(file))
   except (UserError, flags.Error) as error:
     _fail(str(error))
-  for argument in argv:
-    override = re.match(r"--?(?:no)?config\.([^=]+)", argument)
-    if override and override[1] not in knobs:
-      _fail(f"unknown knob --config.{override[1]}{_suggest(override[1], knobs)} All knobs: {file}, "
-            "or --help")
+  _check_names(argv, "config", knobs, file)
   config_flags.DEFINE_config_file("config", default, "Configuration file, with :MODEL.")
   flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["config"])  # for --help
+  return file
+
+
+def define_value_lists(flag: str, file: str) -> None:
+  """Defines --FLAG.KNOB=a,b for every knob of the config file that `define_config` returned."""
+  argv = flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)
+  config = load_config(file)
+  _check_names(argv, flag, _knobs(config), file)
+  config_flags.DEFINE_config_dict(flag, _blank(config), "Comma-separated values of a knob.")
+
+
+def _blank(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns a config of the same names, each a blank text."""
+  return ml_collections.ConfigDict({
+      name: _blank(value) if isinstance(value, ml_collections.ConfigDict) else ""
+      for name, value in config.items()})
+
+
+def _check_names(argv: Sequence[str], flag: str, knobs: Sequence[str], file: str) -> None:
+  """Ends the program at a --FLAG.NAME that is none of the knobs."""
+  for argument in argv:
+    override = re.match(rf"--?(?:no)?{flag}\.([^=]+)", argument)
+    if override and override[1] not in knobs:
+      _fail(f"unknown knob --{flag}.{override[1]}{_suggest(override[1], knobs, flag)} All knobs: "
+            f"{file}, or --help")
 
 
 def load_config(file: str) -> ml_collections.ConfigDict:
@@ -221,11 +252,11 @@ def _knobs(config: ml_collections.ConfigDict) -> list[str]:
   return list(walk(config, ""))
 
 
-def _suggest(name: str, knobs: Sequence[str]) -> str:
+def _suggest(name: str, knobs: Sequence[str], flag: str = "config") -> str:
   """Returns "; did you mean --FLAG?", or "." if no flag or knob is near to `name`."""
   known = {flag.name: flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
   for knob in reversed(knobs):  # a nested one is also found by its last part alone
-    known |= {knob: f"config.{knob}", knob.split(".")[-1]: f"config.{knob}"}
+    known |= {knob: f"{flag}.{knob}", knob.split(".")[-1]: f"{flag}.{knob}"}
   for part in (name.split(".", 1)[-1], name):  # confg.seed is near to seed
     near = difflib.get_close_matches(part, known, n=1) or [
         flag for flag in known if len(part) > 3 and part in flag]

@@ -239,3 +239,10 @@ def own(folder: pathlib.Path) -> bool:
   os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
   _owned[path] = handle
   return True
+
+
+def disown(folder: pathlib.Path) -> None:
+  """Lets other processes have a folder that this one owned."""
+  handle = _owned.pop(folder.resolve() / ".lock", None)
+  if handle is not None:
+    os.close(handle)

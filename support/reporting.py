@@ -10,13 +10,15 @@ import os
 import pathlib
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from support.errors import first_line, shown, UserError
 from support.files import names_errors, read_json, written_whole
 
 _muted = False
 _on_stderr = False
+_log: TextIO | None = None  # takes the lines of one of several runs
+_warned: set[str] = set()  # the warnings of all of them
 
 
 def mute() -> None:
@@ -36,8 +38,26 @@ def beside_results(output: str) -> Iterator[None]:
     _on_stderr = False
 
 
+@contextlib.contextmanager
+def said_to(file: pathlib.Path) -> Iterator[None]:
+  """A context in which `say` writes to the end of a file, and prints only new warnings."""
+  global _log
+  file.parent.mkdir(parents=True, exist_ok=True)
+  with names_errors(file), file.open("a", encoding="utf-8", errors="backslashreplace") as _log:
+    try:
+      yield
+    finally:
+      _log = None
+
+
 def say(text: str) -> None:
   """Prints one line and flushes it."""
+  if _log:
+    _log.write(f"{text}\n")
+    _log.flush()
+    if text in _warned or not text.lstrip().startswith("warning"):
+      return
+    _warned.add(text)
   if not _muted:
     print(text, file=sys.stderr if _on_stderr else sys.stdout, flush=True)
 
@@ -225,7 +245,7 @@ class _Events:
 
   def add(self, step: int, record: Mapping[str, float]) -> None:
     """Appends a record, the dev scores under eval/ and all else under train/."""
-    values = [self._summary.Value(tag=grouped_name(name), simple_value=value)
+    values = [self._summary.Value(tag=grouped_name(name), simple_value=float(value))
               for name, value in record.items()]
     self._write(step=step, summary=self._summary(value=values))
 
@@ -316,13 +336,13 @@ def draw_curves(metrics: pathlib.Path, image: pathlib.Path, curve: str,
 
 def write_results(folder: pathlib.Path, name: str, results: Mapping[str, Any]) -> None:
   """Writes `name`.txt (`eval_accuracy = 0.912345`, one a line) and `name`.json; prints them."""
-  lines = [f"{key} = {value:.6f}" if isinstance(value, float) else f"{key} = {value}"
-           for key, value in sorted(results.items())]
+  lines = {key: f"{key} = {value:.6f}" if isinstance(value, float) else f"{key} = {value}"
+           for key, value in results.items()}
   with written_whole(folder / f"{name}.txt") as file:
-    file.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    file.write_text("".join(f"{lines[key]}\n" for key in sorted(lines)), "utf-8")
   write_json(folder / f"{name}.json", results)
-  for key, value in results.items():
-    say(f"{key} = {value:.6f}")
+  for line in lines.values():
+    say(line)
 
 
 def complete_summary(folder: pathlib.Path, curve: str, dev_scores: Mapping[str, float],

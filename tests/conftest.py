@@ -90,13 +90,19 @@ def tokenizer(vocab_dir):
   return tokenization.load_tokenizer(str(vocab_dir), None)
 
 
+OWN_FLAGS = set()  # of the scripts that ran
+
+
 def run_script_in_process(script, config_file, *arguments):
   """Runs a script's main() on flags, in this process."""
   values = flags.FLAGS
-  for name in [name for name in values if name == "output_dir" or name.startswith("config")]:
+  for name in [name for name in values
+               if name == "output_dir" or name.startswith("config") or name in OWN_FLAGS]:
     delattr(values, name)
   values.unparse_flags()
-  experiment.define_flags(f"{ROOT}/configs/{config_file}.py")
+  others = set(values)
+  if script.__name__ != "sweep":
+    experiment.define_flags(f"{ROOT}/configs/{config_file}.py")
   if config_file == "classifier":
     arguments = (f"--config.cache_dir={TOKENS}", *arguments)
   last = {str(argument).split("=")[0]: str(argument) for argument in arguments}
@@ -105,6 +111,9 @@ def run_script_in_process(script, config_file, *arguments):
   if not any(a.startswith("--config=") for a in argv):
     argv.insert(1, f"--config={ROOT}/configs/{config_file}.py")
   with unittest.mock.patch.object(sys, "argv", argv):  # ml_collections looks there for overrides
+    if script.__name__ == "sweep":
+      script.define_flags()
+    OWN_FLAGS.update(set(values) - others)
     values(argv)
     script.main()
 

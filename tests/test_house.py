@@ -24,9 +24,10 @@ ROOMS = {"classification": ("checkpoint_utils", "data", "tokenization", "losses"
                             "modeling", "support"),
          "pretraining": ("data", "tokenization", "support")}
 BELOW_COMMANDS = {"experiment": (*ROOMS, *BOTTOM), **ROOMS, **BOTTOM}
-COMMANDS = ("run_classifier", "run_pretraining", "create_pretraining_data", "train_tokenizer",
-            "predict", "extract_features", "fill_mask", "make_submission")
-MAY_IMPORT = {**dict.fromkeys(COMMANDS, tuple(BELOW_COMMANDS)), **BELOW_COMMANDS}
+COMMANDS = ("sweep", "run_classifier", "run_pretraining", "create_pretraining_data",
+            "train_tokenizer", "predict", "extract_features", "fill_mask", "make_submission")
+MAY_IMPORT = {**dict.fromkeys(COMMANDS, tuple(BELOW_COMMANDS)), **BELOW_COMMANDS,
+              "sweep": ("run_classifier", *BELOW_COMMANDS)}  # which it runs many times
 OUTSIDE = ("tests", "benchmarks", "tools")  # may import anything; nothing imports them
 # A step can be built, timed and profiled on a machine without these.
 HEAVY = ("tensorflow", "datasets", "transformers")

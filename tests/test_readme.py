@@ -49,11 +49,14 @@ NOT_RUN = {
     **dict.fromkeys((line for line in DOCUMENTS["docs/using-a-model.md"].splitlines()
                      if "push_to_hub=" in line and line.startswith("python3")),
                     "needs an account; tests/test_hub.py has one"),
+    **dict.fromkeys((line for line in DOCUMENTS["docs/sweeps.md"].splitlines()
+                     if "--storage=post" in line), "needs a server; tests/test_study.py has one"),
     'pip install "jax[cuda13]"': "installs, and needs a GPU",
     'pip install "jax[tpu]"': "installs, and needs a TPU",
 }
 SHELL = ("mkdir ", "awk ", "python3 -c ")  # the other commands that are run as they stand
-CONFIGS = {"run_classifier": "classifier", "run_pretraining": "pretraining"}
+CONFIGS = {"run_classifier": "classifier", "run_pretraining": "pretraining",
+           "sweep": "classifier"}
 
 # What makes the commands small: one tiny shape everywhere, so that it compiles once.
 TINY_MODEL = {"config.model.hidden_size": 16, "config.model.num_hidden_layers": 1,
@@ -62,6 +65,8 @@ SMALLER = {
     "run_classifier": {"config.max_seq_length": 32, "config.cache_dir": ""},
     "run_pretraining": {"config.num_train_steps": 2, "config.num_warmup_steps": 1,
                         "config.eval_batch_size": 16, "config.max_eval_examples": 16},
+    "sweep": {"config.max_seq_length": 32, "config.cache_dir": "", "tasks": "mrpc", "seeds": 0,
+              "sweep.learning_rate": 5e-5},
     "create_pretraining_data": {"max_seq_length": 16, "max_predictions_per_seq": 3,
                                 "dupe_factor": 2, "num_workers": 2},
     "train_tokenizer": {}, "predict": {}, "fill_mask": {},
@@ -226,7 +231,8 @@ def run_script(script, arguments):
   if script in CONFIGS and "output_dir" in given:
     run_script_in_process(module, CONFIGS[script], *command)
     folder = pathlib.Path(given["output_dir"])
-    assert (folder / "eval_results.txt").exists() or given.get("config.eval_fraction") == "0"
+    scores = "results.md" if script == "sweep" else "eval_results.txt"
+    assert (folder / scores).exists() or given.get("config.eval_fraction") == "0"
     assert bool(given.get("config.do_predict")) <= (folder / "predictions").is_dir()
   elif script in CONFIGS:  # no later command reads its folder: up to the first step is enough
     with (unittest.mock.patch.object(training, "train", side_effect=FirstStepError),
@@ -283,15 +289,17 @@ def test_nothing_is_listed_that_no_document_says():
 
 def all_flags():
   """name -> config or None, of every flag of every script."""
-  known = {"config": None, "output_dir": None, "help": None}
+  known = {"config": None, "output_dir": None, "help": None, "tasks": None, "seeds": None,
+           "grid": None, "sampler": None, "num_trials": None, "storage": None, "sweep.KNOB": None}
   for script in (create_pretraining_data, train_tokenizer, predict, extract_features, fill_mask,
                  make_submission):
     values = flags.FlagValues()
     script.define_flags(values)
     known |= dict.fromkeys(values)
   for config in (classifier.get_config(), pretraining.get_config()):
-    known |= {f"config.{name}": config for name in config}
-    known |= {f"config.model.{name}": config for name in config.model}
+    known |= {f"{flag}.{name}": config for name in config for flag in ("config", "sweep")}
+    known |= {f"{flag}.model.{name}": config for name in config.model
+              for flag in ("config", "sweep")}
   return known
 
 

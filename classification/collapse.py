@@ -1,0 +1,66 @@
+"""Runs that have collapsed: what they predict says nothing about the examples.
+
+Fine-tuning a large model on little data ends so now and then (Mosbach et al., 2021,
+https://arxiv.org/abs/2006.04884): the gradients vanish, and the model answers one class for all.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from classification import tasks
+
+REMEDY = ("a lower --config.learning_rate, another --config.seed, a longer "
+          "--config.warmup_proportion or a larger --config.num_train_epochs helps")
+_CONSTANT = 0.01  # a spread of predicted values that is so small a share of the labels' is none
+_NEAR = 0.99  # of the loss at the classes' frequencies
+
+
+def answers_alike(task: tasks.Task, predictions: np.ndarray, labels: np.ndarray) -> bool:
+  """Returns whether all predictions are one class, or nearly one value, and the labels are not.
+
+  Args:
+    task: of classes or values.
+    predictions: [examples] class numbers or values.
+    labels: [examples] likewise.
+  """
+  if np.ptp(labels) == 0:
+    return False
+  if task.regression:
+    return bool(np.std(predictions) < _CONSTANT * np.std(labels))
+  return bool(np.ptp(predictions) == 0)
+
+
+def class_counts(labels: np.ndarray, classes: int) -> list[int]:
+  """Counts the training examples of each class; [] for values.
+
+  Args:
+    labels: [examples] class numbers.
+    classes: their number; 0 for a regression.
+  """
+  return np.bincount(labels, minlength=classes).tolist() if classes else []
+
+
+def entropy(counts: Sequence[int]) -> float:
+  """Returns the cross entropy, in nats, of answering each class as often as it occurs."""
+  shares = np.asarray([count for count in counts if count], np.float64)
+  shares /= shares.sum()
+  return float(-(shares * np.log(shares)).sum())
+
+
+def never_learned(records: Sequence[Mapping[str, float]], counts: Sequence[int]) -> bool:
+  """Returns whether the second half of the training had the loss of the classes' frequencies.
+
+  A single step's loss of a run that has not learned falls below that by chance.
+
+  Args:
+    records: of a metrics.jsonl: averages of the steps up to `step`, since the record before.
+    counts: training examples of each class; nothing is known of [] and of one class.
+  """
+  trained = [record for record in records if "loss" in record and "learning_rate" in record]
+  if len([count for count in counts if count]) < 2 or not trained:
+    return False
+  steps = np.diff([0, *(record["step"] for record in trained)])
+  late = [record["step"] > trained[-1]["step"] / 2 for record in trained]
+  losses = np.asarray([record["loss"] for record in trained])
+  return bool(np.average(losses[late], weights=steps[late]) >= _NEAR * entropy(counts))

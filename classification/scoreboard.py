@@ -1,0 +1,269 @@
+"""The table of a sweep: settings, the scores of their seeds, GLUE's average, files, a plot."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import csv
+import io
+import pathlib
+import statistics
+from typing import Any, NamedTuple
+
+from classification import tasks
+from support import report
+from support.files import written_whole
+from support.study import name_of, Record, Setting
+
+
+class Row(NamedTuple):
+  """A setting on a task: the runs of all its seeds.
+
+  Attributes:
+    task: the name in the table.
+    setting: knob -> value.
+    records: a run each, in the order of the seeds.
+  """
+
+  task: str
+  setting: Setting
+  records: list[Record]
+
+  @property
+  def scores(self) -> list[float]:
+    """The scores of the runs that are done."""
+    return [record.score for record in self.records if record.state == "done"]
+
+  @property
+  def collapsed(self) -> list[int]:
+    """The seeds of the runs that have collapsed."""
+    return [record.seed for record in self.records if is_collapsed(record)]
+
+  def metric(self, name: str) -> list[float]:
+    """Returns one of the results of the runs that are done."""
+    return [record.results["scores"][name] for record in self.records if record.state == "done"]
+
+
+def is_collapsed(record: Record) -> bool:
+  """Returns whether a run is done and has collapsed."""
+  return record.state == "done" and bool(record.results["scores"].get("eval_collapsed"))
+
+
+def run_results(task: tasks.Task, scores: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+  """Returns what a sweep keeps of a finished run, for `Study.finish`.
+
+  Args:
+    task: of the run.
+    scores: its eval_results.
+    seconds: of training.
+  """
+  return {"scores": dict(scores), "metrics": _counted(task), "train_seconds": seconds}
+
+
+def _counted(task: tasks.Task) -> list[str]:
+  """Names the results that make a task's score: GLUE's all, the first of one's own data."""
+  metrics = task.metrics if task.name in tasks.GLUE_TASKS else task.metrics[:1]
+  return [f"eval_{metric}{suffix}" for suffix in task.eval_splits.values() for metric in metrics]
+
+
+def score_of(results: Mapping[str, Any]) -> float:
+  """Returns a run's score: the mean of its task's metrics and dev sets, as GLUE takes it."""
+  return statistics.mean(results["scores"][name] for name in results["metrics"])
+
+
+def rows_of(task: str, records: Sequence[Record]) -> list[Row]:
+  """Gathers a task's runs by setting."""
+  rows: dict[str, Row] = {}
+  for record in records:
+    row = rows.setdefault(name_of(record.setting), Row(task, record.setting, []))
+    row.records.append(record)
+  return list(rows.values())
+
+
+def best_row(rows: Sequence[Row], task: str) -> Row | None:
+  """Returns a task's setting with the highest mean; None if no run is done."""
+  scored = [row for row in rows if row.task == task and row.scores]
+  return max(scored, key=lambda row: statistics.mean(row.scores), default=None)
+
+
+# --- Text -------------------------------------------------------------------------------------
+
+
+HEADER = ("task", "setting", "scores", "mean", "sd", "median", "best", "collapsed")
+
+
+def cells_of(row: Row) -> tuple[str, ...]:
+  """Returns a row of the table; scores are times 100."""
+  scores = row.scores
+  collapsed = ", ".join(f"seed {seed}" for seed in row.collapsed) or "none"
+  return (row.task, name_of(row.setting) or "-", ", ".join(map(_score, row.records)),
+          _mean(scores), _deviation(scores), *(
+              (_times_100(statistics.median(scores)), _times_100(max(scores))) if scores
+              else ("-", "-")), collapsed if scores else "-")
+
+
+def _times_100(value: float) -> str:
+  return f"{100 * value:.2f}"
+
+
+def _score(record: Record) -> str:
+  return _times_100(record.score) if record.state == "done" else record.state
+
+
+def _mean(values: Sequence[float]) -> str:
+  return _times_100(statistics.mean(values)) if values else "-"
+
+
+def _deviation(values: Sequence[float]) -> str:
+  return _times_100(statistics.stdev(values)) if len(values) > 1 else "-"
+
+
+def metric_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+  """Returns mean and deviation of each metric, of the tasks whose score is made of several."""
+  cells = []
+  for row in rows:
+    done = [record for record in row.records if record.state == "done"]
+    names = done[0].results["metrics"] if done else ()
+    cells += [(row.task, name_of(row.setting) or "-", name.removeprefix("eval_"),
+               _mean(row.metric(name)), _deviation(row.metric(name)))
+              for name in names if len(names) > 1]
+  return cells
+
+
+def glue_line(rows: Sequence[Row]) -> str:
+  """Returns the average of the tasks' best settings in a sentence; "" without a GLUE task.
+
+  As the leaderboard takes it: a task's metrics are averaged first, and each task counts once.
+  """
+  best = {task: row for task in tasks.GLUE_TASKS if (row := best_row(rows, task))}
+  if not best:
+    return ""
+  score = statistics.mean(statistics.mean(row.scores) for row in best.values())
+  missing = [task for task in tasks.GLUE_TASKS if task not in best]
+  return (f"GLUE: {_times_100(score)}, the average of {', '.join(best)}, each with its best "
+          "setting's mean" + (f" (without {', '.join(missing)})" if missing else "")
+          + "; the leaderboard's also has wnli")
+
+
+def aligned(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+  """Returns a table in Markdown whose columns are aligned as text too."""
+  widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+  lines = [header, ["-" * width for width in widths], *cells]
+  return ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+          + " |" for line in lines]
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+  """Returns a line for each run that failed, with its reason."""
+  return [f"{row.task} {name_of(row.setting)} seed {record.seed} failed: {record.error}"
+          for row in rows for record in row.records if record.state == "failed"]
+
+
+# --- Files ------------------------------------------------------------------------------------
+
+
+def write_csv(file: pathlib.Path, rows: Sequence[Row]) -> None:
+  """Writes a line for each run, whatever became of it."""
+  knobs = list(dict.fromkeys(knob for row in rows for knob in row.setting))
+  metrics = list(dict.fromkeys(
+      name for row in rows for record in row.records for name in record.results.get("scores", ())))
+  table = io.StringIO()
+  writer = csv.writer(table, lineterminator="\n")
+  writer.writerow(("task", *knobs, "seed", "state", "score", *metrics, "train_seconds", "error"))
+  for row in rows:
+    for record in row.records:
+      scores = record.results.get("scores", {})
+      writer.writerow((
+          row.task, *(row.setting[knob] for knob in knobs), record.seed, record.state,
+          record.score, *(scores.get(name) for name in metrics),
+          record.results.get("train_seconds"), record.error))
+  with written_whole(file) as temporary:
+    temporary.write_text(table.getvalue(), "utf-8")
+
+
+def write_markdown(file: pathlib.Path, rows: Sequence[Row]) -> None:
+  """Writes the tables, GLUE's average and the failures."""
+  seeds = ", ".join(str(record.seed) for record in rows[0].records) if rows else ""
+  parts = [f"Dev scores times 100 of seeds {seeds}; sd is the sample standard deviation.", "",
+           *aligned(HEADER, list(map(cells_of, rows)))]
+  if cells := metric_cells(rows):
+    parts += ["", "The metrics that these scores are the means of:", "",
+              *aligned(("task", "setting", "metric", "mean", "sd"), cells)]
+  parts += [part for line in (glue_line(rows), *failures(rows)) if line for part in ("", line)]
+  with written_whole(file) as temporary:
+    temporary.write_text("\n".join(parts) + "\n", "utf-8")
+
+
+def points_of(rows: Sequence[Row], task: str, default: float
+              ) -> Iterator[tuple[str, float, Record]]:
+  """Yields (the other knobs' name, learning rate, run) of a task's finished runs.
+
+  Args:
+    rows: of all tasks.
+    task: the one to be drawn.
+    default: the learning rate where the sweep has only one.
+  """
+  for row in rows:
+    others = {knob: value for knob, value in row.setting.items() if knob != "learning_rate"}
+    for record in row.records:
+      if row.task == task and record.state == "done":
+        yield name_of(others), row.setting.get("learning_rate", default), record
+
+
+def draw_scores(image: pathlib.Path, rows: Sequence[Row], default: float) -> None:
+  """Plots each task's dev score over the learning rate: a dot a seed, a cross if it collapsed."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot, ticker
+
+  names = list(dict.fromkeys(row.task for row in rows))
+  figure, axes = pyplot.subplots(1, len(names), figsize=(4.2 * len(names) + 0.8, 3.8),
+                                 constrained_layout=True, squeeze=False)
+  for axis, task in zip(axes[0], names, strict=True):
+    groups: dict[str, list[tuple[float, Record]]] = {}
+    for name, rate, record in points_of(rows, task, default):
+      groups.setdefault(name, []).append((rate, record))
+    for number, (name, points) in enumerate(groups.items()):
+      for marker, crossed in (("o", False), ("x", True)):
+        chosen = [(rate, record.score) for rate, record in points
+                  if is_collapsed(record) is crossed]
+        label = (name or "a seed") + " (collapsed)" * crossed
+        axis.plot([x for x, _ in chosen], [y for _, y in chosen], marker, alpha=0.7,
+                  color=f"C{number}", label=label if chosen else None)
+    rates = sorted({rate for points in groups.values() for rate, _ in points})
+    axis.set(title=task, xlabel="learning rate", ylabel="dev score", xscale="log",
+             xticks=rates)
+    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.xaxis.set_minor_locator(ticker.NullLocator())
+    axis.grid(alpha=0.3)
+    if groups:
+      axis.legend(fontsize="small")
+  with written_whole(image) as temporary:
+    figure.savefig(temporary, dpi=120, format="png")
+  pyplot.close(figure)
+
+
+def write_report(file: pathlib.Path, rows: Sequence[Row], default: float, command: str) -> None:
+  """Writes the sweep's page: see `support/report.py`."""
+  names = list(dict.fromkeys(row.task for row in rows))
+  figures = []
+  for task in names:
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for name, rate, record in points_of(rows, task, default):
+      groups.setdefault(name + " (collapsed)" * is_collapsed(record), []).append(
+          (rate, record.score))
+    figures.append(report.chart(
+        task, [report.Series(name or "a seed", points, "cloud", number)
+               for number, (name, points) in enumerate(groups.items())],
+        "learning rate", y_name="dev score", log_x=True))
+  best = [(f"{task}: {name_of(row.setting) or 'mean'}", _mean(row.scores))
+          for task in names if (row := best_row(rows, task))]
+  sentences = [line for line in (glue_line(rows), *failures(rows)) if line]
+  metrics = metric_cells(rows)
+  report.write_page(file, "Sweep", "Dev scores times 100.", [
+      report.section("Best settings", report.scores(best),
+                     *map(report.paragraph, sentences)),
+      report.section("Scores over learning rate", report.charts(*figures)),
+      report.section("Settings", report.table(HEADER, map(cells_of, rows),
+                                              ("task", "setting", "scores", "collapsed"))),
+      report.section("Metrics", report.table(("task", "setting", "metric", "mean", "sd"), metrics,
+                                             ("task", "setting"))) if metrics else report.Html(""),
+      report.section("Command", report.code(command))])

@@ -1,0 +1,331 @@
+"""A sweep: its flags, its runs on a tiny BERT, what is made once, its table; runs that collapse."""
+
+import csv
+import io
+import json
+import pathlib
+import re
+
+from conftest import run_script_in_process
+import jax
+import ml_collections
+import numpy as np
+import pytest
+from test_run_classifier import TINY, write_mrpc
+
+from classification import collapse, scoreboard, tasks
+import configs.classifier
+import experiment
+import run_classifier
+from support import stopping
+from support.errors import UserError
+from support.study import Record, Search
+import sweep
+
+CONFIG = configs.classifier.get_config()
+
+
+def run(*arguments):
+  run_script_in_process(sweep, "classifier", *arguments)
+
+
+# --- Flags ------------------------------------------------------------------------------------
+
+
+def planned(config=CONFIG, output_dir="OUT", **given):
+  flags = {"tasks": "", "seeds": "", "lists": {}, "grid": "", "sampler": "grid", "num_trials": 0,
+           "storage": ""} | given
+  return sweep.plan_sweep(sweep.SweepFlags(experiment.Asked(config, {}, output_dir), **flags))
+
+
+def test_a_plan():
+  plan = planned(tasks="cola, MRPC", seeds="0..2,7", lists={
+      "learning_rate": "2e-5, 3e-5", "pack_sequences": "True,False", "optimizer": "adamw",
+      "model.hidden_dropout_prob": "0,0.1"})
+  assert plan.tasks == ("cola", "mrpc")
+  assert plan.search == Search(
+      {"learning_rate": (2e-5, 3e-5), "pack_sequences": (True, False), "optimizer": ("adamw",),
+       "model.hidden_dropout_prob": (0.0, 0.1)}, (0, 1, 2, 7), "grid", 0)
+  assert plan.storage == f"sqlite:///{pathlib.Path('OUT').resolve()}/study.db"
+  assert len(planned(tasks="glue").tasks) == 8
+  assert planned().search.seeds == (42,)
+  assert len(list(planned(grid="paper").search.grid())) == 18  # 3 rates x 2 sizes x 3 epochs
+  own = planned(grid="paper", lists={"learning_rate": "1e-4"})
+  assert len(list(own.search.grid())) == 6
+  assert re.fullmatch(r"runs/sweep-cola-mrpc-[\d-]+",
+                      str(planned(tasks="cola,mrpc", output_dir="").folder))
+
+
+@pytest.mark.parametrize("given,message", [
+    ({"seeds": "0-4"}, "seeds must be such as 0..4 or 0,1,2, not '0-4'"),
+    ({"seeds": "4..0"}, "seeds must be such as"),
+    ({"seeds": "0..4,"}, "seeds must be such as"),
+    ({"seeds": "0..99999999"}, "seeds must be such as"),
+    ({"seeds": "4294967296"}, "seeds must be such as"),
+    ({"seeds": "0..2,1"}, "seeds '0..2,1' has a value twice"),
+    ({"tasks": "cola,mrcp"}, "'mrcp' is no GLUE task; known: cola, sst2"),
+    ({"tasks": "cola,wnli"}, "wnli is refused"),
+    ({"tasks": "cola,CoLA"}, "tasks 'cola,CoLA' has a value twice"),
+    ({"grid": "papers"}, "grid 'papers' is not one of paper"),
+    ({"sampler": "bayes"}, "sampler 'bayes' is not one of grid, random, tpe"),
+    ({"sampler": "tpe"}, "random and tpe draw --num_trials=N of them"),
+    ({"num_trials": 3}, "num_trials 3: --sampler=grid runs all settings"),
+    ({"sampler": "tpe", "num_trials": -1}, "num_trials -1: "),
+    ({"lists": {"learning_rate": "2e-5;3e-5"}},
+     "sweep.learning_rate must be values such as 2e-5,3e-5, not '2e-5;3e-5'"),
+    ({"lists": {"learning_rate": "2e-5,"}}, "sweep.learning_rate must be values such as"),
+    ({"lists": {"learning_rate": "2e-5,-1"}}, "learning_rate must be a finite number from 0, not"),
+    ({"lists": {"learning_rate": "2e-5,0.00002"}}, "has a value twice"),
+    ({"lists": {"train_batch_size": "16,32.5"}}, "values such as 16,32, not '16,32.5'"),
+    ({"lists": {"pack_sequences": "yes"}}, "values such as True,False, not 'yes'"),
+    ({"lists": {"optimizer": "adamw,sgd"}}, "optimizer 'sgd' is not one of adamw, lamb"),
+    ({"lists": {"model.hidden_act": "gelu,mish"}}, "sweep.model: hidden_act 'mish' is unknown"),
+    ({"lists": {"seed": "1,2"}}, "sweep.seed is no flag: give --seeds=0..4"),
+    ({"lists": {"dataset_name": "cola"}}, "sweep.dataset_name is no flag: give --tasks=cola,mrpc"),
+    ({"lists": {"keep_checkpoints": "1,2"}},
+     "the trained weights do not depend on keep_checkpoints; set it for all runs with"),
+    ({"output_dir": "s3://bucket/x"}, "output_dir s3://bucket/x: a sweep's is a folder"),
+    ({"config": ml_collections.ConfigDict(CONFIG.to_dict() | {"do_eval": False})},
+     "a sweep trains and evaluates"),
+    ({"config": ml_collections.ConfigDict(CONFIG.to_dict() | {"distributed": True})},
+     "a sweep runs on one host")])
+def test_flags_that_cannot_be_read(given, message):
+  with pytest.raises(UserError, match=message) as error:
+    planned(**given)
+  assert "\n" not in str(error.value)
+
+
+def test_a_knob_that_does_not_exist(capsys):
+  with pytest.raises(SystemExit):
+    run("--sweep.learnin_rate=1e-5")
+  assert re.match(r"error: unknown knob --sweep.learnin_rate; did you mean --sweep.learning_rate\? "
+                  r"All knobs: .*classifier.py, or --help\n", capsys.readouterr().err)
+
+
+# --- Runs -------------------------------------------------------------------------------------
+
+
+COMPILED = []  # the seconds of each compilation of this process
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: COMPILED.append(seconds) if "backend_compile" in event else None)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, vocab_dir):
+  """A sweep of 2 learning rates and 2 seeds: its folder, its flags, compilations of each run."""
+  base = tmp_path_factory.mktemp("sweep")
+  glue = write_mrpc(base / "glue")
+  arguments = (*TINY, f"--config.tokenizer={vocab_dir}", f"--config.dataset_path={glue}",
+               "--config.num_train_epochs=6.0", "--tasks=mrpc", "--seeds=0,1",
+               "--sweep.learning_rate=0.01,1e-9", f"--output_dir={base / 'out'}")
+  arguments = [argument for argument in arguments if "config.learning_rate" not in argument]
+  counts, run_command = [], run_classifier.run_command
+
+  def counted(asked):
+    COMPILED.clear()
+    result = run_command(asked)
+    counts.append(len(COMPILED))
+    return result
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(run_classifier, "run_command", counted)
+    run(*arguments)
+  return base / "out", arguments, counts
+
+
+def rows_of(folder):
+  return list(csv.DictReader(io.StringIO((folder / "results.csv").read_text())))
+
+
+def test_every_run_is_an_ordinary_run(swept):
+  folder, _, _ = swept
+  for rate in ("0.01", "1e-09"):
+    for seed in (0, 1):
+      place = folder / "mrpc" / f"learning_rate={rate}" / f"seed-{seed}"
+      assert (place / "model" / "model.safetensors").exists()
+      stored = json.loads((place / "config.json").read_text())["config"]
+      assert (stored["learning_rate"], stored["seed"]) == (float(rate), seed)
+      assert f"done: {place}" in (place.parent / f"seed-{seed}.log").read_text()
+
+
+def test_nothing_is_compiled_twice(swept):
+  *_, counts = swept
+  assert len(counts) == 4
+  assert counts[0] > 0
+  assert counts[1:] == [0, 0, 0]
+
+
+def test_the_table(swept):
+  folder, _, _ = swept
+  rows = rows_of(folder)
+  assert [(row["learning_rate"], row["seed"], row["state"]) for row in rows] == [
+      ("0.01", "0", "done"), ("0.01", "1", "done"), ("1e-09", "0", "done"), ("1e-09", "1", "done")]
+  for row in rows:
+    results = json.loads((folder / "mrpc" / f"learning_rate={row['learning_rate']}"
+                          / f"seed-{row['seed']}" / "eval_results.json").read_text())
+    assert float(row["score"]) == (results["eval_f1"] + results["eval_accuracy"]) / 2
+    assert row["eval_collapsed"] == str(results["eval_collapsed"])
+  assert [row["eval_collapsed"] for row in rows] == ["False", "False", "True", "True"]
+  text = (folder / "results.md").read_text()
+  good = re.search(r"^\| mrpc \| learning_rate=0.01 .*$", text, re.M)[0]
+  scores = [100 * float(row["score"]) for row in rows[:2]]
+  assert [cell.strip() for cell in good.split("|")[3:-1]] == [
+      ", ".join(f"{score:.2f}" for score in scores), f"{np.mean(scores):.2f}",
+      f"{np.std(scores, ddof=1):.2f}", f"{np.median(scores):.2f}", f"{max(scores):.2f}", "none"]
+  assert re.search(r"learning_rate=1e-09 .*\| seed 0, seed 1 \|$", text, re.M)
+  assert f"GLUE: {np.mean(scores):.2f}, the average of mrpc" in text
+  assert "without cola, sst2" in text
+  for name in ("scores.png", "report.html", "study.db"):
+    assert (folder / name).stat().st_size > 1000
+
+
+def test_the_same_command_runs_nothing_again(swept, monkeypatch, capsys):
+  folder, arguments, _ = swept
+  before = (folder / "results.csv").read_bytes()
+  monkeypatch.setattr(run_classifier, "run_command", None)
+  run(*arguments)
+  assert (folder / "results.csv").read_bytes() == before
+  assert "| mrpc | learning_rate=0.01" in capsys.readouterr().out
+
+
+def test_another_sweep_needs_another_folder(swept):
+  _, arguments, _ = swept
+  with pytest.raises(UserError, match="already holds another run .num_train_epochs is 6.0 there"):
+    run(*arguments, "--config.num_train_epochs=5.0")
+  with pytest.raises(UserError, match="already holds a sweep over .*learning_rate"):
+    run(*arguments, "--sweep.learning_rate=0.01")
+
+
+def test_an_interrupted_sweep_goes_on(swept, tmp_path, monkeypatch, capsys):
+  """In the middle of the first run: the step is saved, and nothing is recorded."""
+  folder, arguments, _ = swept
+  arguments = (*arguments, "--sweep.learning_rate=0.01", f"--output_dir={tmp_path / 'out'}")
+  score, calls = run_classifier.score_splits, []
+
+  def stop(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == 2:
+      raise stopping.Stopped
+    return score(*args, **kwargs)
+
+  monkeypatch.setattr(run_classifier, "score_splits", stop)
+  with pytest.raises(stopping.Stopped):
+    run(*arguments)
+  assert re.search("step [1-9].* is saved; the same command continues", stopping.last_line())
+  assert not (tmp_path / "out" / "results.csv").exists()
+  run(*arguments)
+  place = pathlib.Path("mrpc", "learning_rate=0.01")
+  assert "continuing after step" in (tmp_path / "out" / place / "seed-0.log").read_text()
+  weights = place / "seed-0" / "model" / "model.safetensors"
+  assert (tmp_path / "out" / weights).read_bytes() == (folder / weights).read_bytes()
+  assert rows_of(tmp_path / "out") == [
+      {**row, "train_seconds": there["train_seconds"]}
+      for row, there in zip(rows_of(folder), rows_of(tmp_path / "out"), strict=False)]
+
+
+def test_a_run_that_fails_does_not_stop_the_others(swept, tmp_path, capsys):
+  """A length beyond the model's positions is found out by the run itself."""
+  _, arguments, _ = swept
+  run(*arguments, "--sweep.learning_rate=0.01", "--sweep.max_seq_length=64,16", "--seeds=0",
+      f"--output_dir={tmp_path / 'out'}")
+  failed, done = rows_of(tmp_path / "out")
+  assert failed["state"] == "failed"
+  assert failed["error"] == ("max_seq_length 64 is over the model's max_position_embeddings 32")
+  assert done["state"] == "done"
+  assert "failed: max_seq_length 64 is over" in (tmp_path / "out" / "results.md").read_text()
+  printed = capsys.readouterr().out
+  assert "mrpc learning_rate=0.01,max_seq_length=64 seed 0: failed: max_seq_length 64" in printed
+
+
+@pytest.mark.parametrize("change,message", [
+    ("--tasks=mrpc,cola", r"has no folder CoLA/"),
+    ("--sweep.train_batch_size=8,6", "train_batch_size 6 is not a positive multiple of 4 devices"),
+    ("--config.tokenizer=/no/model", "/no/model"),
+    ("--storage=nodatabase://x", "storage nodatabase://x cannot be opened")])
+def test_nothing_is_run_before_all_is_checked(swept, tmp_path, monkeypatch, change, message):
+  _, arguments, _ = swept
+  monkeypatch.setattr(run_classifier, "run_command", None)
+  with pytest.raises(UserError, match=message):
+    run(*arguments, change, f"--output_dir={tmp_path / 'out'}")
+  assert not list(tmp_path.glob("out/*"))
+
+
+# --- The table --------------------------------------------------------------------------------
+
+
+def record(seed, score, state="done", collapsed=False, metrics=("eval_matthews_correlation",)):
+  scores = dict.fromkeys(metrics, score) | {"eval_collapsed": collapsed}
+  return Record({"learning_rate": 2e-5}, seed, state, score if state == "done" else None,
+                {"scores": scores, "metrics": list(metrics)} if state == "done" else {},
+                "it broke" if state == "failed" else "")
+
+
+def test_cells():
+  row, = scoreboard.rows_of("cola", [record(0, 0.5), record(1, 0.0, collapsed=True),
+                                     record(2, 0.6), record(3, 0, "failed"),
+                                     record(4, 0, "under way")])
+  assert scoreboard.cells_of(row) == (
+      "cola", "learning_rate=2e-05", "50.00, 0.00, 60.00, failed, under way", "36.67", "32.15",
+      "50.00", "60.00", "seed 1")
+  empty, = scoreboard.rows_of("cola", [record(0, 0, "waiting")])
+  assert scoreboard.cells_of(empty)[2:] == ("waiting", "-", "-", "-", "-", "-")
+  assert scoreboard.failures([row]) == ["cola learning_rate=2e-05 seed 3 failed: it broke"]
+
+
+def test_glues_average_takes_each_tasks_mean_first():
+  results = scoreboard.run_results(tasks.GLUE_TASKS["mnli"], {
+      "eval_accuracy": 0.8, "eval_accuracy_mismatched": 0.7, "eval_loss": 1.0}, 1.0)
+  assert scoreboard.score_of(results) == 0.75
+  own = scoreboard.run_results(tasks.own_task(("text",), ("a", "b")), {
+      "eval_accuracy": 0.8, "eval_f1": 0.1}, 1.0)
+  assert scoreboard.score_of(own) == 0.8
+  rows = [*scoreboard.rows_of("cola", [record(0, 0.5), record(1, 0.7)]),
+          *scoreboard.rows_of("rte", [record(0, 0.8)])]
+  worse = rows[0]._replace(setting={"learning_rate": 1.0}, records=[record(0, 0.4)])
+  assert scoreboard.glue_line([worse, *rows]).startswith(
+      "GLUE: 70.00, the average of cola, rte, each with its best setting's mean")
+  assert not scoreboard.glue_line(scoreboard.rows_of("mine", [record(0, 0.5)]))
+
+
+# --- Collapse ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task,predictions,labels,alike", [
+    ("rte", [1, 1, 1], [0, 1, 1], True), ("rte", [0, 1, 1], [0, 1, 1], False),
+    ("rte", [1, 1, 1], [1, 1, 1], False),  # nothing to tell apart
+    ("stsb", [2.5, 2.501, 2.5], [0.0, 2.0, 5.0], True),
+    ("stsb", [2.0, 2.501, 3.0], [0.0, 2.0, 5.0], False)])
+def test_answers_that_are_alike(task, predictions, labels, alike):
+  assert collapse.answers_alike(tasks.GLUE_TASKS[task], np.asarray(predictions),
+                                np.asarray(labels)) is alike
+
+
+def records_of(*losses):
+  return [{"step": 2 * i + 2, "loss": loss, "learning_rate": 1e-5}
+          for i, loss in enumerate(losses)] + [{"step": 4, "eval_loss": 0.0}]
+
+
+def test_a_loss_that_never_left_that_of_the_classes_frequencies():
+  counts = [300, 700]
+  floor = collapse.entropy(counts)
+  assert floor == pytest.approx(0.610864, rel=1e-5)
+  low = floor - 0.2
+  assert collapse.never_learned(records_of(1.0, low, floor, floor + 0.01), counts)  # one batch
+  assert not collapse.never_learned(records_of(1.0, floor, low, floor), counts)
+  assert not collapse.never_learned([], counts)
+  assert not collapse.never_learned(records_of(9.0), [])  # a regression, or an older run
+  assert not collapse.never_learned(records_of(9.0), [0, 700])
+
+
+def test_a_collapsed_run_says_so_in_a_line(swept):
+  folder, _, _ = swept
+  said = (folder / "mrpc" / "learning_rate=1e-09" / "seed-0.log").read_text()
+  line = re.search(r"^warning: the model has collapsed: .*$", said, re.M)[0]
+  for flag in re.findall(r"--config\.(\w+)", line):
+    assert flag in CONFIG
+  assert "eval_collapsed = True" in said
+  assert "warning: the model has collapsed" not in (
+      folder / "mrpc" / "learning_rate=0.01" / "seed-0.log").read_text()
+  card = (folder / "mrpc" / "learning_rate=0.01" / "seed-0" / "model" / "README.md").read_text()
+  assert "eval_accuracy" in card
+  assert "collapsed" not in card
