@@ -111,9 +111,11 @@ def run_script_in_process(script, config_file, *arguments):
   if not any(a.startswith("--config=") for a in argv):
     argv.insert(1, f"--config={ROOT}/configs/{config_file}.py")
   with unittest.mock.patch.object(sys, "argv", argv):  # ml_collections looks there for overrides
-    if script.__name__ == "sweep":
-      script.define_flags()
-    OWN_FLAGS.update(set(values) - others)
+    try:
+      if script.__name__ == "sweep":
+        script.define_flags()
+    finally:
+      OWN_FLAGS.update(set(values) - others)
     values(argv)
     script.main()
 

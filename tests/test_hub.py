@@ -71,7 +71,7 @@ def test_the_first_command_fetches_trains_and_scores(fetched):
   assert "train: 40 examples" in done.process.stdout
   assert "validation: 20 examples" in done.process.stdout
   results = json.loads((done.folder / "eval_results.json").read_text())
-  assert set(results) == {"eval_matthews_correlation", "eval_loss"}
+  assert set(results) == {"eval_matthews_correlation", "eval_loss", "eval_collapsed"}
   config = json.loads((done.folder / "model" / "config.json").read_text())
   assert config["id2label"] == {"0": "unacceptable", "1": "acceptable"}
 

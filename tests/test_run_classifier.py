@@ -70,7 +70,8 @@ def test_a_run_leaves_everything_behind(finished):
   assert any(name.startswith("events.out.tfevents") for name in names)
   assert not list(folder.rglob("*.tmp"))
   results = json.loads((folder / "eval_results.json").read_text())
-  assert set(results) == {"eval_f1", "eval_accuracy", "eval_loss"}
+  assert set(results) == {"eval_f1", "eval_accuracy", "eval_loss", "eval_collapsed"}
+  assert results["eval_collapsed"] is False
   assert f"eval_accuracy = {results['eval_accuracy']:.6f}\n" in (
       folder / "eval_results.txt").read_text()
   summary = json.loads((folder / "summary.json").read_text())
@@ -372,7 +373,7 @@ def test_mnli_then_rte(tmp_path, vocab_dir, capsys):
       f"--output_dir={tmp_path / 'mnli'}")
   results = json.loads((tmp_path / "mnli" / "eval_results.json").read_text())
   assert set(results) == {"eval_accuracy", "eval_accuracy_mismatched", "eval_loss",
-                          "eval_loss_mismatched"}
+                          "eval_loss_mismatched", "eval_collapsed"}
   for name in ("MNLI-m", "MNLI-mm"):
     rows = (tmp_path / "mnli" / "predictions" / f"{name}.tsv").read_text().splitlines()[1:]
     assert {row.split("\t")[1] for row in rows} <= {"entailment", "neutral", "contradiction"}
