@@ -229,8 +229,8 @@ def draw_scores(image: pathlib.Path, rows: Sequence[Row], default: float) -> Non
         axis.plot([x for x, _ in chosen], [y for _, y in chosen], marker, alpha=0.7,
                   color=f"C{number}", label=label if chosen else None)
     rates = sorted({rate for points in groups.values() for rate, _ in points})
-    axis.set(title=task, xlabel="learning rate", ylabel="dev score", xscale="log",
-             xticks=rates)
+    axis.set(title=task, xlabel="learning rate", ylabel="dev score", xticks=rates,
+             xscale="log" if rates and rates[0] > 0 else "linear")
     axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
     axis.xaxis.set_minor_locator(ticker.NullLocator())
     axis.grid(alpha=0.3)
