@@ -372,9 +372,10 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
   def evaluate(state: training.TrainState) -> dict[str, float]:
     step = int(state.step)
     results = plan.evaluate(state.params, step)
-    reporter.metrics(step, results)
+    numbers = {name: value for name, value in results.items() if not isinstance(value, bool)}
+    reporter.metrics(step, numbers)
     reporter.say(f"step {step}: " + "  ".join(
-        f"{name} {value:.4f}" for name, value in results.items() if not isinstance(value, bool)))
+        f"{name} {value:.4f}" for name, value in numbers.items()))
     return results
 
   batches = data.prefetch(map(training.place, plan.batches_from(first_step)))

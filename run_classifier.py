@@ -74,7 +74,7 @@ def run_command(asked: experiment.Asked) -> "CommandResult":
   plan = plan_fine_tuning(config, classifier, run_data, dev_logits) if run.trains else None
   experiment.start_run(run, SCRIPT, classifier.model.config, classifier.params, tokenizer,
                        label_names=classifier.label_names, data=digests,
-                       class_counts=train_class_counts(run_data))
+                       class_counts=run_data.class_counts().get("train", {}))
   if plan:
     params, results = experiment.run_training(run, plan)
     classifier = dataclasses.replace(classifier, params=params)
@@ -255,16 +255,11 @@ def score_splits(config: ml_collections.ConfigDict, classifier: Classifier,
   return results | {"eval_collapsed": any(alike)}
 
 
-def train_class_counts(run_data: RunData) -> list[int]:
-  """Counts the training examples of each class; [] of a regression or without training."""
-  train = run_data.splits.get("train")
-  return collapse.class_counts(train.examples.labels, len(run_data.label_names)) if train else []
-
-
 def with_collapse(run: experiment.Run, results: Mapping[str, float]) -> dict[str, float]:
   """Completes eval_collapsed by what the run's training loss shows; prints what helps."""
   config_file = run.folder / "config.json"
-  counts = files.read_json(config_file).get("class_counts", []) if config_file.exists() else []
+  stored = files.read_json(config_file) if config_file.exists() else {}
+  counts = list(stored.get("class_counts", {}).values())
   idle = collapse.never_learned(reporting.read_metrics(run.folder / "metrics.jsonl"), counts)
   if results["eval_collapsed"] or idle:
     sign = ("it gives all examples of a dev set one answer" if results["eval_collapsed"] else

@@ -31,16 +31,6 @@ def answers_alike(task: tasks.Task, predictions: np.ndarray, labels: np.ndarray)
   return bool(np.ptp(predictions) == 0)
 
 
-def class_counts(labels: np.ndarray, classes: int) -> list[int]:
-  """Counts the training examples of each class; [] for values.
-
-  Args:
-    labels: [examples] class numbers.
-    classes: their number; 0 for a regression.
-  """
-  return np.bincount(labels, minlength=classes).tolist() if classes else []
-
-
 def entropy(counts: Sequence[int]) -> float:
   """Returns the cross entropy, in nats, of answering each class as often as it occurs."""
   shares = np.asarray([count for count in counts if count], np.float64)

@@ -245,7 +245,7 @@ class _Events:
 
   def add(self, step: int, record: Mapping[str, float]) -> None:
     """Appends a record, the dev scores under eval/ and all else under train/."""
-    values = [self._summary.Value(tag=grouped_name(name), simple_value=float(value))
+    values = [self._summary.Value(tag=grouped_name(name), simple_value=value)
               for name, value in record.items()]
     self._write(step=step, summary=self._summary(value=values))
 
