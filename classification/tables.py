@@ -1,6 +1,7 @@
 """What is in a labelled table: rows that know their lines, the columns, which rows are usable."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import contextlib
 import dataclasses
 import itertools
 from typing import Any, TYPE_CHECKING
@@ -125,11 +126,12 @@ class Table:
       column.validate(full=True)
     except pyarrow.ArrowInvalid as error:
       kind = pyarrow.large_binary()
-      cells = column.cast(kind if content == "text" else pyarrow.list_(kind)).to_pylist()
-      for row, value in enumerate(cells):
-        if not all(map(_is_utf8, value if content == "lists" and value else [value])):
-          raise UserError(f"{self.where(row)}: column {shown(name)} is not UTF-8: {shown(value)}"
-                          ) from error
+      with contextlib.suppress(pyarrow.ArrowException):  # lists of something else than text
+        cells = column.cast(kind if content == "text" else pyarrow.list_(kind)).to_pylist()
+        for row, value in enumerate(cells):
+          if not all(map(_is_utf8, value if content == "lists" and value else [value])):
+            raise UserError(f"{self.where(row)}: column {shown(name)} is not UTF-8: "
+                            f"{shown(value)}") from error
       raise UserError(f"{self.source}: column {shown(name)}: {first_line(error)}") from error
     return column
 

@@ -1001,6 +1001,14 @@ def test_lists_that_are_wrong(cells, message):
     listed(table_of(text=["x"] * 3, labels=cells), names=("a", "b"))
 
 
+def test_lists_in_parquet_that_are_not_utf8(tmp_path):
+  items = pyarrow.array([b"a", b"na\xefve"]).view(pyarrow.string())
+  lists = pyarrow.ListArray.from_arrays(pyarrow.array([0, 1, 2], pyarrow.int32()), items)
+  parquet(tmp_path, pyarrow.table({"text": ["a", "b"], "labels": lists}))
+  with refuses("train.parquet:2: column 'labels' is not UTF-8: [b'na\\xefve']"):
+    listed(read(tmp_path))
+
+
 def test_a_list_that_means_no_label():
   table = table_of(text=["x"] * 3, labels=[["a"], ["none"], []])
   kept = tables.usable_rows(table, tables.Layout(("text",), "labels"), labelled=True,
