@@ -74,7 +74,7 @@ def run_command(asked: experiment.Asked) -> "CommandResult":
   plan = plan_fine_tuning(config, classifier, run_data, dev_logits) if run.trains else None
   experiment.start_run(run, SCRIPT, classifier.model.config, classifier.params, tokenizer,
                        label_names=classifier.label_names, data=digests,
-                       class_counts=run_data.class_counts().get("train", {}))
+                       class_counts=counts_to_learn(run_data))
   if plan:
     params, results = experiment.run_training(run, plan)
     classifier = dataclasses.replace(classifier, params=params)
@@ -253,6 +253,16 @@ def score_splits(config: ml_collections.ConfigDict, classifier: Classifier,
     results |= {f"eval_{name}{suffix}": value for name, value in scores.items()}
     alike.append(collapse.answers_alike(task, predictions, examples.labels))
   return results | {"eval_collapsed": any(alike)}
+
+
+def counts_to_learn(run_data: RunData) -> dict[str, int]:
+  """Returns the training examples of each class, whose frequencies `with_collapse` looks at.
+
+  {} where nothing is trained on, and where a text is of any number of classes: the loss at their
+  frequencies is another one.
+  """
+  task = run_data.task
+  return {} if task.multi_label else run_data.class_counts().get(task.train_split, {})
 
 
 def with_collapse(run: experiment.Run, results: Mapping[str, float]) -> dict[str, float]:

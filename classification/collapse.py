@@ -21,14 +21,14 @@ def answers_alike(task: tasks.Task, predictions: np.ndarray, labels: np.ndarray)
 
   Args:
     task: of classes or values.
-    predictions: [examples] class numbers or values.
-    labels: [examples] likewise.
+    predictions: [examples] class numbers or values, or [examples, classes] of 0 and 1.
+    labels: likewise.
   """
-  if np.ptp(labels) == 0:
+  if (labels == labels[:1]).all():
     return False
   if task.regression:
     return bool(np.std(predictions) < _CONSTANT * np.std(labels))
-  return bool(np.ptp(predictions) == 0)
+  return bool((predictions == predictions[:1]).all())
 
 
 def entropy(counts: Sequence[int]) -> float:

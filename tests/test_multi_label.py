@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import checkpoint_utils
-from classification import dev_predictions, tasks
+from classification import collapse, dev_predictions, tasks
 from classification.splits import names_in
 import data
 import losses
@@ -182,6 +182,13 @@ def test_its_dev_predictions_and_report(trained):
   assert summary["class_counts"]["validation"] == {
       name: sum(name in names for names in gold) for name in TASK.label_names}
   assert "precision" in (trained / "out" / "report.html").read_text()
+
+
+def test_one_answer_for_all_is_a_collapse():
+  labels = np.asarray([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+  assert collapse.answers_alike(TASK, np.tile([[1, 0, 0]], (3, 1)), labels)
+  assert not collapse.answers_alike(TASK, labels[::-1], labels)
+  assert not collapse.answers_alike(TASK, labels * 0, labels * 0)
 
 
 def test_wrong_examples_of_several_classes():
