@@ -231,8 +231,9 @@ def test_half_a_head_is_a_broken_file(tiny, folder):
     ({"text_columns": 5}, "text_columns must be a list of names, not 5"),
     ({"text_columns": "text"}, "text_columns must be a list of names, not 'text'"),
     ({"text_columns": [["a"]]}, "text_columns must be a list of names"),
-    ({"problem_type": "multi_label_classification"}, "problem_type 'multi_label_classification' "
-     "with 3 names .*delete both entries to start from the encoder"),
+    ({"text_delimiter": 5}, "text_delimiter must be a str, not 5"),
+    ({"problem_type": "multi_label_classification", "id2label": {"0": "a"}},
+     "problem_type 'multi_label_.*' with 1 names .*delete both entries to start from the encoder"),
     ({"problem_type": "regression"}, "problem_type 'regression' with 3 names"),
     ({"problem_type": ["regression"]}, "problem_type .'regression'. with 3 names"),
     ({"problem_type": "single_label_classification", "id2label": {"0": "a"}},
