@@ -293,6 +293,8 @@ def test_glues_average_takes_each_tasks_mean_first():
 @pytest.mark.parametrize("task,predictions,labels,alike", [
     ("rte", [1, 1, 1], [0, 1, 1], True), ("rte", [0, 1, 1], [0, 1, 1], False),
     ("rte", [1, 1, 1], [1, 1, 1], False),  # nothing to tell apart
+    ("rte", [[0, 1], [0, 1]], [[0, 1], [1, 1]], True),  # several classes an example
+    ("rte", [[0, 1], [0, 0]], [[0, 1], [1, 1]], False),
     ("stsb", [2.5, 2.501, 2.5], [0.0, 2.0, 5.0], True),
     ("stsb", [2.0, 2.501, 3.0], [0.0, 2.0, 5.0], False)])
 def test_answers_that_are_alike(task, predictions, labels, alike):
