@@ -143,15 +143,6 @@ def random_batch(config, rows=4, length=12, seed=0, num_labels=2):
                   "weights": np.ones(rows, np.float32)}
 
 
-def random_params(model, seed=0):
-  """Random parameters of a usual size; nothing is compiled for them."""
-  shapes = jax.eval_shape(model.init, jax.random.key(0), modeling.one_token())["params"]
-  rng = np.random.default_rng(seed)
-  return jax.tree_util.tree_map_with_path(
-      lambda path, x: np.asarray((path[-1].key == "scale") + 0.2 * rng.standard_normal(x.shape),
-                                 np.float32), shapes)
-
-
 def init_params(model, batch, seed=0):
   """Random parameters with biases and LayerNorms moved off 0 and 1, without compiling `init`."""
   shapes = jax.eval_shape(model.init, jax.random.key(seed), batch)["params"]

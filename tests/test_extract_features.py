@@ -3,7 +3,7 @@
 import json
 
 from absl import flags
-from conftest import GOLDEN, random_params, WORDS
+from conftest import GOLDEN, init_params, WORDS
 import numpy as np
 import pytest
 
@@ -22,7 +22,8 @@ def model(tmp_path_factory, tiny_config, tokenizer):
   """A pre-trained model's folder with random weights."""
   folder = tmp_path_factory.mktemp("model") / "model"
   pretrained = modeling.BertForPreTraining(tiny_config)
-  checkpoint_utils.export_huggingface(folder, tiny_config, random_params(pretrained), tokenizer, "",
+  params = init_params(pretrained, modeling.one_token())
+  checkpoint_utils.export_huggingface(folder, tiny_config, params, tokenizer, "",
                                       architectures=["BertForPreTraining"])
   return folder
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from absl import flags
-from conftest import random_params, ROOT, WORDS
+from conftest import init_params, ROOT, WORDS
 import numpy as np
 import pytest
 
@@ -24,7 +24,7 @@ def export(folder, config, tokenizer, labels=LABELS, texts=("text",), kind="sing
   """A fine-tuned classifier's model/ with random weights."""
   model = modeling.BertForSequenceClassification(config, len(labels))
   checkpoint_utils.export_huggingface(
-      folder, config, random_params(model, seed), tokenizer, "",
+      folder, config, init_params(model, modeling.one_token(), seed), tokenizer, "",
       architectures=["BertForSequenceClassification"], text_columns=texts,
       id2label=dict(enumerate(labels)),
       label2id={name: i for i, name in enumerate(labels)},
@@ -219,8 +219,9 @@ def test_bad_input_is_one_line(model, tmp_path, capsys):
 
 def test_a_model_without_a_classifier_is_refused(tmp_path, tiny_config, tokenizer):
   pretrained = modeling.BertForPreTraining(tiny_config)
-  checkpoint_utils.export_huggingface(tmp_path / "model", tiny_config, random_params(pretrained),
-                                      tokenizer, "", architectures=["BertForPreTraining"])
+  params = init_params(pretrained, modeling.one_token())
+  checkpoint_utils.export_huggingface(tmp_path / "model", tiny_config, params, tokenizer, "",
+                                      architectures=["BertForPreTraining"])
   with pytest.raises(UserError, match="has no trained classifier; run_classifier.py trains one"):
     load_classifier(str(tmp_path / "model"))
 
