@@ -22,8 +22,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
-import pathlib
 import re
 from typing import Any, NamedTuple
 
@@ -361,7 +359,7 @@ def write_npz(settings: Settings, layers: Sequence[int], features: Iterable[Feat
                "values": np.concatenate(values, axis=1)}
   else:
     arrays["values"] = np.stack(values)
-  with (files.written_whole(pathlib.Path(os.path.expanduser(settings.output_file))) as temporary,
+  with (files.written_whole(files.output_file(settings.output_file)) as temporary,
         temporary.open("wb") as stream):
     np.savez(stream, **arrays)
   return len(values)

@@ -107,6 +107,7 @@ def make_submission(settings: Settings) -> None:
     raise UserError(f"{settings.runs} has no finished run of {', '.join(missing)}"
                     + ("; --partial writes the other files" if chosen else
                        " or of any other GLUE task"))
+  output = files.output_file(settings.output)
   devices.prepare_to_use("make_submission")
   with tempfile.TemporaryDirectory() as folder:
     for run in chosen.values():
@@ -114,7 +115,6 @@ def make_submission(settings: Settings) -> None:
     if "mnli" in chosen:
       write_diagnostic(pathlib.Path(folder), chosen["mnli"], settings.glue_data)
     write_wnli(pathlib.Path(folder), glue_folders(settings, chosen.values()))
-    output = pathlib.Path(os.path.expanduser(settings.output))
     written = sorted(pathlib.Path(folder).iterdir())
     with (files.written_whole(output) as temporary,
           zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive):

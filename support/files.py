@@ -109,16 +109,37 @@ def written_whole(path: pathlib.Path, shared: bool = False) -> Iterator[pathlib.
     _remove(temporary)
 
 
+def output_file(name: str) -> pathlib.Path:
+  """Returns the path of a file that a command is to write whole.
+
+  Raises:
+    UserError: a folder is there, or a device: neither is to be replaced.
+  """
+  path = pathlib.Path(os.path.expanduser(name))
+  if path.exists() and not path.is_file():
+    raise UserError(f"{name} is {'a folder' if path.is_dir() else 'no regular file'}; name a file "
+                    "to write")
+  return path
+
+
 @contextlib.contextmanager
 def opened_output(name: str) -> Iterator[TextIO]:
   """Yields the text stream of a command's results.
 
   Args:
-    name: of a file, which is written whole or not at all; "-" for the standard output, whose
-      reader may leave (`| head`): that ends the block quietly.
+    name: of a file, which is written whole or not at all; of a device or a named pipe; or "-" for
+      the standard output, whose reader may leave (`| head`): that ends the block quietly.
+
+  Raises:
+    UserError: like `output_file`.
   """
+  path = pathlib.Path(os.path.expanduser(name))
+  if path.is_char_device() or path.is_fifo():
+    with path.open("w", encoding="utf-8") as stream:
+      yield stream
+    return
   if name != "-":
-    with (written_whole(pathlib.Path(os.path.expanduser(name))) as temporary,
+    with (written_whole(output_file(name)) as temporary,
           temporary.open("w", encoding="utf-8", newline="\n") as stream):
       yield stream
     return

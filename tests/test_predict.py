@@ -1,6 +1,7 @@
 """predict.py: the predictions of transformers, in the input's order, whatever the input holds."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -215,6 +216,16 @@ def test_bad_input_is_one_line(model, tmp_path, capsys):
       run(*arguments)
     assert str(raised.value) == message
   assert capsys.readouterr().out.count("{") == 0
+
+
+def test_no_folder_and_no_device_is_replaced(model, tmp_path):
+  (tmp_path / "kept" / "inside").mkdir(parents=True)
+  with pytest.raises(UserError, match="kept is a folder; name a file to write"):
+    predicted(tmp_path, model, "the film\n", f"--output={tmp_path}/kept")
+  assert (tmp_path / "kept" / "inside").is_dir()
+  (tmp_path / "texts.txt").write_text("\n")
+  run(f"--model={model}", f"--input={tmp_path}/texts.txt", "--output=/dev/null")
+  assert pathlib.Path("/dev/null").is_char_device()
 
 
 def test_a_model_without_a_classifier_is_refused(tmp_path, tiny_config, tokenizer):
