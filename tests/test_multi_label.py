@@ -282,11 +282,14 @@ def test_a_train_split_without_any_class(tmp_path, vocab_dir):
 
 def test_predict_names_all_classes_of_a_text(trained, tmp_path):
   """The columns are joined as in training; a row without any text has null."""
-  rows = ["title,text,year", "the film,it was good slow,1", "the film,it was bad,2", ",,"]
-  (tmp_path / "in.csv").write_text("\n".join(rows))
-  predict.predict(predict.Settings(str(trained / "out"), str(tmp_path / "in.csv"),
+  lines = (trained / "extra.jsonl").read_text() + '\n{"title": " "}\n'
+  (tmp_path / "in.jsonl").write_text(lines)
+  predict.predict(predict.Settings(str(trained / "out"), str(tmp_path / "in.jsonl"),
                                    str(tmp_path / "out.jsonl"), (), 0, "float32"))
-  said = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-  assert [row["labels"] for row in said] == [["good", "slow"], ["bad"], None]
-  for row in said[:2]:
+  *said, last = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+  with (trained / "out" / "predictions" / "extra.tsv").open(newline="") as file:
+    named = [row["prediction"] for row in csv.DictReader(file, delimiter="\t")]
+  assert [",".join(row["labels"]) for row in said] == named
+  assert last == {"labels": None, "probabilities": None}
+  for row in said:
     assert [name for name, p in row["probabilities"].items() if p > 0.5] == row["labels"]
