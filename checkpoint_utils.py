@@ -160,7 +160,9 @@ class LoadReport:
 
   def __str__(self) -> str:
     def named(names: tuple[str, ...]) -> str:
-      return f" ({', '.join(names)})" if names else ""
+      short = dict.fromkeys(re.sub(r"^(bert/layer_\d+/).*", r"\1*", name) for name in names)
+      return f" ({', '.join(short)})" if names else ""
+
     return (f"{len(self.loaded)} tensors loaded, "
             f"{len(self.initialized)} freshly initialized{named(self.initialized)}, "
             f"{len(self.ignored)} ignored{named(self.ignored)}"
@@ -596,7 +598,7 @@ def load_params(checkpoint: Checkpoint, fresh: Params,
                         f"checkpoint and {list(initial.shape)} in the model")
       params[name] = _finite(value, f"{checkpoint.path}: {name}")
       loaded.append(name)
-    elif name.startswith(HEADS):
+    elif name.startswith((*HEADS, *reinitialize)):
       params[name] = np.asarray(initial)
       initialized.append(name)
     else:

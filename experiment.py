@@ -318,6 +318,7 @@ class TrainingPlan:
     batches_from: first step -> the batches from there on, for the local devices.
     evaluate: (parameters, step) -> results; None: nothing to evaluate.
     curve: the name in metrics.jsonl of the result that curves.png shows.
+    frozen: modules that the optimizer and the step keep as they are.
     steps_left: see `reporting.Reporter`.
     summary: what else summary.json is to hold.
   """
@@ -333,6 +334,7 @@ class TrainingPlan:
   batches_from: Callable[[int], Iterator[data.Batch]]
   evaluate: Callable[[training.Params, int], dict[str, float]] | None
   curve: str
+  frozen: training.Modules = ()
   steps_left: Callable[[int], float] | None = None
   summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -462,13 +464,20 @@ def starting_state(run: Run, checkpointer: checkpointing.Checkpointer | None,
 
 def say_plan(config: ml_collections.ConfigDict, plan: TrainingPlan, first_step: int) -> None:
   """Prints steps, batch and decay split, before the first step compiles."""
-  sizes = jax.tree.map(np.size, plan.params)
-  decayed = jax.tree.map(lambda size, decays: size * decays, sizes,
-                         optimization.decay_mask(plan.params))
-  total, decaying = sum(jax.tree.leaves(sizes)), sum(jax.tree.leaves(decayed))
+
+  def count(mask: training.Params) -> int:
+    return sum(jax.tree.leaves(jax.tree.map(
+        lambda leaf, counts: np.size(leaf) * counts, plan.params, mask)))
+
+  is_frozen = optimization.parameters_of(plan.frozen, plan.params)
+  decays = jax.tree.map(lambda decays, is_frozen: decays and not is_frozen,
+                        optimization.decay_mask(plan.params), is_frozen)
+  trained, frozen = count(jax.tree.map(lambda fixed: not fixed, is_frozen)), count(is_frozen)
+  decaying = count(decays)
   say(f"training: {plan.loop.num_train_steps} steps of {plan.batch_description}, "
       f"{plan.num_warmup_steps} of them warm-up; weight decay {config.weight_decay} on "
-      f"{decaying:,} parameters, none on {total - decaying:,}")
+      f"{decaying:,} parameters, none on {trained - decaying:,}"
+      + (f"; {frozen:,} frozen" if frozen else ""))
   if first_step:
     say(f"continuing after step {first_step}")
   say("compiling the first step ...")

@@ -6,6 +6,7 @@ letters of `modeling.py`, and c for classes.
 
 from collections.abc import Mapping
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,19 +47,63 @@ def example_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return cross_entropy(logits, labels)
 
 
+class Target(NamedTuple):
+  """What the classifier's training loss differs in from `example_losses`.
+
+  As `torch.nn.CrossEntropyLoss(weight, label_smoothing)`, whose mean is weighted too.
+
+  Attributes:
+    label_smoothing: share of the target that is spread over all classes alike (Szegedy et al.,
+      2016, https://arxiv.org/abs/1512.00567, section 7).
+    class_weights: [c], what each class counts; () for 1 each.
+  """
+
+  label_smoothing: float = 0.0
+  class_weights: tuple[float, ...] = ()
+
+  def losses(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns losses [e] from logits [e, c] and labels [e], each times its classes' weights."""
+    losses = self.weights(labels) * example_losses(logits, labels)
+    if not self.label_smoothing:
+      return losses
+    nats = -jax.nn.log_softmax(logits)  # [e, c]
+    if self.class_weights:
+      nats *= jnp.asarray(self.class_weights)[None]
+    return ((1 - self.label_smoothing) * losses
+            + self.label_smoothing * jnp.mean(nats, axis=-1))
+
+  def weights(self, labels: jax.Array) -> jax.Array | float:
+    """Returns the weight of each label's class, in the shape of the labels."""
+    return jnp.asarray(self.class_weights)[labels] if self.class_weights else 1.0
+
+
+PLAIN = Target()
+
+
 def classifier_loss(params: training.Params, batch: training.Batch, rng: jax.Array,
                     totals: Mapping[str, jax.Array], *,
-                    model: modeling.BertForSequenceClassification
-                    ) -> tuple[jax.Array, training.Sums]:
-  """Returns this micro-batch's share of the global batch's mean loss (`training.LossFn`)."""
-  logits = model.apply({"params": params}, batch, deterministic=False, rngs={"dropout": rng})
-  loss = jnp.sum(batch["weights"] * example_losses(logits, batch["labels"]))
+                    model: modeling.BertForSequenceClassification, target: Target = PLAIN,
+                    frozen: training.Modules = ()) -> tuple[jax.Array, training.Sums]:
+  """Returns this micro-batch's share of the global batch's mean loss (`training.LossFn`).
+
+  Args:
+    params: no gradient reaches the modules `frozen` of them.
+    batch: a micro-batch.
+    rng: of dropout.
+    totals: `classifier_weights` of the global batch.
+    model: gives the logits.
+    target: see there.
+    frozen: see `training.stop_gradients`.
+  """
+  logits = model.apply({"params": training.stop_gradients(params, frozen)}, batch,
+                       deterministic=False, rngs={"dropout": rng})
+  loss = jnp.sum(batch["weights"] * target.losses(logits, batch["labels"]))
   return loss / totals["weights"], {}
 
 
-def classifier_weights(batch: training.Batch) -> dict[str, jax.Array]:
+def classifier_weights(batch: training.Batch, target: Target = PLAIN) -> dict[str, jax.Array]:
   """Returns the denominator of `classifier_loss` (`training.WeighFn`)."""
-  return {"weights": jnp.sum(batch["weights"])}
+  return {"weights": jnp.sum(batch["weights"] * target.weights(batch["labels"]))}
 
 
 # --- Pre-training -----------------------------------------------------------------------------
@@ -109,11 +154,14 @@ def pretraining_weights(batch: training.Batch) -> dict[str, jax.Array]:
 @functools.lru_cache(maxsize=16)  # of equal model and optimizer: traced and compiled once
 def make_classifier_step(model: modeling.BertForSequenceClassification,
                          optimizer: optax.GradientTransformation,
-                         skip_nonfinite: bool = False) -> training.TrainStep:
+                         skip_nonfinite: bool = False, target: Target = PLAIN,
+                         frozen: training.Modules = ()) -> training.TrainStep:
   """Returns the pmapped `training.train_step` with this loss."""
   return training.pmap_train_step(functools.partial(
-      training.train_step, loss_fn=functools.partial(classifier_loss, model=model),
-      weigh=classifier_weights, optimizer=optimizer, skip_nonfinite=skip_nonfinite))
+      training.train_step,
+      loss_fn=functools.partial(classifier_loss, model=model, target=target, frozen=frozen),
+      weigh=functools.partial(classifier_weights, target=target), optimizer=optimizer,
+      skip_nonfinite=skip_nonfinite))
 
 
 @functools.lru_cache(maxsize=16)

@@ -12,13 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+Modules = tuple[tuple[str, ...], ...]  # paths in a tree of parameters: ("bert", "pooler")
 Params = Mapping[str, Any]
 
 
-def training_steps(num_examples: int, batch_size: int, epochs: float, warmup_proportion: float
-                   ) -> tuple[int, int]:
-  """Returns fine-tuning's steps and warm-up steps, both rounded down as in the original."""
-  num_train_steps = int(num_examples / batch_size * epochs)
+def training_steps(num_examples: int, batch_size: int, epochs: float, warmup_proportion: float,
+                   max_steps: int = 0) -> tuple[int, int]:
+  """Returns fine-tuning's steps and warm-up steps, both rounded down as in the original.
+
+  `max_steps`, unless it is 0, takes the place of the epochs.
+  """
+  num_train_steps = max_steps or int(num_examples / batch_size * epochs)
   return num_train_steps, int(num_train_steps * warmup_proportion)
 
 
@@ -62,6 +66,12 @@ def _mask_by_path(params: Params, choose: Callable[[tuple[str, ...]], bool]) -> 
 def decay_mask(params: Params) -> Params:
   """Returns True for all parameters but biases and LayerNorm's (`_do_use_weight_decay`)."""
   return _mask_by_path(params, lambda path: path[-1] != "bias" and "layer_norm" not in path)
+
+
+def parameters_of(modules: Modules, params: Params) -> Params:
+  """Returns True for the parameters of some modules, such as ("bert", "pooler"), else False."""
+  return _mask_by_path(params, lambda path: any(
+      path[:len(module)] == module for module in modules))
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
@@ -156,7 +166,7 @@ def create_optimizer(kind: str, *, b1: float, b2: float, eps: float, weight_deca
 
 @functools.lru_cache(maxsize=32)
 def freeze(optimizer: optax.GradientTransformationExtraArgs,
-           modules: tuple[tuple[str, ...], ...]) -> optax.GradientTransformationExtraArgs:
+           modules: Modules) -> optax.GradientTransformationExtraArgs:
   """Keeps the parameters of some modules as they are: no update and no decay (`optax.masked`).
 
   Their gradients still count in the global norm. For modules that no loss reaches, such as the
@@ -166,8 +176,26 @@ def freeze(optimizer: optax.GradientTransformationExtraArgs,
     optimizer: updates all other parameters.
     modules: paths in the tree of parameters, such as ("bert", "pooler").
   """
-  def frozen(params: Params) -> Params:
-    return _mask_by_path(params, lambda path: any(
-        path[:len(module)] == module for module in modules))
+  return optax.chain(optimizer, optax.masked(optax.set_to_zero(),
+                                             lambda p: parameters_of(modules, p)))
 
-  return optax.chain(optimizer, optax.masked(optax.set_to_zero(), frozen))
+
+@functools.lru_cache(maxsize=32)
+def train_all_but(optimizer: optax.GradientTransformationExtraArgs,
+                  modules: Modules) -> optax.GradientTransformationExtraArgs:
+  """Keeps the parameters of some modules as they are, without moments for them in the state.
+
+  Nothing of them counts in the global norm. `training.stop_gradients` spares their gradients too.
+
+  Args:
+    optimizer: updates all other parameters.
+    modules: those to keep; none of them: returns `optimizer` itself.
+  """
+  if not modules:
+    return optimizer
+
+  def trained(params: Params) -> Params:
+    return jax.tree.map(lambda frozen: not frozen, parameters_of(modules, params))
+
+  return optax.chain(optax.masked(optimizer, trained),
+                     optax.masked(optax.set_to_zero(), lambda p: parameters_of(modules, p)))

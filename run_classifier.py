@@ -28,6 +28,7 @@ import checkpoint_utils
 from classification import collapse, tasks
 from classification.classifier import Classifier, split_logits
 from classification.dev_predictions import dev_predictions, dev_sections, write_dev_file
+from classification.labels import weights_of_classes
 from classification.splits import names_in, read_run_data, RunData, same_names
 from configs import rules
 import data
@@ -37,7 +38,7 @@ import modeling
 import optimization
 from support import devices, files, hosts, reporting, run_page
 from support.command_line import run_script
-from support.errors import quoted, UserError
+from support.errors import quoted, shown, UserError
 from support.reporting import say
 from tokenization import Tokenizer
 import training
@@ -68,7 +69,7 @@ def run_command(asked: experiment.Asked) -> "CommandResult":
     run_data = read_run_data(config, checkpoint, tokenizer)
   digests = run_data.digests() if config.do_train or hosts.several() else {}
   experiment.check_same_data(run.folder, digests if config.do_train else {})
-  classifier = build_classifier(config, checkpoint, run_data, tokenizer)
+  classifier = build_classifier(run, checkpoint, run_data, tokenizer)
   experiment.check_hosts(classifier.params, tokenizer, digests)
   dev_logits: dict[str, np.ndarray] = {}  # split -> the last evaluation's
   plan = plan_fine_tuning(config, classifier, run_data, dev_logits) if run.trains else None
@@ -124,11 +125,13 @@ def check_batch_sizes(run: experiment.Run) -> None:
 # --- Model ------------------------------------------------------------------------------------
 
 
-def build_classifier(config: ml_collections.ConfigDict,
-                     checkpoint: checkpoint_utils.Checkpoint | None, run_data: RunData,
-                     tokenizer: Tokenizer) -> Classifier:
-  """Builds the model and fills it from the checkpoint; a head for other classes starts afresh."""
-  task, label_names = run_data.task, run_data.label_names
+def build_classifier(run: experiment.Run, checkpoint: checkpoint_utils.Checkpoint | None,
+                     run_data: RunData, tokenizer: Tokenizer) -> Classifier:
+  """Builds the model and fills it from the checkpoint.
+
+  A head for other classes starts afresh, and so do the layers of config.reinit_layers.
+  """
+  config, task, label_names = run.config, run_data.task, run_data.label_names
   base = checkpoint.config if checkpoint else modeling.BertConfig(vocab_size=tokenizer.vocab_size)
   bert_config = experiment.model_config(config, base, tokenizer.vocab_size, config.max_seq_length,
                                         segments=task.segments)
@@ -137,6 +140,7 @@ def build_classifier(config: ml_collections.ConfigDict,
   params = experiment.random_params(model, config.seed)
   classifier = Classifier(model, params, label_names, task.text_columns, task.text_delimiter,
                           task.multi_label)
+  redrawn = redrawn_modules(config, bert_config.num_hidden_layers) if run.trains else ()
   if checkpoint is None:
     return classifier
   configured = names_in("label_names", config.label_names)
@@ -146,7 +150,7 @@ def build_classifier(config: ml_collections.ConfigDict,
   same = checkpoint.regression if task.regression else (
       same_names(named, label_names) and checkpoint.multi_label == task.multi_label)
   params, report = checkpoint_utils.load_params(
-      checkpoint, params, reinitialize=() if same else ("classifier/",),
+      checkpoint, params, reinitialize=redrawn if same else (*redrawn, "classifier/"),
       resize_embeddings=config.resize_embeddings)
   say(f"  {report}")
   if "classifier/kernel" in report.ignored:
@@ -166,6 +170,38 @@ def _several(multi_label: bool) -> str:
   return ", any number a text" if multi_label else ""
 
 
+def redrawn_modules(config: ml_collections.ConfigDict, num_hidden_layers: int) -> tuple[str, ...]:
+  """Returns the prefixes of the parameters that config.reinit_layers draws afresh.
+
+  Raises:
+    UserError: more layers than there are, or weights that are random anyway.
+  """
+  redrawn = config.reinit_layers
+  if redrawn > num_hidden_layers:
+    raise UserError(f"reinit_layers {redrawn} is over the model's {num_hidden_layers} layers")
+  if redrawn and not config.init_checkpoint:
+    raise UserError(f"reinit_layers {redrawn} needs --config.init_checkpoint: without it all "
+                    "weights are random")
+  layers = range(num_hidden_layers - redrawn, num_hidden_layers)
+  return (*(f"bert/layer_{i}/" for i in layers), "bert/pooler/") if redrawn else ()
+
+
+def frozen_modules(config: ml_collections.ConfigDict, num_hidden_layers: int) -> training.Modules:
+  """Returns the modules that config.freeze_embeddings and freeze_layers keep as they are.
+
+  Raises:
+    UserError: more layers than there are, or than reinit_layers leaves as they were.
+  """
+  frozen = config.freeze_layers
+  if frozen > num_hidden_layers:
+    raise UserError(f"freeze_layers {frozen} is over the model's {num_hidden_layers} layers")
+  if frozen and frozen + config.reinit_layers > num_hidden_layers:
+    raise UserError(f"freeze_layers {frozen} and reinit_layers {config.reinit_layers} overlap: the "
+                    f"model has {num_hidden_layers} layers, and random ones must be trained")
+  layers = tuple(("bert", f"layer_{i}") for i in range(frozen))
+  return (("bert", "embeddings"), *layers) if frozen or config.freeze_embeddings else ()
+
+
 # --- Training ---------------------------------------------------------------------------------
 
 
@@ -182,14 +218,16 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
   """
   examples = run_data.splits[run_data.task.train_split].examples
   num_train_steps, num_warmup_steps = optimization.training_steps(
-      len(examples), config.train_batch_size, config.num_train_epochs, config.warmup_proportion)
+      len(examples), config.train_batch_size, config.num_train_epochs, config.warmup_proportion,
+      config.max_steps)
   if not num_train_steps:
     raise UserError(f"{len(examples)} training examples x {config.num_train_epochs} epochs make "
                     f"not one batch of train_batch_size {config.train_batch_size}")
   eval_steps = config.eval_every_epochs * len(examples) / config.train_batch_size
   schedule = optimization.create_schedule(config.learning_rate_schedule, config.learning_rate,
                                           num_train_steps, num_warmup_steps)
-  optimizer = experiment.optimizer_from_config(config)
+  frozen = frozen_modules(config, classifier.model.config.num_hidden_layers)
+  optimizer = optimization.train_all_but(experiment.optimizer_from_config(config), frozen)
   return experiment.TrainingPlan(
       description=experiment.model_description(
           classifier.model.config, label_names=classifier.label_names,
@@ -200,14 +238,33 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
                          max(round(eval_steps), 1) if config.do_eval and eval_steps else 0,
                          config.save_checkpoints_steps, config.skip_nonfinite_steps),
       num_warmup_steps=num_warmup_steps, batch_description=f"{config.train_batch_size} examples",
-      step_fn=losses.make_classifier_step(classifier.model, optimizer,
-                                          skip_nonfinite=config.skip_nonfinite_steps > 0),
+      step_fn=losses.make_classifier_step(
+          classifier.model, optimizer, skip_nonfinite=config.skip_nonfinite_steps > 0,
+          target=training_target(config, classifier, examples.labels), frozen=frozen),
       batches_from=functools.partial(train_batches, config, examples, num_train_steps),
       evaluate=(lambda params, _: score_splits(
           config, dataclasses.replace(classifier, params=params), run_data, dev_logits)
                 ) if config.do_eval else None,
-      curve=f"eval_{run_data.task.metrics[0]}",
+      curve=f"eval_{run_data.task.metrics[0]}", frozen=frozen,
       summary={"class_counts": run_data.class_counts()} if classifier.label_names else {})
+
+
+def training_target(config: ml_collections.ConfigDict, classifier: Classifier,
+                    labels: np.ndarray) -> losses.Target:
+  """Returns what label_smoothing and class_weights make of the training loss.
+
+  Raises:
+    UserError: a regression or several classes a text, or weights that do not fit the classes.
+  """
+  for knob in ("label_smoothing", "class_weights"):
+    if config[knob] and (classifier.multi_label or not classifier.label_names):
+      raise UserError(f"{knob} {config[knob]} is for one class a text; this is " + (
+          "any number of classes" if classifier.multi_label else "a regression"))
+  weights = weights_of_classes(config.class_weights, classifier.label_names, labels)
+  if weights:
+    say("class weights: " + ", ".join(f"{shown(name)} {weight:.4g}" for name, weight in
+                                      zip(classifier.label_names, weights, strict=True)))
+  return losses.Target(config.label_smoothing, weights)
 
 
 def train_batches(config: ml_collections.ConfigDict, examples: data.TokenizedSplit,
@@ -318,13 +375,15 @@ def export_classifier(run: experiment.Run, classifier: Classifier, task: tasks.T
                       tokenizer: Tokenizer, results: Mapping[str, float]) -> None:
   """Writes model/, with the names of the classes."""
   config = run.config
+  duration = (f"{config.max_steps} steps" if config.max_steps else
+              f"{config.num_train_epochs} epochs")
   # LABEL_0 is the name that transformers gives to the output of a regression.
   names = classifier.label_names or ("LABEL_0",)
   card = experiment.model_card(
       f"BERT fine-tuned on {config.dataset_name or config.dataset_path}", "text-classification",
       f"Fine-tuned from `{config.init_checkpoint or 'random weights'}` with BERT in Flax:\n"
       f"batch {config.train_batch_size}, learning rate {config.learning_rate}, "
-      f"{config.num_train_epochs} epochs, length {config.max_seq_length}, "
+      f"{duration}, length {config.max_seq_length}, "
       f"seed {config.seed}, {config.dtype}.\n"
       f"Task: {task.name}; classes: {quoted(classifier.label_names) or 'none (regression)'}"
       f"{_several(task.multi_label)}.",

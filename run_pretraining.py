@@ -13,7 +13,7 @@ if __name__ == "__main__":
 
   stopping.catch_signals()  # first: the imports below take seconds
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import dataclasses
 import functools
 import math
@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import ml_collections
 
 import checkpoint_utils
+from configs import pretraining as defaults
 from configs import rules
 import data
 import experiment
@@ -74,7 +75,7 @@ def main() -> None:
   hosts.start(asked.config)
   run = experiment.open_run(asked, SCRIPT, asked.config.size)
   config = run.config
-  check_knobs(config)
+  check_knobs(config, asked.overrides)
   experiment.check_push(run)
   devices.prepare_devices(config, SCRIPT)
   phases = plan_phases(run)
@@ -105,13 +106,22 @@ def main() -> None:
 # --- Before anything is computed --------------------------------------------------------------
 
 
-def check_knobs(config: ml_collections.ConfigDict) -> None:
-  """Checks each knob by its rule, then those that depend on each other."""
+def check_knobs(config: ml_collections.ConfigDict, overrides: Collection[str]) -> None:
+  """Checks each knob by its rule, then those that depend on each other.
+
+  Args:
+    config: all knobs.
+    overrides: names of those on the command line.
+  """
   rules.check_values(config)
+  plain = [name for name in ("max_seq_length", "train_batch_size") if config[name] is not None]
+  if plain and ("phases" in overrides or config.phases != defaults.get_config().phases):
+    raise UserError(f"phases {config.phases} and {plain[0]} {config[plain[0]]} are both given; "
+                    f"{plain[0]} is for a run of one phase: leave one of the two out")
   if config.do_train and not config.train_files:
     raise UserError("nothing to train on: give --config.train_files='/data/*.txt'")
-  if config.num_warmup_steps > config.num_train_steps:
-    raise UserError(f"num_warmup_steps {config.num_warmup_steps} is over num_train_steps "
+  if warmup_steps(config) > config.num_train_steps:
+    raise UserError(f"num_warmup_steps {warmup_steps(config)} is over num_train_steps "
                     f"{config.num_train_steps}; give --config.num_warmup_steps too")
   if config.mask_token_prob + config.random_token_prob > 1:
     raise UserError(f"mask_token_prob {config.mask_token_prob} + random_token_prob "
@@ -121,8 +131,23 @@ def check_knobs(config: ml_collections.ConfigDict) -> None:
     raise UserError(f"max_predictions_per_seq must be at least 1, not {predictions}")
 
 
+def warmup_steps(config: ml_collections.ConfigDict) -> int:
+  """Returns config.num_warmup_steps, or the steps of this share if it is one."""
+  share = config.num_warmup_steps
+  return int(share if share >= 1 else config.num_train_steps * share)
+
+
+def phases_of(config: ml_collections.ConfigDict) -> tuple[Any, ...]:
+  """Returns config.phases, or the one phase of config.max_seq_length and train_batch_size."""
+  length, batch_size = config.max_seq_length, config.train_batch_size
+  if length is None and batch_size is None:
+    return config.phases
+  _, usual_length, usual_batch_size = defaults.get_config().phases[0]
+  return ((1.0, length or usual_length, batch_size or usual_batch_size),)
+
+
 def plan_phases(run: experiment.Run) -> list[PhasePlan]:
-  """Converts config.phases to steps; the shares are rounded at the borders of phases.
+  """Converts the phases to steps; the shares are rounded at the borders of phases.
 
   Raises:
     UserError: not three numbers each, shares that do not add up to 1, or a bad batch size.
@@ -130,7 +155,7 @@ def plan_phases(run: experiment.Run) -> list[PhasePlan]:
   right = ("phases must be (share of the steps, max_seq_length, train_batch_size) each, the shares "
            "adding up to 1, such as ((0.9, 128, 256), (0.1, 512, 256)) or ((1.0, 128, 256),)")
   config, phases, done = run.config, [], 0.0
-  for phase in config.phases:
+  for phase in phases_of(config):
     if not (isinstance(phase, tuple) and len(phase) == 3 and type(phase[0]) in (int, float)
             and 0 < phase[0] <= 1 and all(type(value) is int for value in phase[1:])):
       raise UserError(f"{right}; not {phase}")
@@ -262,7 +287,7 @@ def check_records(records: corpus.Records,
     raise UserError(
         f"{records.sources[0]} holds records of length {records.max_seq_length} and config.phases "
         f"ask for {max_seq_length}; for one phase of that length give "
-        f"--config.phases='((1.0, {records.max_seq_length}, BATCH_SIZE),)'")
+        f"--config.max_seq_length={records.max_seq_length} and no phases")
   first = int(records.features["input_ids"][0, 0])
   if first != vocabulary.cls:
     raise UserError(f"{records.sources[0]} was made with another vocabulary: its first record "
@@ -307,7 +332,7 @@ def plan_pretraining(config: ml_collections.ConfigDict, examples: PretrainingExa
                      pretrainer: Pretrainer) -> experiment.TrainingPlan:
   """Plans the training: one schedule over all phases."""
   schedule = optimization.create_schedule(config.learning_rate_schedule, config.learning_rate,
-                                          config.num_train_steps, config.num_warmup_steps)
+                                          config.num_train_steps, warmup_steps(config))
   optimizer = experiment.optimizer_from_config(config)
   if config.objective == "mlm":  # no gradient reaches these; decay would wear them away
     optimizer = optimization.freeze(optimizer, (("bert", "pooler"), ("next_sentence",)))
@@ -319,7 +344,7 @@ def plan_pretraining(config: ml_collections.ConfigDict, examples: PretrainingExa
       loop=training.Loop(config.num_train_steps, config.log_every_steps,
                          config.eval_steps if held_out else 0, config.save_checkpoints_steps,
                          config.skip_nonfinite_steps),
-      num_warmup_steps=config.num_warmup_steps, batch_description=phases_in_words(phases),
+      num_warmup_steps=warmup_steps(config), batch_description=phases_in_words(phases),
       step_fn=losses.make_pretraining_step(pretrainer.model, optimizer,
                                            skip_nonfinite=config.skip_nonfinite_steps > 0),
       batches_from=lambda first_step: batches.phase_batches(
@@ -416,7 +441,7 @@ def export_pretrainer(run: experiment.Run, bert_config: modeling.BertConfig,
   card = experiment.model_card(
       f"BERT pre-trained on {config.train_files}", "fill-mask",
       f"Pre-trained from `{config.init_checkpoint or 'random weights'}` with BERT in Flax: "
-      f"{config.num_train_steps} steps,\n(share, length, batch) {config.phases}, objective "
+      f"{config.num_train_steps} steps,\n(share, length, batch) {phases_of(config)}, objective "
       f"{config.objective}, {config.optimizer}, learning rate {config.learning_rate},\n"
       f"seed {config.seed}, {config.dtype}.", "held-out text", results)
   experiment.export(run, bert_config, params, tokenizer, card,

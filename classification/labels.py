@@ -1,6 +1,7 @@
 """Labels: a column's values, the classes that they name, and their order in the model."""
 
 from collections.abc import Mapping, Sequence, Set
+import csv
 import numbers
 import re
 from typing import Any
@@ -162,6 +163,48 @@ def _unknown_class(table: Table, row: int, value: Any, task: tasks.Task) -> User
                       "--config.label_names=a,b,c")
                    + ("; if it means no label: --config.missing_label=-1"
                       if str(value) == "-1" else ""))
+
+
+def weights_of_classes(value: str, label_names: Sequence[str],
+                       labels: np.ndarray) -> tuple[float, ...]:
+  """Reads the knob class_weights; returns a weight for each of the model's classes in order.
+
+  Args:
+    value: "", "balanced", "a=1,b=2" (names quoted as in csv), or "1,2" in the order of the classes.
+    label_names: the classes in the order of the model's outputs.
+    labels: [examples] class numbers of the training split, for "balanced".
+
+  Returns:
+    [classes], or () for a blank value.
+
+  Raises:
+    UserError: a class without a weight, or a weight that is no number above 0.
+  """
+  if not value.strip():
+    return ()
+  if value.strip() == "balanced":
+    counts = np.bincount(labels, minlength=len(label_names))
+    for absent in np.flatnonzero(counts == 0):
+      raise UserError(f"class_weights: the class {shown(label_names[absent])} has no training "
+                      "example, so there is no balance; give the weights: --config.class_weights="
+                      "a=1,b=2")
+    return tuple((len(labels) / (len(label_names) * counts)).tolist())
+  pieces = next(csv.reader([value], skipinitialspace=True), [])
+  named = all("=" in piece for piece in pieces)
+  names = [piece.rpartition("=")[0].strip() for piece in pieces] if named else list(label_names)
+  if len(pieces) != len(label_names) or set(names) != set(label_names):
+    raise UserError(f"class_weights {shown(value)} must be balanced, or a number for each of the "
+                    f"classes {quoted(label_names)}, in this order or as NAME=NUMBER")
+  weights = {name: _weight(piece.rpartition("=")[2] if named else piece)
+             for name, piece in zip(names, pieces, strict=True)}
+  return tuple(weights[name] for name in label_names)
+
+
+def _weight(text: str) -> float:
+  number = float(text) if _NUMBER.fullmatch(text.strip()) else 0.0
+  if not 1e-30 <= number <= 1e30:
+    raise UserError(f"class_weights: {shown(text)} must be a number above 0")
+  return number
 
 
 def _spellings(codes: Mapping[str, int], texts: Set[str]) -> dict[str, int]:

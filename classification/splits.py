@@ -105,10 +105,11 @@ def read_run_data(config: ml_collections.ConfigDict,
   label_names = order_labels(config, task, checkpoint)
   say_task(layout, task, label_names)
   splits, unknown = {}, {}
-  for split, table in read.items():
+  for split, whole in read.items():
+    table = first_rows(config, task, split, whole)
     encode = labels.encode_label_lists if multi_label else labels.encode_labels
     shape = (len(table), len(label_names)) if multi_label else len(table)
-    encoded = (encode(table, values[split], task, label_names) if split in values
+    encoded = (encode(table, values[split][:len(table)], task, label_names) if split in values
                else np.zeros(shape, np.float32 if task.regression else np.int32))
     texts = tables.texts_to_tokenize(table, layout)
     examples = data.tokenize(texts, encoded, tokenizer, config.max_seq_length, cache_dir)
@@ -129,6 +130,24 @@ def cache_folder(config: ml_collections.ConfigDict) -> pathlib.Path:
   folder = pathlib.Path(config.cache_dir or "~/.cache/bert_in_flax/tokenized").expanduser()
   folder.mkdir(parents=True, exist_ok=True)
   return folder
+
+
+def first_rows(config: ml_collections.ConfigDict, task: tasks.Task, split: str,
+               table: tables.Table) -> tables.Table:
+  """Returns the rows of a split that max_train_samples and its siblings leave.
+
+  Raises:
+    UserError: the split has two uses, with different numbers of rows.
+  """
+  uses = {"max_train_samples": config.do_train and split == task.train_split,
+          "max_eval_samples": config.do_eval and split in task.eval_splits,
+          "max_predict_samples": config.do_predict and split in task.test_splits}
+  knobs = [knob for knob, used in uses.items() if used]
+  for knob in knobs[1:]:
+    if config[knob] != config[knobs[0]]:
+      raise UserError(f"the split {split} is used twice, and {knobs[0]} {config[knobs[0]]} and "
+                      f"{knob} {config[knob]} differ; give both the same value")
+  return table.first(config[knobs[0]], knobs[0])
 
 
 def say_task(layout: tables.Layout, task: tasks.Task, label_names: Sequence[str]) -> None:

@@ -68,6 +68,15 @@ class Table:
         self, rows=self.rows.select(kept), notes=(*self.notes, note),
         ids=kept if self.ids is None else self.ids[kept])
 
+  def first(self, count: int, knob: str) -> "Table":
+    """Returns the first `count` rows (0: all); a note names the knob that leaves out the rest."""
+    if not 0 < count < len(self):
+      return self
+    note = f"the first {count:,} of {len(self):,} rows ({knob})"
+    return dataclasses.replace(self, rows=self.rows.select(range(count)),
+                               notes=(*self.notes, note),
+                               ids=None if self.ids is None else self.ids[:count])
+
   def check_column(self, name: str) -> None:
     """Raises UserError for a column that is not there."""
     if name not in self.rows.column_names:

@@ -84,6 +84,11 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   config.skip_bad_rows = False
   # A label of your own data that means that the row has none, such as -1. Blank: no such label.
   config.missing_label = ""
+  # Use only the first rows of the training split, of each dev split and of each test split: so
+  # many. The classes are still those of all rows. 0: all.
+  config.max_train_samples = 0
+  config.max_eval_samples = 0
+  config.max_predict_samples = 0
   # Most tokens of an example, with [CLS] and [SEP]. Longer ones are truncated.
   config.max_seq_length = 128
   # Put several examples into one row: the same numbers but for the draws of dropout, less padding.
@@ -110,6 +115,8 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   config.gradient_accumulation_steps = 1
   # Passes over the training examples; a fraction is fine.
   config.num_train_epochs = 3.0
+  # Steps of the training, whatever num_train_epochs says. 0: as num_train_epochs says.
+  config.max_steps = 0
 
   # Peak learning rate.
   config.learning_rate = 5e-5
@@ -134,6 +141,22 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   # Updates in a row that may be left out because the loss or the gradient is not finite; each is
   # counted and named. The next one stops the run. 0: the first one does.
   config.skip_nonfinite_steps = 0
+
+  # Share of the target that is spread over all classes alike (Szegedy et al., 2016, section 7). In
+  # the training loss only: eval_loss is the plain one.
+  config.label_smoothing = 0.0
+  # Weight of each class in the training loss, a mean weighted by it (PyTorch's CrossEntropyLoss):
+  # "balanced" (examples / (classes * examples of the class), of the training split; King and Zeng,
+  # 2001), a=1,b=2.5, or 1,2.5 in the order of the classes. eval_loss is the plain one. Blank: 1.
+  config.class_weights = ""
+  # Draw this many of the top layers, and the pooler, afresh instead of taking init_checkpoint's
+  # (Zhang et al., 2021, "Revisiting Few-sample BERT Fine-tuning").
+  config.reinit_layers = 0
+  # Keep the embeddings, or this many of the lower layers and the embeddings, as they are (Howard
+  # and Ruder, 2018; Lee et al., 2019): no gradient, moments or decay. Only the others' gradients
+  # count in max_grad_norm. Dropout stays on in them.
+  config.freeze_embeddings = False
+  config.freeze_layers = 0
 
   # Type of the matrix products: "float32" or "bfloat16". Parameters, LayerNorm, softmax and loss
   # stay float32.

@@ -97,11 +97,15 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
 
   # Training steps of all phases together.
   config.num_train_steps = 1_000_000
-  # Steps that are warm-up.
-  config.num_warmup_steps = 10_000
+  # Steps that are warm-up or, if below 1, their share of num_train_steps, rounded down.
+  config.num_warmup_steps = 10_000.0
   # Phases of the run under one schedule, each (share of the steps, tokens per row, rows per step
   # over all devices and micro-batches together).
   config.phases = ((0.9, 128, 256), (0.1, 512, 256))
+  # One phase instead of phases: its tokens per row (None: 128) and its rows per step over all
+  # devices and micro-batches together (None: 256). None for both: as phases says.
+  config.max_seq_length = config_dict.placeholder(int)
+  config.train_batch_size = config_dict.placeholder(int)
   # Examples per batch of an evaluation, over all devices.
   config.eval_batch_size = 256
   # Micro-batches per step: less memory, the same update but for the draws of dropout.

@@ -54,6 +54,9 @@ RULES = {
     "positive_class": _free(_ANY),
     "eval_split": _free(_ANY),
     "test_split": _free(_ANY),
+    "max_train_samples": _at_least(0),
+    "max_eval_samples": _free(_at_least(0)),
+    "max_predict_samples": _free(_at_least(0)),
     "max_seq_length": _at_least(5),  # three special tokens and one of each text
     "cache_dir": _free(_ANY),
     "cache_gigabytes": _free(_FROM_0),
@@ -75,8 +78,10 @@ RULES = {
     "predict_batch_size": _free(_at_least(1)),
     "gradient_accumulation_steps": _at_least(1),
     "num_train_epochs": _FROM_0,
+    "max_steps": _at_least(0),
     "num_train_steps": _at_least(1),
-    "num_warmup_steps": _at_least(0),
+    "num_warmup_steps": Rule("a whole number from 0, or a share below 1",
+                             lambda value: 0 <= value < 1 or (value >= 1 and value % 1 == 0)),
     "warmup_proportion": _SHARE,
     "learning_rate": _FROM_0,
     "learning_rate_schedule": _one_of("joined", "original"),
@@ -87,6 +92,9 @@ RULES = {
     "weight_decay": _FROM_0,
     "max_grad_norm": _FROM_0,
     "skip_nonfinite_steps": _at_least(0),
+    "label_smoothing": _SHARE_BELOW_1,
+    "reinit_layers": _at_least(0),
+    "freeze_layers": _at_least(0),
     "dtype": _one_of("float32", "bfloat16"),
     "matmul_precision": _one_of("float32", "tensorfloat32", "bfloat16"),
     "seed": _SEED,
@@ -108,7 +116,8 @@ RULES = {
 }
 # What restore_step may change in a run: the same shapes, but other steps.
 RETRY_KEYS = ("learning_rate", "learning_rate_schedule", "max_grad_norm", "adam_b1", "adam_b2",
-              "adam_eps", "weight_decay", "seed", "skip_nonfinite_steps",
+              "adam_eps", "weight_decay", "seed", "skip_nonfinite_steps", "label_smoothing",
+              "class_weights",
               "model.hidden_dropout_prob", "model.attention_probs_dropout_prob",
               "model.classifier_dropout")
 FREE_KEYS = tuple(name for name, rule in RULES.items() if rule.free)

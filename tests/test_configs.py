@@ -19,10 +19,12 @@ SHARED = sorted(set(CLASSIFIER.keys()) & set(PRETRAINING.keys()) - {"model"})
 # Shared knobs whose defaults differ, and why.
 OTHER_DEFAULTS = {
     "learning_rate": "the paper's for each of the two",
-    "eval_batch_size": "a pre-training batch is far larger"}
+    "eval_batch_size": "a pre-training batch is far larger",
+    **dict.fromkeys(("max_seq_length", "train_batch_size"), "pre-training has them by phase")}
 # Shared knobs whose comments differ, and why.
 OTHER_COMMENTS = {
     "cache_dir": "a corpus is kept beside its files, a labelled table in the user's cache",
+    **dict.fromkeys(("max_seq_length", "train_batch_size"), "pre-training has them by phase"),
     **{f"model.{name}": "size, and not bert-base-uncased, is what None falls back to"
        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
                     "intermediate_size")}}
@@ -96,6 +98,8 @@ def test_choices_are_those_of_the_model():
      "must be a share from 0 to 1, not -0.1"),
     ("adam_b1", [0.0, 0.999999], [1.0, 0.999999999, -0.1, math.nan],
      "must be a share from 0, below 1, not 1.0"),
+    ("num_warmup_steps", [0.0, 0.1, 1.0, 10_000.0], [1.5, -1.0, math.nan, math.inf],
+     "must be a whole number from 0, or a share below 1, not 1.5"),
     ("adam_eps", [1e-30, 1.0], [0.0, 1e-60, math.inf, math.nan],
      "must be a finite number above 0 in float32, not 0.0"),
     ("masked_lm_prob", [1e-6, 1.0], [0.0, 1.01, math.nan],

@@ -15,6 +15,7 @@ import optimization
     (8551, 32, 3, (801, 80)), (4076, 32, 3.0, (382, 38)), (31, 32, 1, (0, 0))])
 def test_training_steps(examples, batch, epochs, expected):
   assert optimization.training_steps(examples, batch, epochs, 0.1) == expected
+  assert optimization.training_steps(examples, batch, epochs, 0.1, max_steps=25) == (25, 2)
 
 
 def test_joined_schedule_peaks_and_ends_at_zero():

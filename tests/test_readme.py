@@ -220,11 +220,14 @@ def run_script(script, arguments):
   if given.get("config.do_train") == "False":
     smaller = {"config.cache_dir": ""}  # the finished run says the rest
   elif script == "run_pretraining":
-    phases = ast.literal_eval(given.get("config.phases") or repr(
-        pretraining.get_config().phases))
-    assert all(np.isclose(sum(phase[0] for phase in phases), 1) and length <= 512
-               for _, length, _ in phases)
-    smaller["config.phases"] = tuple((share, 16, 16) for share, _, _ in phases)
+    if "config.max_seq_length" in given:  # one phase
+      smaller |= {"config.max_seq_length": 16, "config.train_batch_size": 16}
+    else:
+      phases = ast.literal_eval(given.get("config.phases") or repr(
+          pretraining.get_config().phases))
+      assert all(np.isclose(sum(phase[0] for phase in phases), 1) and length <= 512
+                 for _, length, _ in phases)
+      smaller["config.phases"] = tuple((share, 16, 16) for share, _, _ in phases)
     smaller |= TINY_MODEL if not given.get("config.init_checkpoint") else {}
   command = [f"--{name}={value}" for name, value in (given | smaller).items()]
   module = importlib.import_module(script)

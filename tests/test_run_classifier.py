@@ -9,13 +9,17 @@ import re
 import shutil
 import subprocess
 import sys
+import unittest.mock
 
 from conftest import GOLDEN, ROOT, run_script_in_process, WORDS
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import checkpoint_utils
+from classification import labels, splits, tasks
+import configs.classifier
 import experiment
 import run_classifier
 from support import command_line, reporting, stopping
@@ -474,6 +478,83 @@ def test_a_batch_size_must_fit_the_devices_where_it_is_used(tmp_path, what):
     run_classifier.check_batch_sizes(experiment.Run(tmp_path, config, finished=True))
 
 
+def test_small_data_has_its_tools(finished, tmp_path, capsys):
+  """From a trained model: the layer and the pooler afresh, the embeddings kept, first rows only."""
+  folder, arguments = finished
+  with pytest.raises(UserError, match="freeze_layers 1 and reinit_layers 1 overlap: the model has"):
+    run(*arguments, f"--config.init_checkpoint={folder}", "--config.reinit_layers=1",
+        "--config.freeze_layers=1", f"--output_dir={tmp_path / 'none'}")
+  capsys.readouterr()
+  run(*arguments, f"--config.init_checkpoint={folder}", "--config.reinit_layers=1",
+      "--config.freeze_embeddings=True", "--config.label_smoothing=0.1",
+      "--config.class_weights=balanced", "--config.max_train_samples=16", "--config.max_steps=3",
+      "--config.max_eval_samples=12", "--config.max_predict_samples=5",
+      f"--output_dir={tmp_path / 'out'}")
+  said = capsys.readouterr().out
+  assert ("  7 tensors loaded, 18 freshly initialized (bert/layer_0/*, bert/pooler/dense/kernel, "
+          "bert/pooler/dense/bias), 18 ignored (bert/layer_0/*, bert/pooler/dense/bias, "
+          "bert/pooler/dense/kernel)") in said
+  assert re.search(r"train: 16 examples, .*; the first 16 of 40 rows \(max_train_samples\)\n", said)
+  assert re.search(r"test: 5 examples, .*; the first 5 of 7 rows \(max_predict_samples\)\n", said)
+  assert re.search(r"class weights: 'not_equivalent' [\d.]+, 'equivalent' [\d.]+\n", said)
+  assert re.search(r"training: 3 steps of 8 examples, 0 of .* none on \d+; 1,120 frozen\n", said)
+  ours, theirs = (safetensors.numpy.load_file(place / "model" / "model.safetensors")
+                  for place in (tmp_path / "out", folder))
+  for name, tensor in ours.items():
+    assert (tensor.tobytes() == theirs[name].tobytes()) == ("embeddings" in name), name
+  assert json.loads((tmp_path / "out" / "summary.json").read_text())["steps"] == 3
+  assert "learning rate 0.01, 3 steps, length 16" in (
+      tmp_path / "out" / "model" / "README.md").read_text()
+  capsys.readouterr()
+  run(*arguments, f"--config.init_checkpoint={folder}", "--config.reinit_layers=1",
+      "--config.freeze_embeddings=True", "--config.label_smoothing=0.1",
+      "--config.class_weights=balanced", "--config.max_train_samples=16", "--config.max_steps=3",
+      "--config.max_eval_samples=12", "--config.max_predict_samples=6",
+      f"--output_dir={tmp_path / 'out'}")  # its own weights, and nothing drawn
+  assert "25 tensors loaded, 0 freshly initialized, 0 ignored" in capsys.readouterr().out
+  assert len((tmp_path / "out" / "predictions" / "MRPC.tsv").read_text().splitlines()) == 7
+
+
+def test_a_split_of_two_uses_has_one_number_of_rows():
+  config = configs.classifier.get_config()
+  config.max_eval_samples, config.do_predict = 5, True
+  task = tasks.own_task(("text",), ("a", "b"), "test")
+  with pytest.raises(UserError, match="test is used twice, and max_eval_samples 5 and max_pred"):
+    splits.first_rows(config, task, "test", None)
+
+
+@pytest.mark.parametrize("knob,value", [("label_smoothing", 0.1), ("class_weights", "balanced")])
+@pytest.mark.parametrize("kind,names,multi_label", [("a regression", (), False),
+                                                    ("any number of classes", ("a", "b"), True)])
+def test_only_one_class_a_text_can_be_smoothed_and_weighed(knob, value, kind, names, multi_label):
+  config = configs.classifier.get_config()
+  config[knob] = value
+  with pytest.raises(UserError, match=f"{knob} {value} is for one class a text; this is {kind}"):
+    run_classifier.training_target(config, unittest.mock.Mock(
+        label_names=names, multi_label=multi_label), np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("value,expected", [
+    ("", ()), ("balanced", (5 / 9, 5 / 6, 5 / 3)), ("1,2.5,1e-1", (1, 2.5, 0.1)),
+    ('c=3, "a, b"=1,d=2', (1, 2, 3)), ('"a, b=1",d=2,c=3', (1, 2, 3)),
+    ("balance", "must be balanced, or a number for each of the classes 'a, b', 'd', 'c', in this"),
+    ("1,2", "must be balanced, or a number for each"), ("c=3,d=2,e=1", "must be balanced, or a nu"),
+    ("1,2,0", "'0' must be a number above 0"), ("1,2,x", "'x' must be a number above 0"),
+    ("1,d=2,3", "'d=2' must be a number")])
+def test_class_weights(value, expected):
+  arguments = value, ("a, b", "d", "c"), np.asarray([0] * 3 + [1] * 2 + [2], np.int32)
+  if isinstance(expected, str):
+    with pytest.raises(UserError, match=re.escape(expected)):
+      labels.weights_of_classes(*arguments)
+  else:
+    assert labels.weights_of_classes(*arguments) == pytest.approx(expected)
+
+
+def test_there_is_no_balance_without_examples():
+  with pytest.raises(UserError, match="the class 'b' has no training example, so there is no bal"):
+    labels.weights_of_classes("balanced", ("a", "b"), np.zeros(3, np.int32))
+
+
 # --- The user's own data ------------------------------------------------------------------------
 
 
@@ -600,6 +681,12 @@ def test_another_vocabulary_is_warned_of(capitals, tmp_path, capsys):
     (["--config.matmul_precision=foo"], "matmul_precision 'foo' is not one of float32,"),
     (["--config.label_names=equivalent,equivalent"], "names something twice"),
     (["--config.text_columns=#1 ID,#2 ID,Quality"], "must be one or two, and not the label"),
+    (["--config.reinit_layers=2"], "reinit_layers 2 is over the model's 1 layers"),
+    (["--config.reinit_layers=1"], "reinit_layers 1 needs --config.init_checkpoint"),
+    (["--config.freeze_layers=2"], "freeze_layers 2 is over the model's 1 layers"),
+    (["--config.class_weights=1"], "class_weights '1' must be balanced, or a number for each of"),
+    (["--config.label_smoothing=1.0"], "label_smoothing must be a share from 0, below 1, not 1.0"),
+    (["--config.max_steps=-1"], "max_steps must be at least 0, not -1"),
     (["--config.model.layer_norm_eps=-1"], "config.model: layer_norm_eps must be a number in"),
 ])
 def test_bad_input_leaves_nothing_behind(finished, tmp_path, changes, message):

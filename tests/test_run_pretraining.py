@@ -261,6 +261,26 @@ def test_rounding_leaves_no_step_out(tmp_path):
   assert phases[-1].last_step == 10_000_000
 
 
+def test_one_phase_is_two_plain_knobs_and_a_warm_up_may_be_a_share(tmp_path):
+  import configs.pretraining
+  config = configs.pretraining.get_config("bert-tiny")
+  config.num_train_steps, config.num_warmup_steps, config.train_files = 1009, 0.1, "x"
+  assert run_pretraining.warmup_steps(config) == 100
+  config.num_warmup_steps = 7.0
+  assert run_pretraining.warmup_steps(config) == 7
+  for plain, length, batch_size in (({"max_seq_length": 64}, 64, 256),
+                                    ({"train_batch_size": 32}, 128, 32),
+                                    ({"max_seq_length": 16, "train_batch_size": 8}, 16, 8)):
+    config.update({"max_seq_length": None, "train_batch_size": None} | plain)
+    run_pretraining.check_knobs(config, plain)
+    assert run_pretraining.plan_phases(experiment.Run(tmp_path, config, False)) == [
+        (0, 1009, length, batch_size)]
+  for given, phases in (({"phases"}, config.phases), (set(), ((1.0, 16, 8),))):
+    config.phases = phases
+    with pytest.raises(UserError, match="phases .* and max_seq_length 16 are both given; max_"):
+      run_pretraining.check_knobs(config, given)
+
+
 def test_a_finished_run_fits_any_number_of_devices(tmp_path):
   import configs.pretraining
   config = configs.pretraining.get_config("bert-tiny")
@@ -444,6 +464,8 @@ def test_the_originals_records_train(shared, tmp_path):
     (["--config.objective=nsp"], "objective 'nsp' is not one of mlm_nsp, mlm_sop, mlm"),
     (["--config.optimizer=sgd"], "optimizer 'sgd' is not one of adamw, lamb"),
     (["--config.size=huge"], "size 'huge' is not one of bert-tiny,"),
+    (["--config.train_batch_size=16"], "phases ...1.0, 24, 16.,. and train_batch_size 16 are both"),
+    (["--config.num_warmup_steps=1.5"], "num_warmup_steps must be a whole number from 0, or a sha"),
     (["--config.num_warmup_steps=270"], "num_warmup_steps 270 is over num_train_steps 200"),
     (["--config.random_token_prob=0.3"], "mask_token_prob 0.8 . random_token_prob 0.3 is over 1"),
     (["--config.masked_lm_prob=0.0"], "masked_lm_prob must be a share above 0, up to 1, not 0.0"),
@@ -463,7 +485,7 @@ def test_bad_input_leaves_nothing_behind(finished, tmp_path, changes, message):
 @pytest.mark.parametrize("records,changes,message", [
     ({}, [], "nothing can be held out; give --config.eval_files=FILES, or --config.eval_frac"),
     ({"length": 20}, ["--config.eval_fraction=0"],
-     "a.tfrecord holds records of length 20 and config.phases ask for 24.*1.0, 20, BATCH_SIZE"),
+     "a.tfrecord holds records of length 20 and config.phases ask for 24; .*max_seq_length=20 and"),
     ({"largest": 99}, ["--config.eval_fraction=0"],
      "a.tfrecord: record 1 has .* in .*; it must be from 0 to 34, .*; was it another one?"),
     ({}, ["--config.eval_fraction=0", "--config.objective=mlm_sop"],

@@ -142,6 +142,33 @@ def test_dropout_differs_by_step_device_and_micro_batch(tiny, tiny_config):
   assert len(set(seen)) == 8
 
 
+def test_frozen_modules_keep_their_bits_and_need_no_moments(tiny):
+  """Their gradients would be large; neither the norm nor the clipping knows of them."""
+  model, params, batch = tiny
+  modules = (("bert", "embeddings"), ("bert", "layer_0"))
+  optimizer = optimization.train_all_but(bert_optimizer(lambda _: 1e-2), modules)
+  state = training.create_state(params, optimizer, seed=0)
+  step = losses.make_classifier_step(model, optimizer, frozen=modules)
+  after, sums = step(training.replicate(state), split(batch, 4, 2))
+  is_frozen = flax.traverse_util.flatten_dict(optimization.parameters_of(modules, params), sep="/")
+  before = flax.traverse_util.flatten_dict(params, sep="/")
+  for name, leaf in flax.traverse_util.flatten_dict(jax.device_get(after.params), sep="/").items():
+    assert (leaf.tobytes() == before[name].tobytes()) == is_frozen[name], name
+  trained = [leaf.shape for name, leaf in before.items() if not is_frozen[name]]
+  for moments in (leaves for leaves in jax.tree.leaves(
+      after.opt_state, is_leaf=lambda node: hasattr(node, "mu")) if hasattr(leaves, "mu")):
+    assert sorted(leaf.shape for leaf in jax.tree.leaves(moments.mu)) == sorted(trained)
+    break
+  else:
+    pytest.fail("no moments")
+  grads = jax.grad(lambda params: sum(
+      losses.classifier_loss(params, batch, jax.random.key(0), losses.classifier_weights(batch),
+                             model=model)[0:1]))(params)
+  grads = flax.traverse_util.flatten_dict(grads, sep="/")
+  norm = np.sqrt(sum(np.sum(grads[name]**2) for name in grads if not is_frozen[name]))
+  np.testing.assert_allclose(sums["gradient_norm"][0], norm, rtol=1e-4)
+
+
 # --- The loop ---------------------------------------------------------------------------------
 
 
