@@ -4,24 +4,25 @@ A folder has a step as its name only when it is complete, on the disk and not on
 memory. Beside the arrays lie their checksums: a disk or a copy that changes a bit is noticed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import concurrent.futures
 import contextlib
 import errno
 import functools
 import json
 import logging
+import math
 import os
 import pathlib
 import shutil
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from support import files
-from support.errors import first_line, UserError
+from support import files, hosts
+from support.errors import first_line, shown, UserError
 from support.reporting import say
 import training
 
@@ -43,10 +44,18 @@ class Checkpointer:
   """
 
   def __init__(self, folder: pathlib.Path, description: Mapping[str, Any], keep: int = 2,
-               keep_every: int = 0):
+               keep_every: int = 0, needed_at: Callable[[int], int] = lambda step: step):
     """Makes the folder; keeps the last `keep` checkpoints and those of every `keep_every` steps.
 
     Deletes what an earlier process left unfinished: only one at a time may work in the folder.
+
+    Args:
+      folder: see the class.
+      description: of the model.
+      keep: see above.
+      keep_every: see above; 0 for none.
+      needed_at: step -> the step whose checkpoint a run that continues from there may need at its
+        end, as `Evaluations.needed_at`; it is kept as long. Called in a thread too.
 
     Raises:
       UserError: see `support.files.plain_path`.
@@ -56,7 +65,7 @@ class Checkpointer:
     _silence_threads()
     self._ocp = ocp
     self._folder, self._description = folder, description
-    self._keep, self._keep_every = keep, keep_every
+    self._keep, self._keep_every, self._needed_at = keep, keep_every, needed_at
     folder.mkdir(parents=True, exist_ok=True)
     self._delete_unfinished()
     self._open = contextlib.ExitStack()
@@ -131,6 +140,9 @@ class Checkpointer:
     steps = self.steps()
     for step in reversed(steps):
       try:
+        if self._needed_at(step) not in steps:
+          raise DamagedCheckpointError(f"{self._folder / str(step)} is of no use: that of step "
+                                       f"{self._needed_at(step)}, the best before it, is missing")
         items = self._read(step, state)
       except DamagedCheckpointError as error:
         damaged.append(error)
@@ -145,6 +157,15 @@ class Checkpointer:
                                          if len(damaged) > 1 else ", and it is the only one")
                       + f"; bring back a copy, or delete {self._folder} to begin at step 0")
     return state
+
+  def read_params(self, step: int, state: training.TrainState) -> training.Params:
+    """Returns the parameters of a saved step, as numpy arrays; `state` gives their shapes.
+
+    Raises:
+      UserError: the checkpoint is damaged or missing; or as `check`.
+    """
+    self.wait()
+    return self._read(step, state)["params"]
 
   def go_back(self, step: int) -> None:
     """Makes an earlier checkpoint the newest; those after it are moved aside.
@@ -176,9 +197,12 @@ class Checkpointer:
       self._checkpointer.save(self._plain / temporary.name, args=args.Composite(
           params=save(items["params"]), optimizer=save(items["optimizer"]),
           model=args.JsonSave(self._description), checksums=args.JsonSave(checksums)))
-    for old in self.steps()[:-self._keep]:
-      if not self._keep_every or old % self._keep_every:
-        shutil.rmtree(self._folder / str(old))
+    steps = self.steps()
+    kept = {*steps[-self._keep:],
+            *(step for step in steps if self._keep_every and step % self._keep_every == 0)}
+    kept |= set(map(self._needed_at, kept))
+    for old in set(steps) - kept:
+      shutil.rmtree(self._folder / str(old))
 
   def _read(self, step: int, state: training.TrainState) -> dict[str, Any]:
     """Reads and checks a checkpoint.
@@ -220,6 +244,124 @@ class Checkpointer:
 def complete_steps(folder: pathlib.Path) -> list[int]:
   """Returns the steps of the checkpoints in a `checkpoints/`, in order; [] for no folder."""
   return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+# --- The evaluations that decide --------------------------------------------------------------
+
+
+class Selection(NamedTuple):
+  """How the evaluations of a run decide on its end and its result.
+
+  Attributes:
+    metric: the result that counts; higher is better. "": none, and nothing is decided.
+    patience: this many evaluations in a row without a new best end the training; 0: none do.
+    keep_best: the parameters of the best evaluation are the result, not the last ones.
+  """
+
+  metric: str = ""
+  patience: int = 0
+  keep_best: bool = False
+
+  @property
+  def decides(self) -> bool:
+    return self.keep_best or self.patience > 0
+
+
+NO_SELECTION = Selection()
+
+
+class Evaluations:
+  """A run's evaluations by step, in a file if they decide; the best is the first of the highest.
+
+  An evaluation is in the file, which is written whole, before its step's checkpoint is begun. So
+  at every checkpoint a killed run finds all evaluations up to it; later ones are made again.
+  """
+
+  def __init__(self, file: pathlib.Path, selection: Selection):
+    """Reads the file, on host 0 for all; `begin` comes before the first `add`.
+
+    Raises:
+      UserError: the file holds something else.
+    """
+    self._file, self.selection = file, selection
+    found = (hosts.told_by_first(lambda: _read_evaluations(file, selection.metric))
+             if selection.decides else None)
+    self._is_new = found is None
+    self.newest = 0  # the step of the last `add` of this process; 0 before
+    # Replaced, never changed: see `needed_at`.
+    self._results = {int(step): results for step, results in (found or {}).items()}
+
+  def begin(self, step: int) -> None:
+    """Forgets what came after the step at which the run begins or continues.
+
+    Raises:
+      UserError: the run continues and its evaluations are lost.
+    """
+    if step and self._is_new and self.selection.decides:
+      raise UserError(f"{self._file}, by which {self.selection.metric} decides, is missing; bring "
+                      "it back, or choose another --output_dir")
+    kept = {at: results for at, results in self._results.items() if at <= step}
+    self._replace(kept)
+
+  def add(self, step: int, results: Mapping[str, float]) -> training.Verdict:
+    """Adds an evaluation (host 0's, on all hosts), and returns what follows from it."""
+    if self.selection.decides:
+      results = hosts.told_by_first(lambda results=results: results)
+    self._replace({**self._results, step: results})
+    self.newest = step
+    return training.Verdict(save=self.selection.keep_best and self.best_at(step) == step,
+                            stop=self.ended)
+
+  def best_at(self, step: int) -> int:
+    """Returns the step of the best evaluation up to `step`; 0 if there is none, or no metric."""
+    scores = {at: self._score(results) for at, results in self._results.items()
+              if at <= step and self.selection.metric}
+    return max(scores, key=lambda at: (scores[at], -at), default=0)
+
+  def needed_at(self, step: int) -> int:
+    """Returns the step whose parameters may be the result of a run that is at `step`.
+
+    For `Checkpointer`, whose thread may call it while another evaluation is added.
+    """
+    return (self.best_at(step) if self.selection.keep_best else 0) or step
+
+  @property
+  def best(self) -> int:
+    """The step of the best evaluation of all; 0 if there is none."""
+    return self.best_at(max(self._results, default=0))
+
+  @property
+  def ended(self) -> bool:
+    """Whether the last evaluation was one too many without a new best."""
+    worse = sum(step > self.best for step in self._results)
+    return 0 < self.selection.patience <= worse
+
+  def results(self, step: int) -> dict[str, float]:
+    """Returns the results of an evaluation; {} if there was none."""
+    return dict(self._results.get(step, {}))
+
+  def _score(self, results: Mapping[str, float]) -> float:
+    score = results[self.selection.metric]
+    return -math.inf if math.isnan(score) else score
+
+  def _replace(self, results: Mapping[int, Mapping[str, float]]) -> None:
+    self._results = results
+    if self.selection.decides and hosts.is_first():
+      with files.written_whole(self._file) as temporary:
+        temporary.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+
+
+def _read_evaluations(file: pathlib.Path, metric: str) -> dict[str, dict[str, float]] | None:
+  """Reads step -> results; None if there is no file."""
+  if not file.exists():
+    return None
+  content = files.read_json(file)
+  for step, results in content.items():
+    if not (step.isdecimal() and isinstance(results, dict)
+            and isinstance(results.get(metric), float)):
+      raise UserError(f"{file}: step {shown(step)} has no {metric}; bring back the file, or choose "
+                      "another --output_dir")
+  return content
 
 
 # --- Checksums ------------------------------------------------------------------------------

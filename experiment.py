@@ -118,7 +118,8 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
                       "--config.do_train=True and its other flags first")
   if stored is not None:
     check_same_run(folder, stored, config.to_dict(), asked.overrides,
-                   rules.RETRY_KEYS if config.restore_step and not finished else ())
+                   rules.RETRY_KEYS if config.restore_step and not finished else (),
+               rules.DECIDING_KEYS if evaluations_decide(stored) and not finished else ())
     if finished and config.restore_step not in (
         0, _gone_back_to(files.read_json(folder / "config.json"))):
       raise UserError(f"the run in {folder} is finished and cannot go back to restore_step "
@@ -318,6 +319,7 @@ class TrainingPlan:
     batches_from: first step -> the batches from there on, for the local devices.
     evaluate: (parameters, step) -> results; None: nothing to evaluate.
     curve: the name in metrics.jsonl of the result that curves.png shows.
+    selection: how the evaluations decide on the end and the result.
     frozen: modules that the optimizer and the step keep as they are.
     steps_left: see `reporting.Reporter`.
     summary: what else summary.json is to hold.
@@ -334,6 +336,7 @@ class TrainingPlan:
   batches_from: Callable[[int], Iterator[data.Batch]]
   evaluate: Callable[[training.Params, int], dict[str, float]] | None
   curve: str
+  selection: checkpointing.Selection = checkpointing.NO_SELECTION
   frozen: training.Modules = ()
   steps_left: Callable[[int], float] | None = None
   summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -348,22 +351,38 @@ def model_description(bert_config: modeling.BertConfig, *, label_names: tuple[st
           "regression": regression, "multi_label": multi_label}
 
 
-def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[str, float]]:
-  """Trains, from the run's last checkpoint if it has one; writes logs and summary.json.
+class Trained(NamedTuple):
+  """The result of a training.
 
-  Returns:
-    The trained parameters, and their results if the plan evaluates.
+  Attributes:
+    params: of the last step, or of the best evaluation's: see `TrainingPlan.selection`.
+    results: theirs; {} where the plan does not evaluate.
+    step: theirs.
+    origin: in words, such as "the last, step 30".
+  """
+
+  params: training.Params
+  results: dict[str, float]
+  step: int
+  origin: str
+
+
+def run_training(run: Run, plan: TrainingPlan) -> Trained:
+  """Trains, from the run's last checkpoint if it has one; writes logs and summary.json.
 
   Raises:
     UserError: a loss or gradient that is not finite, or a checkpoint that cannot be read.
   """
+  evaluations = checkpointing.Evaluations(run.folder / "evaluations.json", plan.selection)
   checkpointer = checkpointing.Checkpointer(
       run.folder / "checkpoints", dict(plan.description), keep=run.config.keep_checkpoints,
-      keep_every=run.config.keep_checkpoint_every) if hosts.is_first() else None
+      keep_every=run.config.keep_checkpoint_every, needed_at=evaluations.needed_at
+      ) if hosts.is_first() else None
   if checkpointer and run.config.restore_step:
     go_back(run, checkpointer, plan.description["config"])
   state = starting_state(run, checkpointer, plan)
   first_step = int(state.step)
+  evaluations.begin(first_step)
   say_plan(run.config, plan, first_step)
   reporter = reporting.Reporter(
       run.folder, plan.loop.num_train_steps, first_step, plan.steps_left,
@@ -371,14 +390,15 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
   ) if hosts.is_first() else reporting.NoReporter()
   scored = hosts.told_by_first(lambda: reporter.scored)
 
-  def evaluate(state: training.TrainState) -> dict[str, float]:
+  def evaluate(state: training.TrainState) -> training.Verdict:
     step = int(state.step)
     results = plan.evaluate(state.params, step)
+    verdict = evaluations.add(step, results)  # first: what is in metrics.jsonl is not made again
     numbers = {name: value for name, value in results.items() if not isinstance(value, bool)}
     reporter.metrics(step, numbers)
     reporter.say(f"step {step}: " + "  ".join(
         f"{name} {value:.4f}" for name, value in numbers.items()))
-    return results
+    return verdict
 
   batches = data.prefetch(map(training.place, plan.batches_from(first_step)))
   try:
@@ -386,9 +406,15 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
     with stopping.noted():
       if plan.evaluate and plan.loop.evaluates(first_step) and not scored:
         evaluate(state)  # the signal that stopped the run came in between
-      state = training.train(state, plan.step_fn, batches, plan.loop, plan.schedule, reporter,
-                             evaluate, checkpointer)
-      results = evaluate(state) if plan.evaluate else {}
+      if not evaluations.ended:
+        state = training.train(state, plan.step_fn, batches, plan.loop, plan.schedule, reporter,
+                               evaluate, checkpointer)
+      if evaluations.ended and int(state.step) < plan.loop.num_train_steps:
+        reporter.say(f"no {plan.selection.metric} in {plan.selection.patience} evaluations was "
+                     f"above that of step {evaluations.best}: the training ends here")
+      elif plan.evaluate:
+        evaluate(state)
+      trained = choose_result(plan, state, evaluations, checkpointer)
       if hosts.several():
         training.read_answer(training.ask_all())
   except training.NotFiniteError as error:
@@ -397,16 +423,37 @@ def run_training(run: Run, plan: TrainingPlan) -> tuple[training.Params, dict[st
     if checkpointer:
       checkpointer.close()
     reporter.close(plan.curve, learning_rates(plan))
-  summarize(run, plan, results)
-  return state.params, results
+  summarize(run, plan, trained)
+  return trained
+
+
+def choose_result(plan: TrainingPlan, state: training.TrainState,
+                  evaluations: checkpointing.Evaluations,
+                  checkpointer: checkpointing.Checkpointer | None) -> Trained:
+  """Returns the last parameters, or the best evaluation's from its checkpoint.
+
+  Raises:
+    UserError: this checkpoint is damaged.
+  """
+  selection, last, params = plan.selection, int(state.step), state.params
+  step = evaluations.best if selection.keep_best else last
+  if step != last:
+    params = hosts.same_as_first(checkpointer.read_params(step, state) if checkpointer else params)
+  if plan.evaluate and step != evaluations.newest:  # its results are elsewhere, not its logits
+    results = plan.evaluate(params, step)
+  else:
+    results = evaluations.results(step)
+  origin = (f"the best, step {step} of {last}: {selection.metric} {results[selection.metric]:.4f}"
+            if selection.keep_best else f"the last, step {last}")
+  return Trained(params, results, step, origin)
 
 
 @hosts.only_first
-def summarize(run: Run, plan: TrainingPlan, results: Mapping[str, float]) -> None:
+def summarize(run: Run, plan: TrainingPlan, trained: Trained) -> None:
   """Completes summary.json after the last evaluation."""
   start = files.read_json(run.folder / "config.json").get("start", "")
-  reporting.complete_summary(run.folder, plan.curve, results, **plan.summary,
-                             **devices.peak_memory(), start=start)
+  reporting.complete_summary(run.folder, plan.curve, trained.results, model_step=trained.step,
+                             **plan.summary, **devices.peak_memory(), start=start)
 
 
 def go_back(run: Run, checkpointer: checkpointing.Checkpointer,
@@ -483,13 +530,13 @@ def say_plan(config: ml_collections.ConfigDict, plan: TrainingPlan, first_step: 
   say("compiling the first step ...")
 
 
-def optimizer_from_config(config: ml_collections.ConfigDict
+def optimizer_from_config(config: ml_collections.ConfigDict, layerwise_lr_decay: float = 1.0
                           ) -> optax.GradientTransformationExtraArgs:
   """Returns `optimization.create_optimizer` with the config's settings."""
   return optimization.create_optimizer(
       config.optimizer, b1=config.adam_b1, b2=config.adam_b2, eps=config.adam_eps,
       weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
-      bias_correction=config.adam_bias_correction)
+      bias_correction=config.adam_bias_correction, layerwise_lr_decay=layerwise_lr_decay)
 
 
 # --- The end --------------------------------------------------------------------------------
@@ -497,7 +544,7 @@ def optimizer_from_config(config: ml_collections.ConfigDict
 
 @hosts.only_first
 def export(run: Run, bert_config: modeling.BertConfig, params: training.Params,
-           tokenizer: Tokenizer, card: str, **extra: Any) -> None:
+           tokenizer: Tokenizer, card: str, origin: str, **extra: Any) -> None:
   """Writes model/, a HuggingFace folder that `transformers` and both scripts load.
 
   Args:
@@ -506,11 +553,12 @@ def export(run: Run, bert_config: modeling.BertConfig, params: training.Params,
     params: on any devices.
     tokenizer: saved beside the weights.
     card: see `model_card`.
+    origin: see `Trained`.
     **extra: see `checkpoint_utils.export_huggingface`.
   """
   checkpoint_utils.export_huggingface(run.folder / "model", bert_config, jax.device_get(params),
                                       tokenizer, card, **extra)
-  say(f"model: {run.folder / 'model'}")
+  say(f"model: {run.folder / 'model'} ({origin})")
 
 
 @hosts.only_first
@@ -626,22 +674,30 @@ def _tuples(value: Any) -> Any:
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
+def evaluations_decide(stored: Mapping[str, Any]) -> bool:
+  """Whether a run's end or result depends on its evaluations; older runs have no such knobs."""
+  return bool(stored.get("keep_best") or stored.get("early_stopping_patience"))
+
+
 def check_same_run(folder: pathlib.Path, stored: Mapping[str, Any],
                    config: Mapping[str, Any], overrides: Mapping[str, Any],
-                   changeable: Sequence[str] = ()) -> None:
+                   changeable: Sequence[str] = (), fixed: Sequence[str] = ()) -> None:
   """Raises UserError where the two configs would train different weights.
+
+  `changeable` may differ beside the free knobs, and `fixed` may not although they are free.
 
   A knob that the stored config lacks is newer than the run: its default keeps what the run did,
   and another value on the command line (`overrides`) is a difference.
   """
-  differences = _differences(stored, config, overrides, (*rules.FREE_KEYS, *changeable))
+  free = {*rules.FREE_KEYS, *changeable} - {*fixed}
+  differences = _differences(stored, config, overrides, free)
   if differences:
     raise UserError(f"output_dir {folder} already holds another run ({'; '.join(differences)}); "
                     "choose another --output_dir")
 
 
 def _differences(stored: Mapping[str, Any], config: Mapping[str, Any],
-                 overrides: Collection[str] = (), free: Sequence[str] = rules.FREE_KEYS
+                 overrides: Collection[str] = (), free: Collection[str] = rules.FREE_KEYS
                  ) -> list[str]:
   """Returns "KNOB is VALUE there and VALUE here" for each that differs; see `check_same_run`."""
   there, here = _flat(_tuples(stored)), _flat(config)

@@ -5,6 +5,8 @@ AdamW with and without bias correction, LAMB, clipping, weight decay by path, fr
 
 from collections.abc import Callable, Mapping
 import functools
+import math
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -57,20 +59,20 @@ def create_schedule(kind: str, learning_rate: float, num_train_steps: int,
   return schedule
 
 
-def _mask_by_path(params: Params, choose: Callable[[tuple[str, ...]], bool]) -> Params:
-  """Returns a tree like `params` of `choose(path)` for each parameter."""
+def _map_paths(params: Params, function: Callable[[tuple[str, ...]], Any]) -> Params:
+  """Returns a tree like `params` of `function(path)` for each parameter."""
   return jax.tree_util.tree_map_with_path(
-      lambda path, _: choose(tuple(entry.key for entry in path)), params)
+      lambda path, _: function(tuple(entry.key for entry in path)), params)
 
 
 def decay_mask(params: Params) -> Params:
   """Returns True for all parameters but biases and LayerNorm's (`_do_use_weight_decay`)."""
-  return _mask_by_path(params, lambda path: path[-1] != "bias" and "layer_norm" not in path)
+  return _map_paths(params, lambda path: path[-1] != "bias" and "layer_norm" not in path)
 
 
 def parameters_of(modules: Modules, params: Params) -> Params:
   """Returns True for the parameters of some modules, such as ("bert", "pooler"), else False."""
-  return _mask_by_path(params, lambda path: any(
+  return _map_paths(params, lambda path: any(
       path[:len(module)] == module for module in modules))
 
 
@@ -111,6 +113,30 @@ def scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTransf
   return optax.GradientTransformation(init, update)
 
 
+def scale_by_depth(decay: float) -> optax.GradientTransformation:
+  """Multiplies the updates of lower modules by powers of `decay` (Howard and Ruder, 2018).
+
+  Of L layers, layer_l (from 0) has decay ** (L - l), the embeddings have decay ** (L + 1); the
+  pooler, the heads and all else have 1. As a factor of the whole update, decay and trust ratio
+  included, it is one of the learning rate.
+  """
+
+  def height(path: tuple[str, ...]) -> float:
+    """Returns 0 for the embeddings, l + 1 for layer_l, infinity for what is above them."""
+    layer = re.fullmatch("bert/(embeddings|layer_([0-9]+))", "/".join(path[:2]))
+    return math.inf if not layer else int(layer[2]) + 1 if layer[2] else 0
+
+  def update(updates: Any, state: optax.EmptyState, params: Params | None = None
+             ) -> tuple[Any, optax.EmptyState]:
+    del params
+    heights = _map_paths(updates, height)
+    # The lower ones may be frozen, and then are not here; the highest layer is, if any.
+    top = max((h for h in jax.tree.leaves(heights) if h < math.inf), default=0) + 1
+    return jax.tree.map(lambda u, h: u * decay ** max(top - h, 0), updates, heights), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
   """Multiplies by minus the `learning_rate` that each call of `update` is given.
 
@@ -133,7 +159,7 @@ def scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
 
 @functools.lru_cache(maxsize=32)  # equal settings: one optimizer, so that a step compiles once
 def create_optimizer(kind: str, *, b1: float, b2: float, eps: float, weight_decay: float,
-                     max_grad_norm: float, bias_correction: bool
+                     max_grad_norm: float, bias_correction: bool, layerwise_lr_decay: float = 1.0
                      ) -> optax.GradientTransformationExtraArgs:
   """Chains clipping by the global norm, Adam's direction, decoupled decay and learning rate.
 
@@ -151,16 +177,19 @@ def create_optimizer(kind: str, *, b1: float, b2: float, eps: float, weight_deca
     max_grad_norm: bound on the root of the sum of all squared gradients; 0 turns it off.
     bias_correction: True is Adam (and LAMB) as published; False is the original BERT's (and
       the LAMB that ALBERT was trained with).
+    layerwise_lr_decay: see `scale_by_depth`; 1 turns it off.
   """
   if kind not in ("adamw", "lamb"):
     raise ValueError(f"optimizer must be 'adamw' or 'lamb', not {kind!r}")
   scale = optax.scale_by_adam if bias_correction else scale_by_bert_adam
   trust = (optax.masked(optax.scale_by_trust_ratio(), decay_mask),) if kind == "lamb" else ()
+  by_depth = (scale_by_depth(layerwise_lr_decay),) if layerwise_lr_decay != 1 else ()
   return optax.chain(
       clip_by_global_norm(max_grad_norm) if max_grad_norm else optax.identity(),
       scale(b1=b1, b2=b2, eps=eps),
       optax.add_decayed_weights(weight_decay, decay_mask),
       *trust,
+      *by_depth,
       scale_by_given_rate())
 
 

@@ -25,6 +25,7 @@ import ml_collections
 import numpy as np
 
 import checkpoint_utils
+import checkpointing
 from classification import collapse, tasks
 from classification.classifier import Classifier, split_logits
 from classification.dev_predictions import dev_predictions, dev_sections, write_dev_file
@@ -77,9 +78,9 @@ def run_command(asked: experiment.Asked) -> "CommandResult":
                        label_names=classifier.label_names, data=digests,
                        class_counts=counts_to_learn(run_data))
   if plan:
-    params, results = experiment.run_training(run, plan)
-    classifier = dataclasses.replace(classifier, params=params)
-    export_classifier(run, classifier, run_data.task, tokenizer, results)
+    trained = experiment.run_training(run, plan)
+    classifier, results = dataclasses.replace(classifier, params=trained.params), trained.results
+    export_classifier(run, classifier, run_data.task, tokenizer, trained)
   else:
     results = score_splits(config, classifier, run_data, dev_logits) if config.do_eval else {}
   if config.do_eval:
@@ -227,7 +228,8 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
   schedule = optimization.create_schedule(config.learning_rate_schedule, config.learning_rate,
                                           num_train_steps, num_warmup_steps)
   frozen = frozen_modules(config, classifier.model.config.num_hidden_layers)
-  optimizer = optimization.train_all_but(experiment.optimizer_from_config(config), frozen)
+  optimizer = optimization.train_all_but(
+      experiment.optimizer_from_config(config, config.layerwise_lr_decay), frozen)
   return experiment.TrainingPlan(
       description=experiment.model_description(
           classifier.model.config, label_names=classifier.label_names,
@@ -236,7 +238,8 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
       params=classifier.params, optimizer=optimizer, schedule=schedule,
       loop=training.Loop(num_train_steps, config.log_every_steps,
                          max(round(eval_steps), 1) if config.do_eval and eval_steps else 0,
-                         config.save_checkpoints_steps, config.skip_nonfinite_steps),
+                         config.save_checkpoints_steps, config.skip_nonfinite_steps,
+                         ends_early=config.early_stopping_patience > 0),
       num_warmup_steps=num_warmup_steps, batch_description=f"{config.train_batch_size} examples",
       step_fn=losses.make_classifier_step(
           classifier.model, optimizer, skip_nonfinite=config.skip_nonfinite_steps > 0,
@@ -246,7 +249,22 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
           config, dataclasses.replace(classifier, params=params), run_data, dev_logits)
                 ) if config.do_eval else None,
       curve=f"eval_{run_data.task.metrics[0]}", frozen=frozen,
-      summary={"class_counts": run_data.class_counts()} if classifier.label_names else {})
+      summary={"class_counts": run_data.class_counts()} if classifier.label_names else {},
+      selection=selection_of(config, run_data.task))
+
+
+def selection_of(config: ml_collections.ConfigDict, task: tasks.Task) -> checkpointing.Selection:
+  """Returns how the evaluations decide: by the task's first metric (MNLI: of the matched split).
+
+  Raises:
+    UserError: they decide, and there are none.
+  """
+  for knob in ("early_stopping_patience", "keep_best"):
+    if config[knob] and not (config.do_eval and config.eval_every_epochs):
+      raise UserError(f"{knob} {config[knob]} needs evaluations while training: "
+                      "--config.do_eval=True and --config.eval_every_epochs=1.0")
+  return checkpointing.Selection(f"eval_{task.metrics[0]}", config.early_stopping_patience,
+                                 config.keep_best)
 
 
 def training_target(config: ml_collections.ConfigDict, classifier: Classifier,
@@ -327,7 +345,9 @@ def with_collapse(run: experiment.Run, results: Mapping[str, float]) -> dict[str
   config_file = run.folder / "config.json"
   stored = files.read_json(config_file) if config_file.exists() else {}
   counts = list(stored.get("class_counts", {}).values())
-  idle = collapse.never_learned(reporting.read_metrics(run.folder / "metrics.jsonl"), counts)
+  plain = not (run.config.label_smoothing or run.config.class_weights)  # else another loss
+  idle = plain and collapse.never_learned(
+      reporting.read_metrics(run.folder / "metrics.jsonl"), counts)
   if results["eval_collapsed"] or idle:
     sign = ("it gives all examples of a dev set one answer" if results["eval_collapsed"] else
             "its training loss stayed at the "
@@ -372,7 +392,7 @@ def report_fine_tuning(run: experiment.Run, run_data: RunData, dev_logits: Mappi
 
 
 def export_classifier(run: experiment.Run, classifier: Classifier, task: tasks.Task,
-                      tokenizer: Tokenizer, results: Mapping[str, float]) -> None:
+                      tokenizer: Tokenizer, trained: experiment.Trained) -> None:
   """Writes model/, with the names of the classes."""
   config = run.config
   duration = (f"{config.max_steps} steps" if config.max_steps else
@@ -384,12 +404,12 @@ def export_classifier(run: experiment.Run, classifier: Classifier, task: tasks.T
       f"Fine-tuned from `{config.init_checkpoint or 'random weights'}` with BERT in Flax:\n"
       f"batch {config.train_batch_size}, learning rate {config.learning_rate}, "
       f"{duration}, length {config.max_seq_length}, "
-      f"seed {config.seed}, {config.dtype}.\n"
+      f"seed {config.seed}, {config.dtype}. The parameters are {trained.origin}.\n"
       f"Task: {task.name}; classes: {quoted(classifier.label_names) or 'none (regression)'}"
       f"{_several(task.multi_label)}.",
-      "dev set", results)
+      "dev set", trained.results)
   experiment.export(
-      run, classifier.model.config, classifier.params, tokenizer, card,
+      run, classifier.model.config, classifier.params, tokenizer, card, trained.origin,
       architectures=["BertForSequenceClassification"], text_columns=classifier.text_columns,
       id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)},
       text_delimiter=classifier.text_delimiter,

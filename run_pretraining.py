@@ -90,8 +90,9 @@ def main() -> None:
   experiment.start_run(run, SCRIPT, pretrainer.model.config, pretrainer.params, tokenizer,
                        data=examples.digests)
   if run.trains:
-    params, results = experiment.run_training(run, plan_pretraining(config, examples, pretrainer))
-    export_pretrainer(run, pretrainer.model.config, params, tokenizer, results)
+    trained = experiment.run_training(run, plan_pretraining(config, examples, pretrainer))
+    results = trained.results
+    export_pretrainer(run, pretrainer.model.config, tokenizer, trained)
   elif examples.held_out:
     results = score_held_out(config, pretrainer.params, examples.held_out[-1],
                        make_eval_fn(pretrainer.model))
@@ -434,8 +435,7 @@ def report_pretraining(run: experiment.Run, phases: list[PhasePlan]) -> None:
 
 
 def export_pretrainer(run: experiment.Run, bert_config: modeling.BertConfig,
-                      params: training.Params, tokenizer: Tokenizer,
-                      results: Mapping[str, float]) -> None:
+                      tokenizer: Tokenizer, trained: experiment.Trained) -> None:
   """Writes model/, a HuggingFace BertForPreTraining that run_classifier.py starts from."""
   config = run.config
   card = experiment.model_card(
@@ -443,8 +443,8 @@ def export_pretrainer(run: experiment.Run, bert_config: modeling.BertConfig,
       f"Pre-trained from `{config.init_checkpoint or 'random weights'}` with BERT in Flax: "
       f"{config.num_train_steps} steps,\n(share, length, batch) {phases_of(config)}, objective "
       f"{config.objective}, {config.optimizer}, learning rate {config.learning_rate},\n"
-      f"seed {config.seed}, {config.dtype}.", "held-out text", results)
-  experiment.export(run, bert_config, params, tokenizer, card,
+      f"seed {config.seed}, {config.dtype}.", "held-out text", trained.results)
+  experiment.export(run, bert_config, trained.params, tokenizer, card, trained.origin,
                     architectures=["BertForPreTraining"])
 
 

@@ -217,6 +217,7 @@ class Loop:
   eval_every_steps: int  # 0: never
   save_checkpoints_steps: int  # 0: every 1000, and 4 times or at least every 50
   most_skipped: int = 0  # steps in a row that may be left out: see `train_step`'s skip_nonfinite
+  ends_early: bool = False  # an evaluation may end the training: see `Verdict`
 
   @property
   def log_cadence(self) -> int:
@@ -233,6 +234,13 @@ class Loop:
     """
     return (_due(step, self.eval_every_steps)
             and self.num_train_steps - step > self.eval_every_steps // 2)
+
+
+class Verdict(NamedTuple):
+  """What follows from an evaluation: its state is to be saved, or is the last of the training."""
+
+  save: bool = False
+  stop: bool = False
 
 
 def ask_all() -> Array:
@@ -303,9 +311,9 @@ def place(batch: Mapping[str, np.ndarray]) -> PlacedBatch:
 
 
 def train(state: TrainState, step_fn: TrainStep, batches: Iterable[PlacedBatch], loop: Loop,
-          schedule: optax.Schedule, reporter: StepLog, evaluate: Callable[[TrainState], None],
+          schedule: optax.Schedule, reporter: StepLog, evaluate: Callable[[TrainState], Verdict],
           checkpointer: Saver | None) -> TrainState:
-  """Trains from the state's step to `loop.num_train_steps`.
+  """Trains from the state's step to `loop.num_train_steps`, or to where an evaluation ends it.
 
   Args:
     state: replicated; unusable afterwards (the first step takes over its buffers).
@@ -330,21 +338,26 @@ def train(state: TrainState, step_fn: TrainStep, batches: Iterable[PlacedBatch],
   try:
     for step in range(int(state.step) + 1, loop.num_train_steps + 1):
       last = step == loop.num_train_steps
-      log = last or step == 1 or _due(step, loop.log_cadence)
+      score = loop.evaluates(step)
+      log = (last or step == 1 or _due(step, loop.log_cadence)
+             or (score and loop.ends_early))  # all steps have their records when it ends there
       state = meter.run(step, step_fn, state, batches, log=log, wait=last or step == 1)
       if checkpointer:
         checkpointer.check()
       save = last or _due(step, loop.save_cadence)
-      score = loop.evaluates(step)
       if last or save or score:
         with meter.paused():
           if score:  # first: what is logged of a saved step is logged once, whatever is killed
-            evaluate(state)
+            verdict = evaluate(state)
+            last |= verdict.stop
+            save |= verdict.save or verdict.stop
           if last:
             reporter.finish(meter.total.summary())
           if save and checkpointer:
             checkpointer.save(state)
       stopping.check()
+      if last:
+        break
   except stopping.Stopped:  # between two steps, or in an evaluation
     if checkpointer:
       with meter.paused():

@@ -142,6 +142,10 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   # counted and named. The next one stops the run. 0: the first one does.
   config.skip_nonfinite_steps = 0
 
+  # Learning rates by depth (Howard and Ruder, 2018; Clark et al., 2020, ELECTRA's decay of 0.8 or
+  # 0.9): the pooler and the classifier have learning_rate, layer l of L (from 0) this number to the
+  # power L - l times it, and the embeddings to the power L + 1. 1: all have the same.
+  config.layerwise_lr_decay = 1.0
   # Share of the target that is spread over all classes alike (Szegedy et al., 2016, section 7). In
   # the training loss only: eval_loss is the plain one.
   config.label_smoothing = 0.0
@@ -173,6 +177,13 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
   config.log_every_steps = 0
   # Epochs between two evaluations while training. 0: evaluate only at the end.
   config.eval_every_epochs = 1.0
+  # End the training after so many evaluations in a row without a new best one by the task's first
+  # metric (MNLI: of the matched dev set); equal is no new best (Prechelt, 1998, "Early Stopping -
+  # But When?"). The learning rate still falls as for the whole training. 0: never.
+  config.early_stopping_patience = 0
+  # Score and export the parameters of the best evaluation, the first of equal ones, instead of the
+  # last. Its checkpoint is kept beside those of keep_checkpoints.
+  config.keep_best = False
   # Repository OWNER/NAME on the HuggingFace hub that model/ is uploaded to at the end, also of a
   # finished run, with the token of `hf auth login` or HF_TOKEN. It is made if it is not there.
   # Blank: nowhere.

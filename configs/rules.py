@@ -93,8 +93,10 @@ RULES = {
     "max_grad_norm": _FROM_0,
     "skip_nonfinite_steps": _at_least(0),
     "label_smoothing": _SHARE_BELOW_1,
+    "layerwise_lr_decay": _SHARE_ABOVE_0,
     "reinit_layers": _at_least(0),
     "freeze_layers": _at_least(0),
+    "early_stopping_patience": _at_least(0),
     "dtype": _one_of("float32", "bfloat16"),
     "matmul_precision": _one_of("float32", "tensorfloat32", "bfloat16"),
     "seed": _SEED,
@@ -117,9 +119,12 @@ RULES = {
 # What restore_step may change in a run: the same shapes, but other steps.
 RETRY_KEYS = ("learning_rate", "learning_rate_schedule", "max_grad_norm", "adam_b1", "adam_b2",
               "adam_eps", "weight_decay", "seed", "skip_nonfinite_steps", "label_smoothing",
-              "class_weights",
+              "class_weights", "early_stopping_patience",
               "model.hidden_dropout_prob", "model.attention_probs_dropout_prob",
               "model.classifier_dropout")
+# Free knobs that may not change in an unfinished run whose evaluations decide on its end or result.
+DECIDING_KEYS = ("do_eval", "eval_split", "eval_batch_size", "eval_every_epochs",
+                 "max_eval_samples", "positive_class")
 FREE_KEYS = tuple(name for name, rule in RULES.items() if rule.free)
 
 

@@ -5,6 +5,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import modeling
@@ -108,6 +109,51 @@ def test_one_lamb_update_by_hand(bias_correction):
   np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-4)
   np.testing.assert_allclose(updates["zero"], -0.1 * direction(np.asarray([0.1, 0.0])), rtol=1e-4)
   np.testing.assert_allclose(updates["bias"], -0.1 * direction(np.asarray([0.5])), rtol=1e-4)
+
+
+def tree_of(layers, value):
+  """Parameters of `layers` layers and what is below and above them; each is `value`."""
+  names = ("embeddings/layer_norm/scale", *(f"layer_{i}/output/kernel" for i in range(layers)),
+           "pooler/dense/kernel")
+  flat = {f"bert/{name}": jnp.asarray(value) for name in names}
+  return flax.traverse_util.unflatten_dict({**flat, "classifier/kernel": jnp.asarray(value)}, "/")
+
+
+@pytest.mark.parametrize("kind", ["adamw", "lamb"])
+@pytest.mark.parametrize("frozen", [(), (("bert", "embeddings"), ("bert", "layer_0"))])
+def test_learning_rates_by_depth(kind, frozen):
+  """Of 11 layers, so that layer_10 is not taken for layer_1; 0.5 is exact."""
+  params, grads = tree_of(11, [3.0, -4.0]), tree_of(11, [0.3, 0.4])
+  updates = {}
+  for decay in (1.0, 0.5):
+    optimizer = optimization.train_all_but(optimization.create_optimizer(
+        kind, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, max_grad_norm=1.0,
+        bias_correction=True, layerwise_lr_decay=decay), frozen)
+    update, _ = optimizer.update(grads, optimizer.init(params), params, learning_rate=0.1)
+    updates[decay] = flax.traverse_util.flatten_dict(update["bert"] | {
+        "classifier": update["classifier"]}, sep="/")
+  expected = {"embeddings/layer_norm/scale": 0.5**12, "pooler/dense/kernel": 1.0,
+              "classifier/kernel": 1.0,
+              **{f"layer_{i}/output/kernel": 0.5**(11 - i) for i in range(11)}}
+  assert set(updates[0.5]) == set(expected)
+  for name, factor in expected.items():
+    np.testing.assert_array_equal(updates[0.5][name], factor * updates[1.0][name], name)
+    assert updates[1.0][name].any() != any(("bert", *name.split("/"))[:2] == m for m in frozen)
+
+
+def test_one_step_with_rates_by_depth_by_hand():
+  """AdamW's first step of two layers: lr * decay^k * (sign of the gradient + weight decay)."""
+  params, grads = tree_of(2, [3.0, -4.0]), tree_of(2, [0.3, 0.4])
+  optimizer = make_optimizer(layerwise_lr_decay=0.9)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params, learning_rate=0.1)
+  params = optax.apply_updates(params, updates)
+  kernel = np.asarray([1.0, 1.0]) + 0.01 * np.asarray([3.0, -4.0])
+  for leaf, rate, step in ((params["bert"]["embeddings"]["layer_norm"]["scale"], 0.0729, 1.0),
+                           (params["bert"]["layer_0"]["output"]["kernel"], 0.081, kernel),
+                           (params["bert"]["layer_1"]["output"]["kernel"], 0.09, kernel),
+                           (params["bert"]["pooler"]["dense"]["kernel"], 0.1, kernel),
+                           (params["classifier"]["kernel"], 0.1, kernel)):
+    np.testing.assert_allclose(leaf, np.asarray([3.0, -4.0]) - rate * step, rtol=1e-5)
 
 
 def test_an_unknown_optimizer_is_refused():

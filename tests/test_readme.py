@@ -51,6 +51,8 @@ NOT_RUN = {
                     "needs an account; tests/test_hub.py has one"),
     **dict.fromkeys((line for line in DOCUMENTS["docs/sweeps.md"].splitlines()
                      if "--storage=post" in line), "needs a server; tests/test_study.py has one"),
+    **dict.fromkeys((line for line in DOCUMENTS["docs/fine-tuning.md"].splitlines()
+                     if line.startswith("for tool in ")), "makes 80 runs"),
     'pip install "jax[cuda13]"': "installs, and needs a GPU",
     'pip install "jax[tpu]"': "installs, and needs a TPU",
 }

@@ -348,6 +348,66 @@ def test_going_back_to_a_kept_step(finished, tmp_path, monkeypatch, capsys):
     run(*again, "--config.restore_step=20")
 
 
+F1_BY_STEP = {5: 0.5, 10: 0.8, 15: 0.8, 20: 0.7}
+
+
+def test_early_stopping_and_the_best_outlive_every_kill(finished, tmp_path, monkeypatch, capsys):
+  """The same bits as unbroken. The scores are made up, by the parameters' bits of each step."""
+  arguments = (*finished[1], "--config.early_stopping_patience=2", "--config.keep_best=True",
+               "--config.keep_checkpoints=1")
+  score, steps_by_bits = run_classifier.score_splits, {}
+
+  def made_up(config, classifier, *more):
+    bits = np.asarray(classifier.params["classifier"]["kernel"]).tobytes()
+    step = steps_by_bits.setdefault(bits, 5 * (len(steps_by_bits) + 1))
+    return score(config, classifier, *more) | {"eval_f1": F1_BY_STEP[step]}
+
+  monkeypatch.setattr(run_classifier, "score_splits", made_up)
+  whole, broken = tmp_path / "whole", tmp_path / "broken"
+  run(*arguments, f"--output_dir={whole}")
+  said = capsys.readouterr().out
+  assert ("no eval_f1 in 2 evaluations was above that of step 10: the training ends here\n"
+          f"model: {whole / 'model'} (the best, step 10 of 20: eval_f1 0.8000)\n") in said
+
+  def killed(owner, name, at):
+    """Kills the run in the `at`-th call of a function."""
+    function, calls = getattr(owner, name), []
+
+    def die(*args, **kwargs):
+      calls.append(1)
+      if len(calls) == at:
+        raise KeyboardInterrupt
+      return function(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+      patch.setattr(owner, name, die)
+      run(*arguments, f"--output_dir={broken}")
+    return capsys.readouterr().out
+
+  checkpointer = experiment.checkpointing.Checkpointer
+  killed(checkpointer, "save", 2)  # that of step 10, the new best
+  with pytest.raises(UserError, match="eval_every_epochs is 1.0 there and 2.0 here"):
+    run(*arguments, "--config.eval_every_epochs=2.0", f"--output_dir={broken}")
+  assert "continuing after step 5\n" in killed(reporting, "write_json", 1)  # trained to step 20
+  assert "continuing after step 10\n" in killed(checkpointer, "read_params", 1)
+  assert "the training ends here\n" in killed(experiment, "export", 1)
+  run(*arguments, f"--output_dir={broken}")
+  assert len(steps_by_bits) == 4  # whatever was made again came to the same bits
+  assert {path.name for path in (broken / "checkpoints").iterdir()} == {"10", "20"}
+  for name in ("model/model.safetensors", "model/README.md", "evaluations.json",
+               "eval_results.json", "predictions/MRPC.tsv"):
+    assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+  assert json.loads((whole / "eval_results.json").read_text())["eval_f1"] == 0.8
+  for folder in (whole, broken):
+    scores = {record["step"]: record["eval_f1"] for record in reporting.read_metrics(
+        folder / "metrics.jsonl") if "eval_f1" in record}
+    assert scores == F1_BY_STEP
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["best_step"], summary["model_step"]) == (10, 10)
+  tensors = safetensors.numpy.load_file(whole / "model" / "model.safetensors")
+  assert steps_by_bits[np.ascontiguousarray(tensors["classifier.weight"].T).tobytes()] == 10
+
+
 def write_nli(folder, task, names):
   """RTE's or MNLI's TSV layout, few rows."""
   mnli = task == "MNLI"
@@ -491,13 +551,13 @@ def test_small_data_has_its_tools(finished, tmp_path, capsys):
       "--config.max_eval_samples=12", "--config.max_predict_samples=5",
       f"--output_dir={tmp_path / 'out'}")
   said = capsys.readouterr().out
-  assert ("  7 tensors loaded, 18 freshly initialized (bert/layer_0/*, bert/pooler/dense/kernel, "
-          "bert/pooler/dense/bias), 18 ignored (bert/layer_0/*, bert/pooler/dense/bias, "
+  assert ("  7 tensors loaded, 18 freshly initialized (bert/layer_0/*, bert/pooler/dense/bias, "
+          "bert/pooler/dense/kernel), 18 ignored (bert/layer_0/*, bert/pooler/dense/bias, "
           "bert/pooler/dense/kernel)") in said
   assert re.search(r"train: 16 examples, .*; the first 16 of 40 rows \(max_train_samples\)\n", said)
   assert re.search(r"test: 5 examples, .*; the first 5 of 7 rows \(max_predict_samples\)\n", said)
   assert re.search(r"class weights: 'not_equivalent' [\d.]+, 'equivalent' [\d.]+\n", said)
-  assert re.search(r"training: 3 steps of 8 examples, 0 of .* none on \d+; 1,120 frozen\n", said)
+  assert re.search(r"training: 3 steps of 8 examples, 0 of .* none on [\d,]+; 1,136 frozen\n", said)
   ours, theirs = (safetensors.numpy.load_file(place / "model" / "model.safetensors")
                   for place in (tmp_path / "out", folder))
   for name, tensor in ours.items():
@@ -535,7 +595,7 @@ def test_only_one_class_a_text_can_be_smoothed_and_weighed(knob, value, kind, na
 
 
 @pytest.mark.parametrize("value,expected", [
-    ("", ()), ("balanced", (5 / 9, 5 / 6, 5 / 3)), ("1,2.5,1e-1", (1, 2.5, 0.1)),
+    ("", ()), ("balanced", (2 / 3, 1, 2)), ("1,2.5,1e-1", (1, 2.5, 0.1)),
     ('c=3, "a, b"=1,d=2', (1, 2, 3)), ('"a, b=1",d=2,c=3', (1, 2, 3)),
     ("balance", "must be balanced, or a number for each of the classes 'a, b', 'd', 'c', in this"),
     ("1,2", "must be balanced, or a number for each"), ("c=3,d=2,e=1", "must be balanced, or a nu"),
@@ -686,6 +746,8 @@ def test_another_vocabulary_is_warned_of(capitals, tmp_path, capsys):
     (["--config.freeze_layers=2"], "freeze_layers 2 is over the model's 1 layers"),
     (["--config.class_weights=1"], "class_weights '1' must be balanced, or a number for each of"),
     (["--config.label_smoothing=1.0"], "label_smoothing must be a share from 0, below 1, not 1.0"),
+    (["--config.keep_best=True", "--config.do_eval=False"], "keep_best True needs evaluations wh"),
+    (["--config.early_stopping_patience=2", "--config.eval_every_epochs=0"], "patience 2 needs ev"),
     (["--config.max_steps=-1"], "max_steps must be at least 0, not -1"),
     (["--config.model.layer_norm_eps=-1"], "config.model: layer_norm_eps must be a number in"),
 ])

@@ -11,7 +11,10 @@ import time
 
 from tests.stress import harness
 
-SCRIPTS = ("run_pretraining", "run_classifier")
+# Of each script, and what its command has beside the usual: evaluations that decide.
+SCRIPTS = {"run_pretraining": {},
+           "run_classifier": {"keep_best": True, "early_stopping_patience": 5,
+                              "eval_every_epochs": 0.3, "keep_checkpoints": 1}}
 
 
 def main() -> None:
@@ -25,10 +28,10 @@ def kill_runs(folder: pathlib.Path, times: int, seed: int = 0) -> int:
   inputs = harness.Inputs.make(harness.fresh(folder) / "inputs")
   rng = random.Random(seed)
   kills, runs = 0, 0
-  for script in SCRIPTS:
-    harness.run_whole(inputs.command(script, folder / script), inputs.environment())
+  for script, knobs in SCRIPTS.items():
+    harness.run_whole(inputs.command(script, folder / script, **knobs), inputs.environment())
   while kills < times:
-    script = SCRIPTS[runs % len(SCRIPTS)]
+    script = list(SCRIPTS)[runs % len(SCRIPTS)]
     broken = harness.fresh(folder / "broken")
     runs += 1
     while (status := _kill_once(inputs, script, broken, rng, table)) is None:
@@ -44,7 +47,7 @@ def _kill_once(inputs: harness.Inputs, script: str, out: pathlib.Path, rng: rand
   """Starts a run and kills it at a moment drawn at random; its exit status if it ends before."""
   moment = rng.choice(("a time", "a time", "a save", "a save", "the end of a save", "the export"))
   nth, delay = rng.randint(1, 4), rng.uniform(0.0, 0.04)
-  process = harness.start(inputs.command(script, out), inputs.environment())
+  process = harness.start(inputs.command(script, out, **SCRIPTS[script]), inputs.environment())
   since = time.monotonic()
   after = rng.uniform(1.0, 15.0)
   seen: set[str] = _entries(out, moment)
