@@ -235,7 +235,8 @@ class Tally:
         more = f" and {count - len(self._odd[what]):,} more" if count > _MOST_NAMED else ""
         say(f"{count:,} row{'s' * (count > 1)} {what} ({meaning[what]}): "
             f"line{'s' * (count > 1)} {lines}{more} of {rows.source}")
-    say(f"{self._rows:,} predictions in {seconds:.1f} s ({self._rows / seconds:.1f}/s)")
+    say(f"{self._rows:,} prediction{'s' * (self._rows != 1)} in {seconds:.1f} s "
+        f"({self._rows / seconds:.1f}/s)")
 
 
 if __name__ == "__main__":
