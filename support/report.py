@@ -413,7 +413,7 @@ th { text-align: start; font-weight: 600; color: var(--soft); vertical-align: bo
 th, td { padding: .45rem .9rem .45rem 0; border-bottom: 1px solid var(--line); }
 th:last-child, td:last-child { padding-right: .2rem; }
 td { vertical-align: top; }
-.number { text-align: end; } td.number { white-space: nowrap; }
+td { white-space: nowrap; } .number { text-align: end; }
 td.text { min-width: 15rem; max-width: 44rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 .matrix th { max-width: 12rem; overflow-wrap: break-word; vertical-align: middle; }
 .matrix thead th + th { text-align: center; }

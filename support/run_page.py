@@ -69,7 +69,9 @@ def _about(folder: pathlib.Path, config: Mapping[str, Any], summary: Mapping[str
       ("Training", seconds and f"{seconds:,.1f} s, {summary['examples_per_second']:,.1f} examples/s"
        f"; compilation {summary['compile_seconds']:,.1f} s"
        + (f" (from step {summary['first_step']} on)" if summary.get("first_step") else "")),
-      ("Best step", "best_step" in summary and f"{summary['best_step']:,}"),
+      ("Best step", "best_step" in summary and f"{summary['best_step']:,}"
+       + (f"; the model is that of step {summary['model_step']:,}" if "model_step" in summary
+          else "")),
       ("Peak memory", "; ".join(
           f"{summary[name] / 1e9:.2f} GB of {what}" for name, what in (
               ("peak_host_bytes", "the process"), ("peak_device_bytes", "the fullest device"))

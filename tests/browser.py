@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import select
 import shutil
 import signal
 import subprocess
@@ -60,6 +61,7 @@ class Browser:
 
   def _read(self):
     while b"\0" not in self._unread:
+      assert select.select([self._from], [], [], 120)[0], "the browser hangs"
       more = os.read(self._from, 1 << 16)
       assert more, "the browser has ended"
       self._unread += more

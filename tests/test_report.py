@@ -55,7 +55,7 @@ def predictions(texts, gold, probabilities, names=("bad", "good"), name="dev"):
 
 @pytest.fixture(scope="module")
 def dev():
-  texts = {"text": ["fine", NASTY, "a\tb\nc\rd \"e\"", "long " * 500, "dull"],
+  texts = {"text": ["fine", NASTY, "a\tb\nc\rd \"e\"", "long " * 500, "dull\rgrey"],
            "other": ["مرحبا"] * 5}
   return predictions(texts, [1, 0, 1, 0, 0],
                      [[.1, .9], [.4, .6], [.8, .2], [.05, .95], [.7, .3]])
@@ -75,7 +75,7 @@ def folder(tmp_path_factory, dev):
   for name, content in (("config.json", CONFIG), ("eval_results.json", {
       "eval_accuracy": 0.9123456, "eval_collapsed": False}), ("summary.json", {
           "train_seconds": 100.0, "examples_per_second": 5.0, "compile_seconds": 3.0,
-          "first_step": 0, "best_step": 1500, "peak_host_bytes": 1.25e9})):
+          "first_step": 0, "best_step": 1500, "model_step": 2000, "peak_host_bytes": 1.25e9})):
     (folder / name).write_text(json.dumps(content))
   (folder / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
   run_page.write_run_report(folder, f"own: {NASTY}",
@@ -91,7 +91,8 @@ def test_a_page_shows_the_run(folder):
   for text in ("python3 run_classifier.py", "'--config.dataset_path=my reviews'", "0.9123",
                "Share of right ones", "Loss", "Learning rate", "Gradient norm", "1.25 GB",
                "22,713,216 parameters, from demo/minilm", "2 x cpu", "5cb6a74", "jax 0.10.2",
-               "1,500", "3 of 5 examples, the surest first", "model.hidden_size", "مرحبا"):
+               "1,500; the model is that of step 2,000", "3 of 5 examples, the surest first",
+               "model.hidden_size", "مرحبا"):
     assert text in said, text
   assert "Tokens per second" not in said
   assert page.elements.count("svg") == 4
@@ -214,7 +215,7 @@ def test_the_wrong_ones_by_confidence(dev):
   assert dev.wrong.tolist() == [3, 2, 1]
   texts = "".join(dev_predictions.dev_sections(dev, {}))
   assert texts.index("long long") < texts.index("a\tb\nc") < texts.index("&lt;script")
-  assert ">95.0%<" in texts and ">dull<" not in texts
+  assert ">95.0%<" in texts and ">dull" not in texts
   assert "long " * 200 + " …" in texts and "long " * 201 not in texts  # 1,000 characters
 
 
