@@ -120,7 +120,7 @@ def write_dev_file(path: pathlib.Path, dev: DevPredictions) -> None:
 
 
 def _field(text: str) -> str:
-  # The csv module does not quote a lone carriage return, at which its reader then stops.
+  # The csv module does not quote a lone carriage return, where its reader then ends the row.
   return '"' + text.replace('"', '""') + '"' if re.search(r'[\t\r\n"]', text) else text
 
 
