@@ -11,6 +11,9 @@ from typing import Any
 from support.errors import first_line, shown, UserError
 from support.reporting import say
 
+# How `datasets` begins where a data set has several configurations and none of them is named.
+_NO_CONFIGURATION = ("Config name is missing", "BuilderConfig ")
+
 
 def snapshot(name: str, patterns: Sequence[str]) -> pathlib.Path:
   """Returns a local folder with the top-level files of a model, fetched if they are not cached.
@@ -57,6 +60,8 @@ def load_dataset(name: str, *configuration: str) -> Any:
     huggingface_hub.HfApi().dataset_info(name, timeout=10)
     return datasets.load_dataset(name, *configuration)
   except Exception as error:  # like in `snapshot`
+    if first_line(error).startswith(_NO_CONFIGURATION):  # the cache would give another one
+      raise _not_fetched(full_name, error) from error
     try:
       return _load_cached_dataset(name, *configuration)
     except Exception:
@@ -112,7 +117,7 @@ def _load_cached_dataset(name: str, *configuration: str) -> Any:
 
 def _not_fetched(name: str, error: Exception) -> UserError:
   reason = first_line(error)
-  if reason.startswith("Config name is missing"):  # those that there are follow in other lines
+  if reason.startswith(_NO_CONFIGURATION):  # those that there are may follow in other lines
     reason = str(error).partition("Example of usage")[0]
   return UserError(f"{name!r} is no local path and could not be fetched from the HuggingFace hub "
                    f"({type(error).__name__}: {reason.strip()})")
