@@ -188,6 +188,7 @@ def test_a_sampler_draws_settings_and_each_has_all_seeds(url, tmp_path, sampler)
   settings = list(dict.fromkeys(name for name, _ in made))
   assert sorted(made) == sorted((name, seed) for name in settings for seed in (3, 4))
   assert len(settings) == 4
+  assert settings != [f"x={x}" for x in range(4)]  # drawn, not counted
   kind = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}[sampler]
   assert type(here._study.sampler) is kind
   assert opened(url, tmp_path, search).claim() is None
