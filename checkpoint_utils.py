@@ -4,7 +4,7 @@ One table (`WEIGHTS`) names every parameter in the three formats and is read bot
 safetensors and TF1 files are read without torch.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import glob
@@ -28,6 +28,7 @@ from tokenization import Tokenizer
 
 Tensors = dict[str, np.ndarray]
 Params = Mapping[str, Any]
+Draw = Callable[[Sequence[str]], Mapping[str, np.ndarray]]  # names -> their fresh parameters
 
 
 class Weight(NamedTuple):
@@ -564,15 +565,18 @@ def _expand(weights: tuple[Weight, ...], num_hidden_layers: int) -> list[Weight]
 
 
 def load_params(checkpoint: Checkpoint, fresh: Params,
-                reinitialize: tuple[str, ...] = (), resize_embeddings: bool = False
-                ) -> tuple[Params, LoadReport]:
+                reinitialize: tuple[str, ...] = (), resize_embeddings: bool = False,
+                draw: Draw | None = None) -> tuple[Params, LoadReport]:
   """Merges a checkpoint's weights into freshly initialized parameters.
 
   Args:
     checkpoint: what `find_checkpoint` found.
-    fresh: the model's initialized parameters; kept where the checkpoint has no such head.
+    fresh: the model's initialized parameters, kept where the checkpoint has no such head; or, with
+      `draw`, their shapes.
     reinitialize: prefixes of parameters to keep fresh even if the checkpoint has them.
     resize_embeddings: the model may have more words than the checkpoint; their rows stay fresh.
+    draw: makes the fresh parameters that are needed, "classifier/kernel" and so on; all of them
+      would take seconds to draw.
 
   Returns:
     The parameters as float32 numpy arrays, and what came from where.
@@ -586,30 +590,31 @@ def load_params(checkpoint: Checkpoint, fresh: Params,
   if "masked_lm/bias" in flat:
     _check_tied_decoder(checkpoint.path, tensors)
   by_ours = _by_our_name(checkpoint, tensors)
-  params, loaded, initialized, new_rows = {}, [], [], 0
-  for name, initial in flat.items():
-    if name in by_ours and not name.startswith(reinitialize):
-      value = by_ours.pop(name)
-      if resize_embeddings and name in _ROW_PER_WORD and len(value) < len(initial):
-        new_rows = len(initial) - len(value)
-        value = np.concatenate([value, initial[-new_rows:]])
-      if value.shape != initial.shape:
-        raise UserError(f"{checkpoint.path}: {name} has shape {list(value.shape)} in the "
-                        f"checkpoint and {list(initial.shape)} in the model")
-      params[name] = _finite(value, f"{checkpoint.path}: {name}")
-      loaded.append(name)
-    elif name.startswith((*HEADS, *reinitialize)):
-      params[name] = np.asarray(initial)
-      initialized.append(name)
-    else:
-      raise UserError(f"{checkpoint.path} has no tensor for {name} {list(initial.shape)}")
+  loaded = [name for name in flat if name in by_ours and not name.startswith(reinitialize)]
+  initialized = [name for name in flat if name not in loaded]
+  for name in initialized:
+    if not name.startswith((*HEADS, *reinitialize)):
+      raise UserError(f"{checkpoint.path} has no tensor for {name} {list(flat[name].shape)}")
+  grown = {name: len(flat[name]) - len(by_ours[name]) for name in loaded if resize_embeddings
+           and name in _ROW_PER_WORD and len(by_ours[name]) < len(flat[name])}
+  drawn = draw((*initialized, *grown)) if draw and (initialized or grown) else flat
+  params = {name: np.asarray(drawn[name]) for name in initialized}
+  for name in loaded:
+    value = by_ours.pop(name)
+    if name in grown:
+      value = np.concatenate([value, drawn[name][-grown[name]:]])
+    if value.shape != flat[name].shape:
+      raise UserError(f"{checkpoint.path}: {name} has shape {list(value.shape)} in the "
+                      f"checkpoint and {list(flat[name].shape)} in the model")
+    params[name] = _finite(value, f"{checkpoint.path}: {name}")
   for head in HEADS:
     missing = [name for name in initialized if name.startswith(head) and name not in by_ours]
     there = [name for name in loaded if name.startswith(head)]
     if missing and there:
       raise UserError(f"{checkpoint.path} has {', '.join(there)} but not {', '.join(missing)}")
-  report = LoadReport(tuple(loaded), tuple(initialized), tuple(sorted(by_ours)), new_rows)
-  return flax.traverse_util.unflatten_dict(params, sep="/"), report
+  report = LoadReport(tuple(loaded), tuple(initialized), tuple(sorted(by_ours)),
+                      max(grown.values(), default=0))
+  return flax.traverse_util.unflatten_dict({name: params[name] for name in flat}, sep="/"), report
 
 
 def count_outputs(checkpoint: Checkpoint) -> int:

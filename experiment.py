@@ -1,6 +1,6 @@
 """A run: its folder and config, its architecture and weights, its state, its checkpoints."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import datetime
 import functools
@@ -17,6 +17,7 @@ import zlib
 
 from absl import flags
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -247,14 +248,34 @@ def model_config(config: ml_collections.ConfigDict, base: modeling.BertConfig,
   return bert_config
 
 
+def parameter_shapes(model: nn.Module) -> training.Params:
+  """Returns a model's parameters as `jax.ShapeDtypeStruct`."""
+  return jax.eval_shape(model.init, jax.random.key(0), modeling.one_token())["params"]
+
+
 def random_params(model: nn.Module, seed: int) -> training.Params:
-  """Returns a model's random parameters; a process compiles this once for equal models."""
-  return _initializer(model)(jax.random.key(seed), modeling.one_token())["params"]
+  """Returns a model's random parameters."""
+  names = flax.traverse_util.flatten_dict(parameter_shapes(model), sep="/")
+  return flax.traverse_util.unflatten_dict(draw_params(model, seed, names), sep="/")
+
+
+def draw_params(model: nn.Module, seed: int, names: Iterable[str]) -> dict[str, jax.Array]:
+  """Returns some of `random_params`, without drawing the others: by names like bert/pooler/kernel.
+
+  A process compiles this once for equal models and names.
+  """
+  return _initializer(model, tuple(names))(jax.random.key(seed))
 
 
 @functools.lru_cache(maxsize=16)
-def _initializer(model: nn.Module) -> Callable[..., Any]:
-  return jax.jit(model.init)
+def _initializer(model: nn.Module, names: tuple[str, ...]) -> Callable[..., dict[str, jax.Array]]:
+
+  def initialize(key: jax.Array) -> dict[str, jax.Array]:
+    params = model.init(key, modeling.one_token())["params"]
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    return {name: flat[name] for name in names}
+
+  return jax.jit(initialize)
 
 
 def check_hosts(params: training.Params, tokenizer: Tokenizer,

@@ -138,12 +138,11 @@ def build_classifier(run: experiment.Run, checkpoint: checkpoint_utils.Checkpoin
                                         segments=task.segments)
   model = modeling.BertForSequenceClassification(bert_config, max(len(label_names), 1),
                                                  jnp.dtype(config.dtype))
-  params = experiment.random_params(model, config.seed)
-  classifier = Classifier(model, params, label_names, task.text_columns, task.text_delimiter,
+  classifier = Classifier(model, {}, label_names, task.text_columns, task.text_delimiter,
                           task.multi_label)
   redrawn = redrawn_modules(config, bert_config.num_hidden_layers) if run.trains else ()
   if checkpoint is None:
-    return classifier
+    return dataclasses.replace(classifier, params=experiment.random_params(model, config.seed))
   configured = names_in("label_names", config.label_names)
   # To score, the flag names the outputs whatever the checkpoint calls them.
   named = checkpoint.label_names if config.do_train and checkpoint.label_names else (
@@ -151,8 +150,10 @@ def build_classifier(run: experiment.Run, checkpoint: checkpoint_utils.Checkpoin
   same = checkpoint.regression if task.regression else (
       same_names(named, label_names) and checkpoint.multi_label == task.multi_label)
   params, report = checkpoint_utils.load_params(
-      checkpoint, params, reinitialize=redrawn if same else (*redrawn, "classifier/"),
-      resize_embeddings=config.resize_embeddings)
+      checkpoint, experiment.parameter_shapes(model),
+      reinitialize=redrawn if same else (*redrawn, "classifier/"),
+      resize_embeddings=config.resize_embeddings,
+      draw=functools.partial(experiment.draw_params, model, config.seed))
   say(f"  {report}")
   if "classifier/kernel" in report.ignored:
     say(f"  the checkpoint's classes ({quoted(checkpoint.label_names) or 'unnamed'}"

@@ -317,11 +317,11 @@ def build_pretrainer(config: ml_collections.ConfigDict,
                                         max(phase.max_seq_length for phase in phases),
                                         segments=1 if config.objective == "mlm" else 2)
   model = modeling.BertForPreTraining(bert_config, jnp.dtype(config.dtype), config.remat)
-  params = experiment.random_params(model, config.seed)
   if checkpoint is None:
-    return Pretrainer(model, params)
-  params, report = checkpoint_utils.load_params(checkpoint, params,
-                                                resize_embeddings=config.resize_embeddings)
+    return Pretrainer(model, experiment.random_params(model, config.seed))
+  params, report = checkpoint_utils.load_params(
+      checkpoint, experiment.parameter_shapes(model), resize_embeddings=config.resize_embeddings,
+      draw=functools.partial(experiment.draw_params, model, config.seed))
   say(f"  {report}")
   return Pretrainer(model, params)
 

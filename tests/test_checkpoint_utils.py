@@ -13,6 +13,7 @@ import safetensors.numpy
 
 import checkpoint_utils
 import checkpointing
+import experiment
 import modeling
 import optimization
 from support.errors import UserError
@@ -546,3 +547,24 @@ def test_a_run_can_be_continued_from(tiny, tmp_path):
     assert checkpoint.label_names == ("a", "b", "c")
     assert checkpoint.tokenizer == str(tmp_path / "tokenizer")
   assert checkpoint_utils.find_checkpoint(str(tmp_path)).path.endswith("10")
+
+
+def test_only_the_fresh_parameters_are_drawn(tiny, folder):
+  """They are those that the whole initializer draws, to the last bit."""
+  model, _, batch = tiny
+  fresh = jax.jit(model.init)(jax.random.key(5), batch)["params"]
+  asked = []
+
+  def draw(names):
+    asked.extend(names)
+    return experiment.draw_params(model, 5, names)
+
+  checkpoint = checkpoint_utils.find_checkpoint(str(folder))
+  some, report = checkpoint_utils.load_params(
+      checkpoint, experiment.parameter_shapes(model), reinitialize=("classifier/",), draw=draw)
+  assert sorted(asked) == ["classifier/bias", "classifier/kernel"]
+  whole, same_report = checkpoint_utils.load_params(checkpoint, fresh,
+                                                    reinitialize=("classifier/",))
+  assert report == same_report
+  assert_same(some, whole)
+  assert_same(experiment.random_params(model, 5), fresh)
