@@ -57,11 +57,11 @@ class Settings:
 
 
 class FinishedRun(NamedTuple):
-  """A finished run on a GLUE task, its config, and its dev score (-inf: it has none)."""
+  """A finished run on a GLUE task, its knobs, and its dev score (-inf: it has none)."""
 
   folder: pathlib.Path
   task: tasks.Task
-  config: Mapping[str, Any]
+  knobs: Mapping[str, Any]
   score: float
 
 
@@ -158,11 +158,11 @@ def find_runs(folder: pathlib.Path) -> list[FinishedRun]:
 
 def task_of(stored: Mapping[str, Any]) -> tasks.Task | None:
   """Returns the GLUE task of a run's config.json; None for another run."""
-  config = stored.get("config")
-  if stored.get("script") != "run_classifier" or not isinstance(config, dict):
+  knobs = stored.get("config")
+  if stored.get("script") != "run_classifier" or not isinstance(knobs, dict):
     return None
-  name = config.get("dataset_name") or (
-      "cola" if config.get("dataset_path") in sources.HUB_GLUE else "")
+  name = knobs.get("dataset_name") or (
+      "cola" if knobs.get("dataset_path") in sources.HUB_GLUE else "")
   return tasks.glue_task(name) if name else None
 
 
@@ -198,10 +198,10 @@ def test_rows(run: FinishedRun, split: str, glue_data: str) -> TestRows:
   Raises:
     UserError: it is not there.
   """
-  cache_dir = pathlib.Path(run.config.get("cache_dir")
+  cache_dir = pathlib.Path(run.knobs.get("cache_dir")
                            or "~/.cache/bert_in_flax/tokenized").expanduser()
   cache_dir.mkdir(parents=True, exist_ok=True)
-  source = sources.find_source(run.task.name, glue_data or run.config["dataset_path"],
+  source = sources.find_source(run.task.name, glue_data or run.knobs["dataset_path"],
                                skip_bad_rows=False, cache_dir=cache_dir)
   if split not in source.splits:
     raise UserError(f"{source.description} has no {split} split of {run.task.name}; name the "
@@ -215,7 +215,7 @@ def test_rows(run: FinishedRun, split: str, glue_data: str) -> TestRows:
 
 def glue_folders(settings: Settings, runs: Iterable[FinishedRun]) -> Iterator[pathlib.Path]:
   """Yields the folders that may hold GLUE's task folders."""
-  for path in (settings.glue_data, *(run.config["dataset_path"] for run in runs)):
+  for path in (settings.glue_data, *(run.knobs["dataset_path"] for run in runs)):
     if path and path not in sources.HUB_GLUE:
       yield pathlib.Path(os.path.expanduser(path))
       yield pathlib.Path(os.path.expanduser(path)).resolve().parent
@@ -227,7 +227,7 @@ def diagnostic_rows(run: FinishedRun, glue_data: str) -> TestRows:
   Raises:
     UserError: it is neither here nor there, or it has other columns.
   """
-  path = glue_data or run.config["dataset_path"]
+  path = glue_data or run.knobs["dataset_path"]
   if path in sources.HUB_GLUE:
     rows = hub.load_dataset(path, "ax")["test"]
     return TestRows(f"{path} ax (hub)", list(map(str, rows["idx"])),

@@ -139,7 +139,10 @@ class Study:
       elif not (self._draws(trials)
                 or any(trial.state is TrialState.WAITING for trial in trials)):
         return None
-      claim = self._claimed(self._study.ask())
+      claim = None
+      # Until its folder is locked, another process may take this one for dead, and end the trial.
+      with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        claim = self._claimed(self._study.ask())
       if claim:
         self._repeats = 0
         return claim

@@ -740,7 +740,7 @@ def test_another_vocabulary_is_warned_of(capitals, tmp_path, capsys):
     (["--config.seed=-1"], "seed must be from 0 to 4294967295, not -1"),
     (["--config.matmul_precision=foo"], "matmul_precision 'foo' is not one of float32,"),
     (["--config.label_names=equivalent,equivalent"], "names something twice"),
-    (["--config.text_columns=#1 ID,#2 ID,Quality"], "must be one or two, and not the label"),
+    (["--config.text_columns=#1 ID,#2 ID,Quality"], "must be one or two; --config.text_del"),
     (["--config.reinit_layers=2"], "reinit_layers 2 is over the model's 1 layers"),
     (["--config.reinit_layers=1"], "reinit_layers 1 needs --config.init_checkpoint"),
     (["--config.freeze_layers=2"], "freeze_layers 2 is over the model's 1 layers"),

@@ -464,7 +464,7 @@ def test_the_originals_records_train(shared, tmp_path):
     (["--config.objective=nsp"], "objective 'nsp' is not one of mlm_nsp, mlm_sop, mlm"),
     (["--config.optimizer=sgd"], "optimizer 'sgd' is not one of adamw, lamb"),
     (["--config.size=huge"], "size 'huge' is not one of bert-tiny,"),
-    (["--config.train_batch_size=16"], "phases ...1.0, 24, 16.,. and train_batch_size 16 are both"),
+    (["--config.train_batch_size=16"], "phases ..1.0, 24, 16.,. and train_batch_size 16 are both"),
     (["--config.num_warmup_steps=1.5"], "num_warmup_steps must be a whole number from 0, or a sha"),
     (["--config.num_warmup_steps=270"], "num_warmup_steps 270 is over num_train_steps 200"),
     (["--config.random_token_prob=0.3"], "mask_token_prob 0.8 . random_token_prob 0.3 is over 1"),

@@ -41,7 +41,7 @@ def test_a_finished_run_is_scored_and_predicts(stored):
   (folder / "predictions" / "test.tsv").unlink()
   run_script_in_process(run_classifier, "classifier", "--config.do_train=False",
                         "--config.do_predict=True", f"--output_dir={folder}")
-  assert results(folder) == pytest.approx(before, rel=1e-4)
+  assert results(folder) == pytest.approx({**before, "eval_collapsed": False}, rel=1e-4)
   assert (folder / "predictions" / "test.tsv").read_bytes() == predictions
 
 
@@ -49,7 +49,8 @@ def test_an_interrupted_classifier_goes_on(stored, capsys):
   """Its last 15 steps see other examples than they would have: the shuffle is another."""
   the_same_command(run_classifier, "classifier", "classifier-interrupted")
   assert "continuing after step 5\n" in capsys.readouterr().out
-  assert set(results("classifier-interrupted")) == set(results("classifier-finished"))
+  assert set(results("classifier-interrupted")) == {
+      *results("classifier-finished"), "eval_collapsed"}  # which runs have since then
   summary = json.loads(pathlib.Path("classifier-interrupted", "summary.json").read_text())
   assert (summary["first_step"], summary["steps"]) == (5, 15)
 

@@ -1,6 +1,5 @@
 """A study hands every run to one process, and takes up the runs of dead ones."""
 
-import contextlib
 import os
 import pathlib
 import shutil
@@ -12,7 +11,7 @@ from conftest import ROOT
 import optuna
 import pytest
 
-from support import files, study
+from support import study
 from support.errors import UserError
 from support.study import name_of, Record, Search, Study
 
@@ -23,8 +22,11 @@ GRID = Search(SPACE, (0, 1), "grid", 0)
 WORKER = f"""
 import os, pathlib, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
+from support import files
 from support.study import name_of, Search, Study
 url, folder, most, end = sys.argv[1:]
+if end == "die early":
+  files.own = lambda folder: os._exit(1)
 study = Study(url, "s", Search({SPACE!r}, (0, 1), "grid", 0), pathlib.Path(folder))
 for _ in range(int(most)):
   claim = study.claim()
@@ -163,14 +165,9 @@ def test_a_folder_that_another_program_uses_is_named(url, tmp_path):
 
 def test_a_trial_whose_process_died_before_it_signed_is_given_up(url, tmp_path, monkeypatch):
   here = opened(url, tmp_path)
-  monkeypatch.setattr(files, "own", lambda folder: os._exit(1))
-  child = os.fork()
-  if not child:
-    with contextlib.suppress(BaseException):
-      opened(url, tmp_path).claim()
-    os._exit(2)
-  assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
-  monkeypatch.undo()
+  dead = worker(url, tmp_path, 1, "die early")
+  assert lines_of(dead) == []
+  assert dead.returncode == 1
   shutil.rmtree(study.run_folder(tmp_path, next(GRID.grid()), 0))
   assert make_all(here) == wanted()[1:]  # it may have begun just now
   monkeypatch.setattr(study, "_BEGIN_SECONDS", 0)

@@ -127,6 +127,7 @@ def swept(tmp_path_factory, vocab_dir):
     counts.append(len(COMPILED))
     return result
 
+  jax.clear_caches()  # of the tests before, which may have compiled the same
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(run_classifier, "run_command", counted)
     run(*arguments)
