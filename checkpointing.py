@@ -345,10 +345,10 @@ class Evaluations:
     return -math.inf if math.isnan(score) else score
 
   def _replace(self, results: Mapping[int, Mapping[str, float]]) -> None:
-    self._results = results
     if self.selection.decides and hosts.is_first():
       with files.written_whole(self._file) as temporary:
         temporary.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    self._results = results  # last: by these the thread of the checkpoints deletes
 
 
 def _read_evaluations(file: pathlib.Path, metric: str) -> dict[str, dict[str, float]] | None:

@@ -758,8 +758,8 @@ def write_config(folder: pathlib.Path, config: Mapping[str, Any], **more: Any) -
   """Creates the folder and writes config.json: everything needed to run it again."""
   folder.mkdir(parents=True, exist_ok=True)
   start = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-  content = {"config": config, "command": sys.argv, **more, "git_commit": _git_commit(),
-             "versions": _versions(), "start": start}
+  content = {"config": config, "command": command_line.given_command(), **more,
+             "git_commit": _git_commit(), "versions": _versions(), "start": start}
   reporting.write_json(folder / "config.json", content)
 
 

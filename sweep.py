@@ -133,6 +133,9 @@ def plan_sweep(given: SweepFlags) -> Sweep:
   if config.distributed:
     raise UserError("a sweep runs on one host; start the same command on each, with --storage=URL "
                     "of one database, and without --config.distributed")
+  if config.push_to_hub:
+    raise UserError("push_to_hub: each run of a sweep would replace the one before it; upload the "
+                    "one that you choose, with run_classifier.py --output_dir=ITS_FOLDER")
   if not (config.do_train and config.do_eval):
     raise UserError("a sweep trains and evaluates; leave do_train and do_eval True")
   rules.check_values(config)
@@ -149,7 +152,7 @@ def plan_sweep(given: SweepFlags) -> Sweep:
 
 def data_folder(config: ml_collections.ConfigDict) -> str:
   """Returns a folder's name for the user's own data."""
-  return pathlib.Path(config.dataset_path).stem or "own"
+  return pathlib.Path(config.dataset_path).resolve().stem or "own"
 
 
 def read_tasks(text: str) -> tuple[str, ...]:
@@ -385,7 +388,8 @@ def write_scores(sweep: Sweep, rows: Sequence[scoreboard.Row]) -> None:
   scoreboard.write_csv(folder / "results.csv", rows)
   scoreboard.write_markdown(folder / "results.md", rows)
   scoreboard.draw_scores(folder / "scores.png", rows, rate)
-  scoreboard.write_report(folder / "report.html", rows, rate, shlex.join(sys.argv))
+  scoreboard.write_report(folder / "report.html", rows, rate,
+                          shlex.join(command_line.given_command()))
   say((folder / "results.md").read_text("utf-8").rstrip())
   left = [record for record in _records(rows) if record.state in ("under way", "waiting")]
   if left:

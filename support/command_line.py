@@ -89,6 +89,11 @@ def memory_line(error: RuntimeError) -> str:
           "--config.gradient_accumulation_steps or a shorter length needs less")
 
 
+def given_command() -> list[str]:
+  """Returns this process's command line, for files; passwords in URLs are masked."""
+  return [re.sub(r"(?<=://)([^:/@\s]*):[^/@\s]*@", r"\1:***@", word) for word in sys.argv]
+
+
 def define_config(default: str) -> str:
   """Defines --config, after it has checked that every --config.NAME of sys.argv is a knob.
 

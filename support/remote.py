@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 _CONTENT_KEYS = ("size", "ETag", "etag", "md5Hash", "content_md5", "crc32c", "generation",
                  "version_id", "mtime", "LastModified", "last_modified", "updated", "created")
 _WITHOUT_FOLDERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "memory")
-_TRIES = 3  # of a fetch, 1 and 2 seconds apart; the clients try several times each
+_TRIES = 5  # of a fetch, 1, 2, 4 and 8 seconds apart; the clients try several times each
 
 
 def is_url(name: str) -> bool:

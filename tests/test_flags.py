@@ -181,3 +181,10 @@ def test_an_exhausted_machine_is_one_line(statement, message):
 def test_a_terminal_without_the_letters_prints_their_numbers():
   done = program(r"print('caf\u00e9 \ud800')", PYTHONIOENCODING="ascii")
   assert (done.returncode, done.stdout) == (0, "caf\\xe9 \\ud800\n")
+
+
+def test_a_password_in_a_flag_is_stored_nowhere(monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["sweep.py", "--storage=postgresql://me:a:secret@host/db",
+                                    "--output_dir=s3://bucket/run", "--config.x=a:b@c"])
+  assert command_line.given_command() == [
+      "sweep.py", "--storage=postgresql://me:***@host/db", *sys.argv[2:]]

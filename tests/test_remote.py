@@ -102,7 +102,7 @@ def test_a_network_that_fails_now_and_then(place, monkeypatch):
   assert remote.persistent(read, "it") == b"content"
   assert pauses == [1, 2]
   pauses.clear()
-  failures = iter([ConnectionError("gone")] * 3)
+  failures = iter([ConnectionError("gone")] * 5)
   with pytest.raises(UserError, match="it cannot be reached .ConnectionError: gone"):
     remote.persistent(read, "it")
   failures = iter([PermissionError("no key")])

@@ -87,6 +87,8 @@ def test_a_plan():
     ({"output_dir": "s3://bucket/x"}, "output_dir s3://bucket/x: a sweep's is a folder"),
     ({"config": ml_collections.ConfigDict(CONFIG.to_dict() | {"do_eval": False})},
      "a sweep trains and evaluates"),
+    ({"config": ml_collections.ConfigDict(CONFIG.to_dict() | {"push_to_hub": "me/x"})},
+     "push_to_hub: each run of a sweep would replace the one before it"),
     ({"config": ml_collections.ConfigDict(CONFIG.to_dict() | {"distributed": True})},
      "a sweep runs on one host")])
 def test_flags_that_cannot_be_read(given, message):
