@@ -119,7 +119,7 @@ RULES = {
 # What restore_step may change in a run: the same shapes, but other steps.
 RETRY_KEYS = ("learning_rate", "learning_rate_schedule", "max_grad_norm", "adam_b1", "adam_b2",
               "adam_eps", "weight_decay", "seed", "skip_nonfinite_steps", "label_smoothing",
-              "class_weights", "early_stopping_patience",
+              "class_weights",
               "model.hidden_dropout_prob", "model.attention_probs_dropout_prob",
               "model.classifier_dropout")
 # Free knobs that may not change in an unfinished run whose evaluations decide on its end or result.
