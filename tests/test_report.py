@@ -202,6 +202,7 @@ def test_the_file_of_a_dev_split(dev, tmp_path):
               "other": dev.texts["other"]}
   file = tmp_path / "predictions" / "dev.tsv"
   dev_predictions.write_dev_file(file, predictions(readable, dev.gold, dev.probabilities))
+  csv.field_size_limit(1 << 24)  # of this process: readers under test may have lowered it
   with file.open(encoding="utf-8", newline="") as opened:
     header, *rows = csv.reader(opened, delimiter="\t", strict=True)
   assert header == ["row", "text", "other", "gold", "prediction", "probability_bad",
