@@ -24,7 +24,7 @@ import checkpointing
 import modeling
 from support import files, hub
 from support.errors import first_line, shown, UserError
-from tokenization import Tokenizer
+from tokenization import load_tokenizer, Tokenizer
 
 Tensors = dict[str, np.ndarray]
 Params = Mapping[str, Any]
@@ -562,6 +562,22 @@ def _expand(weights: tuple[Weight, ...], num_hidden_layers: int) -> list[Weight]
     expanded += [Weight(*(name.format(i=i) for name in weight[:3]), weight.transposed)
                  for i in layers]
   return expanded
+
+
+def own_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+  """Loads the tokenizer that lies beside a model.
+
+  Raises:
+    UserError: there is none, or it has more entries than the model's vocabulary.
+  """
+  if not checkpoint.tokenizer:
+    raise UserError(f"{checkpoint.path} has no tokenizer beside it (tokenizer.json or vocab.txt)")
+  tokenizer = load_tokenizer(checkpoint.tokenizer, None)
+  if tokenizer.vocab_size > checkpoint.config.vocab_size:
+    raise UserError(f"the tokenizer of {checkpoint.path} has {tokenizer.vocab_size} entries and "
+                    f"the model's vocabulary {checkpoint.config.vocab_size}; they do not belong "
+                    "together")
+  return tokenizer
 
 
 def load_params(checkpoint: Checkpoint, fresh: Params,

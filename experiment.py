@@ -17,7 +17,7 @@ import zlib
 
 from absl import flags
 import flax.linen as nn
-import flax.traverse_util
+from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -130,7 +130,7 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
       raise UserError(f"output_dir {folder} holds a run that only scored; choose another")
   if hosts.several():  # git takes a while
     hosts.agree({"git_commit": _git_commit(), **_versions(), **{
-        f"config.{name}": value for name, value in _flat(config.to_dict()).items()
+        f"config.{name}": value for name, value in flatten_dict(config.to_dict(), sep=".").items()
         if name not in _HOSTS_OWN}})
   return Run(folder, config, finished, mirror)
 
@@ -255,8 +255,8 @@ def parameter_shapes(model: nn.Module) -> training.Params:
 
 def random_params(model: nn.Module, seed: int) -> training.Params:
   """Returns a model's random parameters."""
-  names = flax.traverse_util.flatten_dict(parameter_shapes(model), sep="/")
-  return flax.traverse_util.unflatten_dict(draw_params(model, seed, names), sep="/")
+  names = flatten_dict(parameter_shapes(model), sep="/")
+  return unflatten_dict(draw_params(model, seed, names), sep="/")
 
 
 def draw_params(model: nn.Module, seed: int, names: Iterable[str]) -> dict[str, jax.Array]:
@@ -272,7 +272,7 @@ def _initializer(model: nn.Module, names: tuple[str, ...]) -> Callable[..., dict
 
   def initialize(key: jax.Array) -> dict[str, jax.Array]:
     params = model.init(key, modeling.one_token())["params"]
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    flat = flatten_dict(params, sep="/")
     return {name: flat[name] for name in names}
 
   return jax.jit(initialize)
@@ -721,7 +721,7 @@ def _differences(stored: Mapping[str, Any], config: Mapping[str, Any],
                  overrides: Collection[str] = (), free: Collection[str] = rules.FREE_KEYS
                  ) -> list[str]:
   """Returns "KNOB is VALUE there and VALUE here" for each that differs; see `check_same_run`."""
-  there, here = _flat(_tuples(stored)), _flat(config)
+  there, here = (flatten_dict(knobs, sep=".") for knobs in (_tuples(stored), config))
   return [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
           for key in sorted(there.keys() | here.keys()) if key not in free
           and (there[key] != here.get(key) if key in there else key in overrides)]
@@ -744,14 +744,6 @@ def check_same_data(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
     if stored.get(knob, digest) != digest:
       raise UserError(f"{knob} hold something else than when the run in {folder} began; bring "
                       "back the files as they were, or choose another --output_dir")
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat = {}
-  for key, value in config.items():
-    flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {
-        prefix + key: value}
-  return flat
 
 
 def write_config(folder: pathlib.Path, config: Mapping[str, Any], **more: Any) -> None:

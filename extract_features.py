@@ -35,7 +35,7 @@ from classification import parsers
 import data
 import modeling
 from support import devices, files, reporting
-from support.command_line import run_script
+from support.command_line import FlagSettings, run_script
 from support.errors import shown, UserError
 from support.reporting import say
 import tokenization
@@ -48,7 +48,7 @@ _PAIR = re.compile(r"(.*) \|\|\| (.*)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(FlagSettings):
   """The flags, described in `define_flags`."""
 
   input_file: str
@@ -62,11 +62,6 @@ class Settings:
   batch_size: int
   vectors: str
   format: str
-
-  @classmethod
-  def from_flags(cls, values: flags.FlagValues) -> "Settings":
-    """Returns the settings of parsed flags."""
-    return cls(**{field.name: values[field.name].value for field in dataclasses.fields(cls)})
 
 
 class Encoder(NamedTuple):

@@ -20,26 +20,20 @@ import checkpoint_utils
 import data
 import modeling
 from support import devices
-from support.command_line import run_script
+from support.command_line import FlagSettings, run_script
 from support.errors import shown, UserError
 from support.reporting import say
-import tokenization
 from tokenization import Tokenizer
 
 _ROW_MULTIPLE = 32  # tokens; few lengths are compiled
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(FlagSettings):
   """The flags, described in `define_flags`."""
 
   model: str
   top_k: int
-
-  @classmethod
-  def from_flags(cls, values: flags.FlagValues) -> "Settings":
-    """Returns the settings of parsed flags."""
-    return cls(**{field.name: values[field.name].value for field in dataclasses.fields(cls)})
 
 
 class MaskedLm(NamedTuple):
@@ -95,15 +89,9 @@ def load_masked_lm(path: str) -> MaskedLm:
     UserError: no checkpoint, no masked-LM head, no tokenizer with [MASK].
   """
   checkpoint = checkpoint_utils.find_checkpoint(path, "--model")
-  if not checkpoint.tokenizer:
-    raise UserError(f"{checkpoint.path} has no tokenizer beside it (tokenizer.json or vocab.txt)")
-  tokenizer = tokenization.load_tokenizer(checkpoint.tokenizer, None)
+  tokenizer = checkpoint_utils.own_tokenizer(checkpoint)
   if tokenizer.mask_token_id is None:
     raise UserError(f"the tokenizer at {checkpoint.tokenizer!r} lacks mask_token")
-  if tokenizer.vocab_size > checkpoint.config.vocab_size:
-    raise UserError(f"the tokenizer of {checkpoint.path} has {tokenizer.vocab_size} entries and "
-                    f"the model's vocabulary {checkpoint.config.vocab_size}; they do not belong "
-                    "together")
   model = modeling.BertForPreTraining(checkpoint.config)
   return MaskedLm(model, checkpoint_utils.load_trained(checkpoint, model, ("masked_lm/",)),
                   tokenizer)

@@ -25,10 +25,10 @@ import zipfile
 from absl import flags
 import numpy as np
 
-from classification import parsers, sources, tables, tasks
+from classification import parsers, sources, splits, tables, tasks
 from classification.prediction import load_classifier
 from support import devices, files, hub
-from support.command_line import run_script
+from support.command_line import FlagSettings, run_script
 from support.errors import quoted, shown, UserError
 from support.reporting import say
 
@@ -42,18 +42,13 @@ _NOT_RUNS = ("checkpoints", "model", "predictions", "tokenizer")  # folders in a
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(FlagSettings):
   """The flags, described in `define_flags`."""
 
   runs: str
   output: str
   glue_data: str
   partial: bool
-
-  @classmethod
-  def from_flags(cls, values: flags.FlagValues) -> "Settings":
-    """Returns the settings of parsed flags."""
-    return cls(**{field.name: values[field.name].value for field in dataclasses.fields(cls)})
 
 
 class FinishedRun(NamedTuple):
@@ -198,11 +193,9 @@ def test_rows(run: FinishedRun, split: str, glue_data: str) -> TestRows:
   Raises:
     UserError: it is not there.
   """
-  cache_dir = pathlib.Path(run.knobs.get("cache_dir")
-                           or "~/.cache/bert_in_flax/tokenized").expanduser()
-  cache_dir.mkdir(parents=True, exist_ok=True)
   source = sources.find_source(run.task.name, glue_data or run.knobs["dataset_path"],
-                               skip_bad_rows=False, cache_dir=cache_dir)
+                               skip_bad_rows=False,
+                               cache_dir=splits.cache_folder(run.knobs.get("cache_dir", "")))
   if split not in source.splits:
     raise UserError(f"{source.description} has no {split} split of {run.task.name}; name the "
                     "folder with GLUE's test files: --glue_data=DIR")

@@ -30,7 +30,7 @@ from classification import parsers, sources
 from classification.classifier import Classifier
 from classification.prediction import load_classifier, Outputs, Prediction, TextClassifier
 from support import devices, files, reporting
-from support.command_line import run_script
+from support.command_line import FlagSettings, run_script
 from support.errors import quoted, shown, UserError
 from support.reporting import say
 
@@ -40,7 +40,7 @@ _DIGITS = 6  # after the point
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(FlagSettings):
   """The flags, described in `define_flags`."""
 
   model: str
@@ -49,11 +49,6 @@ class Settings:
   text_columns: Sequence[str]
   max_seq_length: int
   dtype: str
-
-  @classmethod
-  def from_flags(cls, values: flags.FlagValues) -> "Settings":
-    """Returns the settings of parsed flags."""
-    return cls(**{field.name: values[field.name].value for field in dataclasses.fields(cls)})
 
 
 @dataclasses.dataclass(frozen=True)

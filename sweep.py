@@ -288,7 +288,7 @@ def check_runs(sweep: Sweep) -> None:
   config = sweep.asked.config
   run = experiment.Run(sweep.folder, config, finished=False)
   experiment.find_tokenizer(run, experiment.find_weights(run), usual="")
-  cache_dir = splits.cache_folder(config)
+  cache_dir = splits.cache_folder(config.cache_dir)
   for task in sweep.tasks:
     asked = asked_of(sweep, task, {}, 0, sweep.folder).config
     path = remote.local_copies(config.dataset_path, "dataset_path", config.cache_dir)

@@ -26,7 +26,7 @@ import tokenizers
 
 from pretraining import text, wordpieces
 from support import files
-from support.command_line import run_script
+from support.command_line import FlagSettings, run_script
 from support.errors import shown, UserError
 from support.reporting import progress_bar, say
 import tokenization
@@ -42,7 +42,7 @@ _HUGE_WORD = re.compile(r"[^\W\u3400-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]{1
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(FlagSettings):
   """The flags, described in `define_flags`."""
 
   input_file: str
@@ -55,11 +55,6 @@ class Settings:
   text_field: str
   language: str
   errors: str
-
-  @classmethod
-  def from_flags(cls, values: flags.FlagValues) -> "Settings":
-    """Reads the parsed flags."""
-    return cls(**{field.name: values[field.name].value for field in dataclasses.fields(cls)})
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -23,7 +23,6 @@ import data
 import modeling
 from support import devices, files
 from support.errors import shown, UserError
-import tokenization
 from tokenization import Tokenizer
 import training
 
@@ -232,13 +231,7 @@ def load_classifier(path: str, max_seq_length: int = 0, dtype: str = "float32",
   outputs = checkpoint_utils.count_outputs(checkpoint)
   if not outputs:
     raise UserError(f"{checkpoint.path} has no trained classifier; run_classifier.py trains one")
-  if not checkpoint.tokenizer:
-    raise UserError(f"{checkpoint.path} has no tokenizer beside it (tokenizer.json or vocab.txt)")
-  tokenizer = tokenization.load_tokenizer(checkpoint.tokenizer, None)
-  config = checkpoint.config
-  if tokenizer.vocab_size > config.vocab_size:
-    raise UserError(f"the tokenizer of {checkpoint.path} has {tokenizer.vocab_size} entries and "
-                    f"the model's vocabulary {config.vocab_size}; they do not belong together")
+  tokenizer, config = checkpoint_utils.own_tokenizer(checkpoint), checkpoint.config
   length = max_seq_length or min(trained_length(checkpoint) or config.max_position_embeddings,
                                  config.max_position_embeddings)
   if not 5 <= length <= config.max_position_embeddings:

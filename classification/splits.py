@@ -85,7 +85,7 @@ def read_run_data(config: ml_collections.ConfigDict,
   Raises:
     UserError: anything wrong in the data, with its file and line.
   """
-  cache_dir = cache_folder(config)
+  cache_dir = cache_folder(config.cache_dir)
   dataset_path = remote.local_copies(config.dataset_path, "dataset_path", config.cache_dir)
   source = sources.find_source(config.dataset_name, dataset_path, config.skip_bad_rows, cache_dir)
   say(f"data: {source.description}")
@@ -125,9 +125,9 @@ def read_run_data(config: ml_collections.ConfigDict,
   return RunData(task, label_names, splits)
 
 
-def cache_folder(config: ml_collections.ConfigDict) -> pathlib.Path:
-  """Returns the folder of tokenized text, which it makes."""
-  folder = pathlib.Path(config.cache_dir or "~/.cache/bert_in_flax/tokenized").expanduser()
+def cache_folder(cache_dir: str) -> pathlib.Path:
+  """Returns the folder of tokenized text, config.cache_dir or the usual one, which it makes."""
+  folder = pathlib.Path(cache_dir or "~/.cache/bert_in_flax/tokenized").expanduser()
   folder.mkdir(parents=True, exist_ok=True)
   return folder
 

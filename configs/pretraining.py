@@ -172,7 +172,8 @@ def get_config(model: str = "bert-base-uncased") -> ml_collections.ConfigDict:
   config.keep_checkpoint_every = 0
   # Go back once to the checkpoint of this step; later ones are moved aside. A run that exploded
   # can then be given another learning_rate, learning_rate_schedule, max_grad_norm, adam_b1,
-  # adam_b2, adam_eps, weight_decay, seed or dropout. 0: continue from the newest checkpoint.
+  # adam_b2, adam_eps, weight_decay, skip_nonfinite_steps, seed or dropout and, in fine-tuning,
+  # label_smoothing or class_weights. 0: continue from the newest checkpoint.
   config.restore_step = 0
 
   # Several hosts, one process each: run the same command on all. JAX finds them by itself under

@@ -1,6 +1,7 @@
 """Flags in, one line of error out: runs a script's main(), shows --help, names mistyped flags."""
 
 from collections.abc import Callable, Iterator, Sequence
+import dataclasses
 import difflib
 import errno
 import io
@@ -13,7 +14,7 @@ import shutil
 import sys
 import textwrap
 import traceback
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from absl import app, flags
 import ml_collections
@@ -87,6 +88,15 @@ def memory_line(error: RuntimeError) -> str:
     return ""
   return (f"the device has not enough memory ({first_line(error)}); a smaller batch, "
           "--config.gradient_accumulation_steps or a shorter length needs less")
+
+
+class FlagSettings:
+  """A base of a command's dataclass of settings: a field for each flag, of the same name."""
+
+  @classmethod
+  def from_flags(cls, values: flags.FlagValues) -> Self:
+    """Returns the settings of parsed flags."""
+    return cls(**{field.name: values[field.name].value for field in dataclasses.fields(cls)})
 
 
 def given_command() -> list[str]:

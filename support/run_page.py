@@ -7,6 +7,8 @@ import pathlib
 import shlex
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from support import report
 from support.files import read_json
 from support.report import Band, Html, Series
@@ -84,19 +86,12 @@ def _about(folder: pathlib.Path, config: Mapping[str, Any], summary: Mapping[str
                             for entry in config.get("history", ()) for line in entry["changed"])),
       ("Files", Html(", ".join(report.link(name) for name in _LINKED
                                if (folder / name).exists())))]
-  knobs = sorted(_flat(config.get("config", {})).items())
+  knobs = sorted(flatten_dict(config.get("config", {}), sep=".").items())
   command = " \\\n    ".join(map(shlex.quote, config.get("command", ())))
   return [report.code(f"python3 {command}"),
           report.facts((name, value) for name, value in facts if value),
           report.folded("Every knob", report.table(
               ("knob", "value"), ((name, str(value)) for name, value in knobs), texts=("value",)))]
-
-
-def _flat(knobs: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat = {}
-  for name, value in knobs.items():
-    flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-  return flat
 
 
 def draw_metrics(records: Sequence[Mapping[str, float]], bands: Sequence[Band],
