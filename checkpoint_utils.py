@@ -184,27 +184,29 @@ def find_checkpoint(name: str, called: str = "init_checkpoint",
     bert_config_file: of a TF1 checkpoint; "": the bert_config.json beside it.
 
   Raises:
-    UserError: nothing there, no known format, another architecture, or no hub in reach.
+    UserError: nothing there, no known format, another architecture, or no hub in reach; or a
+      bert_config_file for a checkpoint of another kind, which has its own.
   """
   path = pathlib.Path(os.path.expanduser(name))
   if path.name.endswith(".index") and path.is_file():
     path = path.with_suffix("")
   if os.path.exists(f"{path}.index"):
     return _google_checkpoint(path, bert_config_file)
-  if bert_config_file and (path / "config.json").exists():
-    raise UserError(f"{called} {name} has a config.json of its own, which bert_config_file "
-                    f"{bert_config_file} does not replace")
-  if path.is_dir():
-    return _local_checkpoint(path)
-  if path.exists():
+  if path.is_file():
     raise UserError(f"{called} {name} is a file; give the model's folder, or a TF1 "
                     "checkpoint's prefix (.../bert_model.ckpt)")
-  if path.is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1:
-    raise UserError(f"{called} {name} does not exist")
-  return _local_checkpoint(_download(name, called))
+  if not path.exists():
+    if path.is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1:
+      raise UserError(f"{called} {name} does not exist")
+    path = _download(name, called)
+  checkpoint = _local_checkpoint(path, bert_config_file)
+  if bert_config_file and checkpoint.format != "google":
+    raise UserError(f"{called} {name} has a configuration of its own; leave out bert_config_file "
+                    f"{bert_config_file}, which is for Google's TF1 checkpoints")
+  return checkpoint
 
 
-def _local_checkpoint(folder: pathlib.Path) -> Checkpoint:
+def _local_checkpoint(folder: pathlib.Path, bert_config_file: str = "") -> Checkpoint:
   """Recognizes a checkpoint's format by the files in its folder."""
   if (folder / "model" / "config.json").exists():  # a finished run directory of this project
     return _huggingface_checkpoint(folder / "model")
@@ -215,8 +217,8 @@ def _local_checkpoint(folder: pathlib.Path) -> Checkpoint:
     return _our_checkpoint(folder / "checkpoints" / str(steps[-1]))
   if (folder / "params").is_dir() and (folder / "model").is_dir():
     return _our_checkpoint(folder)
-  if (folder / "bert_config.json").exists() and any(folder.glob("*.index")):
-    return _google_checkpoint(_google_prefix(folder))
+  if (bert_config_file or (folder / "bert_config.json").exists()) and any(folder.glob("*.index")):
+    return _google_checkpoint(_google_prefix(folder), bert_config_file)
   if (folder / "config.json").exists():
     return _huggingface_checkpoint(folder)
   if (folder / "bert_config.json").exists():
@@ -406,7 +408,7 @@ def _google_checkpoint(prefix: pathlib.Path, bert_config_file: str = "") -> Chec
   config_file = pathlib.Path(os.path.expanduser(bert_config_file)
                              or prefix.parent / "bert_config.json")
   if not config_file.exists():
-    raise UserError(f"{prefix} needs a bert_config.json beside it; {config_file} does not exist")
+    raise UserError(f"{prefix} needs its bert_config.json; {config_file} does not exist")
   fields = files.read_json(config_file)
   if "hidden_size" not in fields:
     raise UserError(f"{config_file} is no BERT configuration: it has no hidden_size")

@@ -130,7 +130,8 @@ class Checkpointer:
   def restore(self, state: training.TrainState) -> training.TrainState:
     """Returns the newest saved state that is whole, as numpy arrays, or `state` if none is saved.
 
-    Damaged checkpoints are named and moved aside, so that their steps can be saved again.
+    Damaged checkpoints are named and moved aside, so that their steps can be saved again; so are
+    those whose run would need a damaged one at its end.
 
     Raises:
       UserError: there are checkpoints, and all are damaged, or the machine lacks handles, memory
@@ -140,9 +141,7 @@ class Checkpointer:
     steps = self.steps()
     for step in reversed(steps):
       try:
-        if self._needed_at(step) not in steps:
-          raise DamagedCheckpointError(f"{self._folder / str(step)} is of no use: that of step "
-                                       f"{self._needed_at(step)}, the best before it, is missing")
+        self._check_best_before(step, state)
         items = self._read(step, state)
       except DamagedCheckpointError as error:
         damaged.append(error)
@@ -153,8 +152,8 @@ class Checkpointer:
             "repeated")
       return state.replace(params=items["params"], **items["optimizer"])
     if damaged:
-      raise UserError(f"{damaged[0]}" + (", and all before it are damaged too"
-                                         if len(damaged) > 1 else ", and it is the only one")
+      raise UserError(f"{damaged[0]}" + (", and none before it can be used" if len(damaged) > 1
+                                         else ", and it is the only one")
                       + f"; bring back a copy, or delete {self._folder} to begin at step 0")
     return state
 
@@ -165,7 +164,11 @@ class Checkpointer:
       UserError: the checkpoint is damaged or missing; or as `check`.
     """
     self.wait()
-    return self._read(step, state)["params"]
+    try:
+      return self._read(step, state)["params"]
+    except DamagedCheckpointError as error:  # `restore` passes over all that need it
+      raise UserError(f"{error}; the same command goes back before step {step} and repeats the "
+                      "steps from there") from error
 
   def go_back(self, step: int) -> None:
     """Makes an earlier checkpoint the newest; those after it are moved aside.
@@ -227,6 +230,18 @@ class Checkpointer:
       raise DamagedCheckpointError(f"{folder} is damaged: it holds step "
                                    f"{int(items['optimizer']['step'])}")
     return items
+
+  def _check_best_before(self, step: int, state: training.TrainState) -> None:
+    """Raises DamagedCheckpointError if a run that continues from `step` could not end."""
+    best = self._needed_at(step)
+    try:
+      if best not in self.steps():
+        raise DamagedCheckpointError(f"{self._folder / str(best)} is missing")
+      if best != step:
+        self._read(best, state)
+    except DamagedCheckpointError as error:
+      raise DamagedCheckpointError(f"checkpoint {step} is of no use without the best before it: "
+                                   f"{error}") from error
 
   def _move_aside(self, step: int, why: str) -> pathlib.Path:
     """Renames a checkpoint to STEP.why; nothing is deleted."""

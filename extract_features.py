@@ -140,8 +140,8 @@ def write_features(settings: Settings) -> None:
                          encoder.config.num_hidden_layers)
   truncated: list[int] = []
   features = features_of(encoder, lines_of(settings.input_file), layers, settings, truncated)
-  write = write_npz if settings.format == "npz" else write_json_lines
-  count = write(settings, layers, features)
+  count = (write_npz(settings, layers, features, encoder.config.hidden_size)
+           if settings.format == "npz" else write_json_lines(settings, layers, features))
   if truncated:
     more = f" and {len(truncated) - 10:,} more" if len(truncated) > 10 else ""
     say(f"{len(truncated):,} lines longer than {settings.max_seq_length} tokens are truncated: "
@@ -335,7 +335,8 @@ def _rounded(vector: np.ndarray) -> list[float]:
   return [round(value, _DIGITS) for value in vector.tolist()]
 
 
-def write_npz(settings: Settings, layers: Sequence[int], features: Iterable[Features]) -> int:
+def write_npz(settings: Settings, layers: Sequence[int], features: Iterable[Features],
+              hidden_size: int) -> int:
   """Writes numpy arrays float32; returns the number of lines.
 
   tokens: `values` [layers, all tokens, h] with `tokens` [all tokens] and `offsets` [lines + 1]:
@@ -350,10 +351,12 @@ def write_npz(settings: Settings, layers: Sequence[int], features: Iterable[Feat
     offsets.append(len(tokens))
   arrays: dict[str, Any] = {"layers": np.asarray(layers)}
   if settings.vectors == "tokens":
-    arrays |= {"tokens": np.asarray(tokens), "offsets": np.asarray(offsets),
-               "values": np.concatenate(values, axis=1)}
+    none = np.zeros((len(layers), 0, hidden_size), np.float32)  # of a file without lines
+    arrays |= {"tokens": np.asarray(tokens, str), "offsets": np.asarray(offsets),
+               "values": np.concatenate([none, *values], axis=1)}
   else:
-    arrays["values"] = np.stack(values)
+    of_a_line = (len(layers), hidden_size) if settings.vectors == "mean" else (hidden_size,)
+    arrays["values"] = np.asarray(values, np.float32).reshape(len(values), *of_a_line)
   with (files.written_whole(files.output_file(settings.output_file)) as temporary,
         temporary.open("wb") as stream):
     np.savez(stream, **arrays)

@@ -26,7 +26,7 @@ from typing import Any, TextIO
 from absl import flags
 import numpy as np
 
-from classification import parsers, sources
+from classification import parsers, sources, tables
 from classification.classifier import Classifier
 from classification.prediction import load_classifier, Outputs, Prediction, TextClassifier
 from support import devices, files, reporting
@@ -149,16 +149,16 @@ def texts_of_lines(lines: Iterator[tuple[int, str]], name: str,
 
 def read_table(file: pathlib.Path, text_columns: Sequence[str],
                classifier: TextClassifier) -> InputRows:
-  """Reads the texts of a table; a cell that is no text is none.
+  """Reads the texts of a table as training does; None for a row without them.
 
   Raises:
-    UserError: no such columns, another number of them than the model takes, or a bad row.
+    UserError: no such columns, cells that are no text, a bad row, or no row at all.
   """
   try:
-    parsed = sources.PARSERS[file.suffix.lower()](file, skip_bad_rows=False)
+    table = sources.read_file(file)
   except UserError as error:  # a row left out would shift all later ones
     raise UserError(str(error).split("; --config.skip_bad_rows")[0]) from error
-  there = [name.strip() for name in parsed.columns.column_names]
+  there = table.rows.column_names
   names = tuple(text_columns) or classifier.classifier.text_columns
   missing = [name for name in names if name not in there]
   if missing or not names:
@@ -166,19 +166,15 @@ def read_table(file: pathlib.Path, text_columns: Sequence[str],
                "has columns, of which the model does not say which ones hold the texts")
     raise UserError(f"{file} {problem}; it has {quoted(there)}; name the texts: "
                     "--text_columns=NAME (or write a text a line into a .txt)")
-  columns = [parsed.columns.column(there.index(name)).to_pylist() for name in names]
-  rows = (tuple(map(_text, cells)) for cells in zip(*columns, strict=True))
-  delimiter = classifier.classifier.text_delimiter
-  if delimiter:  # a row has text where one of its columns has
-    texts = ((delimiter.join(row),) if any(map(str.strip, row)) else None for row in rows)
-  else:
-    texts = (row if all(map(str.strip, row)) else None for row in rows)
-  return InputRows(str(file), texts, parsed.lines.__getitem__)
-
-
-def _text(cell: Any) -> str:
-  """Returns a cell as text: numbers as they are written, nothing as blank."""
-  return "" if cell is None else str(cell)
+  table.check_texts(names)
+  layout = tables.Layout(names, "", delimiter=classifier.classifier.text_delimiter)
+  # A row has text where all its columns have or, of those that are joined, one.
+  blank = (np.all if layout.delimiter else np.any)([table.missing(name) for name in names], axis=0)
+  cells = tables.texts_to_tokenize(table, layout).with_format("arrow")[:]
+  rows = zip(*(map(str, column.to_pylist()) for column in cells.columns), strict=True)
+  lines = list(table.line_numbers())
+  return InputRows(str(file), (None if no_text else row for no_text, row in
+                               zip(blank.tolist(), rows, strict=True)), lines.__getitem__)
 
 
 # --- Output -----------------------------------------------------------------------------------

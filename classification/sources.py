@@ -277,14 +277,9 @@ def _file_table(file: pathlib.Path, cache_dir: pathlib.Path, parse: Callable[...
   cached = cache_dir / f"{content.hexdigest()[:32]}.arrow"
   data.remove_damaged(cached)
   if not cached.exists():
-    parsed = parse(file, **options)
-    if not parsed.columns.num_rows:
-      raise UserError(f"{file} is empty: it has no row")
-    for name in filter(lambda name: "\0" in name, parsed.columns.column_names):
-      raise UserError(f"{file}: the name of column {shown(name)} has a NUL byte; is this a table?")
-    columns = _with_plain_names(parsed.columns)
-    columns = columns.replace_schema_metadata(
-        {**(columns.schema.metadata or {}), b"skipped": str(parsed.skipped).encode()})
+    parsed = _parsed(file, parse, **options)
+    columns = parsed.columns.replace_schema_metadata(
+        {**(parsed.columns.schema.metadata or {}), b"skipped": str(parsed.skipped).encode()})
     with (files.written_whole(cached, shared=True) as temporary,
           pyarrow.OSFile(str(temporary), "wb") as sink,
           pyarrow.ipc.new_stream(sink, columns.schema) as writer):
@@ -296,6 +291,30 @@ def _file_table(file: pathlib.Path, cache_dir: pathlib.Path, parse: Callable[...
   return Table(str(file), datasets.Dataset.from_file(str(cached)),
                lambda: parse(file, **options).lines,
                (f"rows with a wrong number of fields left out: {skipped}",) if skipped else ())
+
+
+def read_file(file: pathlib.Path) -> Table:
+  """Reads a user's file of an ending in `PARSERS` into memory; no copy is left in a cache.
+
+  Raises:
+    UserError: it cannot be read as a table, or has no row.
+  """
+  import datasets
+
+  parsed = _parsed(file, PARSERS[file.suffix.lower()], skip_bad_rows=False)
+  return Table(str(file), datasets.Dataset(datasets.table.InMemoryTable(parsed.columns)),
+               lambda: parsed.lines)
+
+
+def _parsed(file: pathlib.Path, parse: Callable[..., parsers.Parsed], **options: Any
+            ) -> parsers.Parsed:
+  """Parses a file, which must have rows, and column names without NUL bytes."""
+  parsed = parse(file, **options)
+  if not parsed.columns.num_rows:
+    raise UserError(f"{file} is empty: it has no row")
+  for name in filter(lambda name: "\0" in name, parsed.columns.column_names):
+    raise UserError(f"{file}: the name of column {shown(name)} has a NUL byte; is this a table?")
+  return dataclasses.replace(parsed, columns=_with_plain_names(parsed.columns))
 
 
 def _with_plain_names(columns: "pyarrow.Table") -> "pyarrow.Table":

@@ -439,7 +439,7 @@ def test_google_errors(google, vocab_dir):
   with pytest.raises(UserError, match="several checkpoints; name one: .*ckpt-1, .*ckpt-2"):
     checkpoint_utils.find_checkpoint(str(google))
   (google / "bert_config.json").unlink()
-  with pytest.raises(UserError, match="needs a bert_config.json beside it"):
+  with pytest.raises(UserError, match="needs its bert_config.json; .*/bert_config.json does not"):
     checkpoint_utils.find_checkpoint(str(google / "model.ckpt-1"))
 
 

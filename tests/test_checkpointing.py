@@ -120,8 +120,8 @@ def test_a_checkpoint_without_the_best_before_it_is_passed_over(tmp_path, capsys
   assert int(checkpointer.restore(state_at(0)).step) == 3
   checkpointer.close()
   assert capsys.readouterr().out == (
-      f"warning: {tmp_path}/7 is of no use: that of step 5, the best before it, is missing; it is "
-      "kept as 7.damaged, and steps 4 to 7 are repeated\n")
+      f"warning: checkpoint 7 is of no use without the best before it: {tmp_path}/5 is missing; it "
+      "is kept as 7.damaged, and steps 4 to 7 are repeated\n")
 
 
 def turn_bit(file, at):
@@ -133,6 +133,26 @@ def turn_bit(file, at):
 def largest(folder):
   """The file of the arrays: their bytes are its first, those of old indices its last."""
   return max(folder.rglob("d/*"), key=lambda file: file.stat().st_size)
+
+
+def test_a_damaged_best_is_trained_again(tmp_path, capsys):
+  """Whenever it is found, a run can end, with what it would have had."""
+  save(tmp_path, 1, 2, 3, keep=3)
+  turn_bit(largest(tmp_path / "2" / "params"), 0.1)
+  checkpointer = opened(tmp_path, needed_at={1: 1, 2: 2, 3: 2}.get)
+  with pytest.raises(UserError, match="2 is damaged: .*; the same command goes back before step 2"):
+    checkpointer.read_params(2, state_at(0))  # at the end of the run
+  shutil.copytree(tmp_path / "1", tmp_path / "aside")
+  shutil.rmtree(tmp_path / "1")
+  with pytest.raises(UserError, match="checkpoint 3 is of no use without the best before it: .*/2"
+                     " is damaged: .*, and none before it can be used; bring back a copy, or"):
+    checkpointer.restore(state_at(0))
+  (tmp_path / "aside").rename(tmp_path / "1")
+  assert int(checkpointer.restore(state_at(0)).step) == 1
+  checkpointer.close()
+  assert [line.split("; ")[1] for line in capsys.readouterr().out.splitlines()] == [
+      "it is kept as 3.damaged, and steps 2 to 3 are repeated",
+      "it is kept as 2.damaged, and steps 2 to 2 are repeated"]
 
 
 DAMAGE = {"deleted": lambda file: file.unlink(), "emptied": lambda file: file.write_bytes(b""),
@@ -189,7 +209,7 @@ def test_where_all_are_damaged_nothing_is_repeated_unasked(tmp_path):
   for step in ("1", "2"):
     turn_bit(largest(tmp_path / step / "params"), 0.1)
   for _ in range(2):
-    with pytest.raises(UserError, match="2 is damaged: .*before it are damaged too; bring back"):
+    with pytest.raises(UserError, match="2 is damaged: .*none before it can be used; bring back"):
       restored(tmp_path)
   assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
 

@@ -101,6 +101,15 @@ def test_npz_of_tokens(tmp_path, model):
           [entry["layers"][0]["values"] for entry in line["features"]], atol=1e-6)
 
 
+def test_a_file_without_lines(tmp_path, model):
+  assert extracted(tmp_path, model, "--layers=0", lines=()) == []
+  for vectors, shape in (("tokens", (4, 0, 16)), ("mean", (0, 4, 16)), ("pooled", (0, 16))):
+    with extracted(tmp_path, model, "--layers=-1,-2,0,1", "--format=npz", f"--vectors={vectors}",
+                   lines=()) as arrays:
+      assert arrays["values"].shape == shape and arrays["values"].dtype == np.float32
+      assert vectors != "tokens" or arrays["offsets"].tolist() == [0]
+
+
 def test_the_originals_flags_on_a_google_checkpoint(tmp_path, vocab_dir):
   """bert_config.json may lie elsewhere; do_lower_case is on, as there."""
   for file in GOLDEN.glob("bert_model*"):
@@ -114,6 +123,8 @@ def test_the_originals_flags_on_a_google_checkpoint(tmp_path, vocab_dir):
   assert [entry["token"] for entry in found[0]["features"]] == [
       "[CLS]", "the", "good", "film", "[SEP]"]
   assert [layer["index"] for layer in found[0]["features"][0]["layers"]] == [-1, -2]
+  assert found == extracted(tmp_path, tmp_path, f"--bert_config_file={GOLDEN}/bert_config.json",
+                            "--do_lower_case", "--layers=-1,-2", lines=("The GOOD film",))
 
 
 def test_messages(tmp_path, model, capsys):
@@ -127,7 +138,8 @@ def test_messages(tmp_path, model, capsys):
       (("--batch_size=0",), "--batch_size=0 must be 1 or more"),
       (("--input_file=none",), "--input_file=none does not exist"),
       (("--output_file=-", "--format=npz"), "--format=npz needs a file"),
-      ((f"--bert_config_file={GOLDEN}/bert_config.json",), "has a config.json of its own"),
+      ((f"--bert_config_file={GOLDEN}/bert_config.json",), "has a configuration of its own; "
+       "leave out bert_config_file"),
       (("--init_checkpoint=./none",), "--init_checkpoint ./none does not exist")):
     with pytest.raises(UserError) as raised:
       extracted(tmp_path, model, "--layers=-1", *arguments)

@@ -202,6 +202,12 @@ def test_bad_input_is_one_line(model, tmp_path, capsys):
       "--text_columns=NAME (or write a text a line into a .txt)")
   assert complaint("text,b\n1\n1,2\n", name="rows.csv") == (
       f"{tmp_path}/rows.csv:2: 1 fields, must be 2")
+  for cell, message in (('["a"]', ": column 'text' holds lists, not text"),
+                        ('{"a": 1}', ": column 'text' holds objects, not text"),
+                        ('"a"}\n{"text": 1',
+                         ":2: column 'text' is a number here and text before; a column must have")):
+    assert complaint(f'{{"text": {cell}}}\n', name="rows.jsonl").startswith(
+        f"{tmp_path}/rows.jsonl{message}")
   assert "texts.txt:2: 2 texts (a tab divides them), must be 1" in complaint("the film\na\tb\n")
   (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
   with pytest.raises(UserError, match=r"latin\.txt:1: not UTF-8"):
@@ -216,6 +222,34 @@ def test_bad_input_is_one_line(model, tmp_path, capsys):
       run(*arguments)
     assert str(raised.value) == message
   assert capsys.readouterr().out.count("{") == 0
+
+
+def test_a_parquet_file_is_read_as_for_training(model, tmp_path):
+  """Numbers are text as they are written; NaN and null are none; anything else is refused."""
+  import pyarrow.parquet
+  file, out = tmp_path / "rows.parquet", tmp_path / "out.jsonl"
+
+  def found(cells, kind):
+    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array(cells, kind)}), file)
+    run(f"--model={model}", f"--input={file}", f"--output={out}")
+    return out.read_text().splitlines()
+
+  expected = found(["1.5", None, " ", "2.0"], pyarrow.string())
+  assert expected[1] == expected[2] == '{"label": null, "probabilities": null}' != expected[0]
+  assert found([1.5, None, float("nan"), 2], pyarrow.float64()) == expected
+  latin = pyarrow.Array.from_buffers(pyarrow.string(), 2, pyarrow.array([b"a", b"\xe9"]).buffers())
+  for cells, kind, message in (
+      ([["a"]], pyarrow.list_(pyarrow.string()), f"{file}: column 'text' holds lists, not text"),
+      ([b"a"], pyarrow.binary(), f"{file}: column 'text' holds bytes, not text"),
+      ([True], pyarrow.bool_(), f"{file}: column 'text' holds true or false, not text"),
+      (latin, None, f"{file}:2: column 'text' is not UTF-8: b'\\xe9'"),
+      ([], pyarrow.string(), f"{file} is empty: it has no row")):
+    with pytest.raises(UserError) as raised:
+      found(cells, kind)
+    assert str(raised.value) == message
+  file.write_bytes(file.read_bytes()[:-8])
+  with pytest.raises(UserError, match=r"rows\.parquet cannot be read as parquet: "):
+    run(f"--model={model}", f"--input={file}")
 
 
 def test_no_folder_and_no_device_is_replaced(model, tmp_path):
