@@ -652,9 +652,8 @@ def load_trained(checkpoint: Checkpoint, model: nn.Module, needed: tuple[str, ..
   Raises:
     UserError: like `load_params`; or a needed head is missing.
   """
-  shapes = jax.eval_shape(model.init, jax.random.key(0), modeling.one_token())["params"]
-  params, report = load_params(checkpoint, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype),
-                                                        shapes))
+  params, report = load_params(checkpoint, jax.tree.map(
+      lambda x: np.zeros(x.shape, x.dtype), modeling.parameter_shapes(model)))
   missing = [name for name in report.initialized if name.startswith(needed)]
   if missing:
     raise UserError(f"{checkpoint.path} has no trained {', '.join(missing)}")

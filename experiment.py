@@ -248,14 +248,9 @@ def model_config(config: ml_collections.ConfigDict, base: modeling.BertConfig,
   return bert_config
 
 
-def parameter_shapes(model: nn.Module) -> training.Params:
-  """Returns a model's parameters as `jax.ShapeDtypeStruct`."""
-  return jax.eval_shape(model.init, jax.random.key(0), modeling.one_token())["params"]
-
-
 def random_params(model: nn.Module, seed: int) -> training.Params:
   """Returns a model's random parameters."""
-  names = flatten_dict(parameter_shapes(model), sep="/")
+  names = flatten_dict(modeling.parameter_shapes(model), sep="/")
   return unflatten_dict(draw_params(model, seed, names), sep="/")
 
 

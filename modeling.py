@@ -360,6 +360,19 @@ def one_token() -> dict[str, np.ndarray]:
           "sequence_ids": one, "cls_positions": zero, "masked_lm_positions": zero}
 
 
+def parameter_shapes(model: nn.Module) -> dict[str, Any]:
+  """Returns the parameters of a model with a head as `jax.ShapeDtypeStruct`.
+
+  One layer is traced for all: with twelve it takes a second, before anything else can begin.
+  """
+  config = model.config
+  single = model.clone(config=dataclasses.replace(config, num_hidden_layers=1))
+  shapes = jax.eval_shape(single.init, jax.random.key(0), one_token())["params"]
+  bert = shapes["bert"] | {f"layer_{i}": shapes["bert"]["layer_0"]
+                           for i in range(config.num_hidden_layers)}
+  return shapes | {"bert": dict(sorted(bert.items()))}  # in the order of `init`
+
+
 # --- Dropout ------------------------------------------------------------------------------------
 
 

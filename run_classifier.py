@@ -150,7 +150,7 @@ def build_classifier(run: experiment.Run, checkpoint: checkpoint_utils.Checkpoin
   same = checkpoint.regression if task.regression else (
       same_names(named, label_names) and checkpoint.multi_label == task.multi_label)
   params, report = checkpoint_utils.load_params(
-      checkpoint, experiment.parameter_shapes(model),
+      checkpoint, modeling.parameter_shapes(model),
       reinitialize=redrawn if same else (*redrawn, "classifier/"),
       resize_embeddings=config.resize_embeddings,
       draw=functools.partial(experiment.draw_params, model, config.seed))

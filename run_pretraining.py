@@ -320,7 +320,7 @@ def build_pretrainer(config: ml_collections.ConfigDict,
   if checkpoint is None:
     return Pretrainer(model, experiment.random_params(model, config.seed))
   params, report = checkpoint_utils.load_params(
-      checkpoint, experiment.parameter_shapes(model), resize_embeddings=config.resize_embeddings,
+      checkpoint, modeling.parameter_shapes(model), resize_embeddings=config.resize_embeddings,
       draw=functools.partial(experiment.draw_params, model, config.seed))
   say(f"  {report}")
   return Pretrainer(model, params)

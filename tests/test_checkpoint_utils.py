@@ -561,7 +561,7 @@ def test_only_the_fresh_parameters_are_drawn(tiny, folder):
 
   checkpoint = checkpoint_utils.find_checkpoint(str(folder))
   some, report = checkpoint_utils.load_params(
-      checkpoint, experiment.parameter_shapes(model), reinitialize=("classifier/",), draw=draw)
+      checkpoint, modeling.parameter_shapes(model), reinitialize=("classifier/",), draw=draw)
   assert sorted(asked) == ["classifier/bias", "classifier/kernel"]
   whole, same_report = checkpoint_utils.load_params(checkpoint, fresh,
                                                     reinitialize=("classifier/",))

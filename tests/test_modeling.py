@@ -30,6 +30,15 @@ def test_published_parameter_counts():
   assert {name: size(config) for name, config in modeling.SIZES.items()} == PUBLISHED_SIZES
 
 
+@pytest.mark.parametrize("make", [
+    modeling.BertForPreTraining,
+    lambda config: modeling.BertForSequenceClassification(config, 3)])
+def test_shapes_of_all_layers_are_those_of_one(tiny_config, make):
+  model = make(dataclasses.replace(tiny_config, num_hidden_layers=3))
+  initialized = jax.eval_shape(model.init, jax.random.key(0), modeling.one_token())["params"]
+  assert modeling.parameter_shapes(model) == initialized
+
+
 # --- Memory -----------------------------------------------------------------------------------
 
 
