@@ -33,6 +33,7 @@ import modeling
 import optimization
 from support import command_line, devices, files, hosts, hub, remote, reporting, stopping
 from support.errors import first_line, shown, UserError
+from support.evaluations import Evaluations, NO_SELECTION, Selection, Verdict
 from support.mirror import local_folder, Mirror
 from support.reporting import say
 import tokenization
@@ -352,7 +353,7 @@ class TrainingPlan:
   batches_from: Callable[[int], Iterator[data.Batch]]
   evaluate: Callable[[training.Params, int], dict[str, float]] | None
   curve: str
-  selection: checkpointing.Selection = checkpointing.NO_SELECTION
+  selection: Selection = NO_SELECTION
   frozen: training.Modules = ()
   steps_left: Callable[[int], float] | None = None
   summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -389,7 +390,7 @@ def run_training(run: Run, plan: TrainingPlan) -> Trained:
   Raises:
     UserError: a loss or gradient that is not finite, or a checkpoint that cannot be read.
   """
-  evaluations = checkpointing.Evaluations(run.folder / "evaluations.json", plan.selection)
+  evaluations = Evaluations(run.folder / "evaluations.json", plan.selection)
   checkpointer = checkpointing.Checkpointer(
       run.folder / "checkpoints", dict(plan.description), keep=run.config.keep_checkpoints,
       keep_every=run.config.keep_checkpoint_every, needed_at=evaluations.needed_at
@@ -406,7 +407,7 @@ def run_training(run: Run, plan: TrainingPlan) -> Trained:
   ) if hosts.is_first() else reporting.NoReporter()
   scored = hosts.told_by_first(lambda: reporter.scored)
 
-  def evaluate(state: training.TrainState) -> training.Verdict:
+  def evaluate(state: training.TrainState) -> Verdict:
     step = int(state.step)
     results = plan.evaluate(state.params, step)
     verdict = evaluations.add(step, results)  # first: what is in metrics.jsonl is not made again
@@ -444,7 +445,7 @@ def run_training(run: Run, plan: TrainingPlan) -> Trained:
 
 
 def choose_result(plan: TrainingPlan, state: training.TrainState,
-                  evaluations: checkpointing.Evaluations,
+                  evaluations: Evaluations,
                   checkpointer: checkpointing.Checkpointer | None) -> Trained:
   """Returns the last parameters, or the best evaluation's from its checkpoint.
 

@@ -25,7 +25,6 @@ import ml_collections
 import numpy as np
 
 import checkpoint_utils
-import checkpointing
 from classification import collapse, tasks
 from classification.classifier import Classifier, split_logits
 from classification.dev_predictions import dev_predictions, dev_sections, write_dev_file
@@ -40,6 +39,7 @@ import optimization
 from support import devices, files, hosts, reporting, run_page
 from support.command_line import run_script
 from support.errors import quoted, shown, UserError
+from support.evaluations import Selection
 from support.reporting import say
 from tokenization import Tokenizer
 import training
@@ -254,7 +254,7 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
       selection=selection_of(config, run_data.task))
 
 
-def selection_of(config: ml_collections.ConfigDict, task: tasks.Task) -> checkpointing.Selection:
+def selection_of(config: ml_collections.ConfigDict, task: tasks.Task) -> Selection:
   """Returns how the evaluations decide: by the task's first metric (MNLI: of the matched split).
 
   Raises:
@@ -264,7 +264,7 @@ def selection_of(config: ml_collections.ConfigDict, task: tasks.Task) -> checkpo
     if config[knob] and not (config.do_eval and config.eval_every_epochs):
       raise UserError(f"{knob} {config[knob]} needs evaluations while training: "
                       "--config.do_eval=True and --config.eval_every_epochs=1.0")
-  return checkpointing.Selection(f"eval_{task.metrics[0]}", config.early_stopping_patience,
+  return Selection(f"eval_{task.metrics[0]}", config.early_stopping_patience,
                                  config.keep_best)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from support import hosts, stopping
+from support.evaluations import Verdict
 
 Array = jax.Array
 Batch = Mapping[str, Any]
@@ -234,13 +235,6 @@ class Loop:
     """
     return (_due(step, self.eval_every_steps)
             and self.num_train_steps - step > self.eval_every_steps // 2)
-
-
-class Verdict(NamedTuple):
-  """What follows from an evaluation: its state is to be saved, or is the last of the training."""
-
-  save: bool = False
-  stop: bool = False
 
 
 def ask_all() -> Array:

@@ -22,6 +22,7 @@ import modeling
 import optimization
 from support import stopping
 from support.errors import UserError
+from support.evaluations import Verdict
 import training
 
 RATE = np.float32(1e-2)  # a learning rate
@@ -224,7 +225,7 @@ def run_loop(compiled, config, last_step=8, state=None, checkpointer=None, evalu
                        save_checkpoints_steps=save, ends_early=ends_early)
 
   def verdict(state):
-    return evaluate(state) or training.Verdict()
+    return evaluate(state) or Verdict()
 
   return training.train(state, step, loop_batches(config, int(state.step), last_step), loop,
                         schedule, log or Log(), verdict, checkpointer)
@@ -287,7 +288,7 @@ def test_records_tell_when_their_steps_were_done(compiled, tiny_config, monkeypa
   def evaluate(state):
     device.now += 100.0
     untimed.append(100.0)
-    return training.Verdict()
+    return Verdict()
 
   _, optimizer, schedule, params, _ = compiled
   state = training.create_state(params, optimizer, seed=3)
@@ -321,7 +322,7 @@ def test_what_belongs_to_a_saved_step_is_told_before_it_is_saved(compiled, tiny_
 def test_an_evaluation_may_save_its_state_and_end_the_training(compiled, tiny_config):
   """All steps are in the totals, also those after the last record that was due."""
   log, saved = Log(), []
-  verdicts = {2: training.Verdict(save=True), 4: training.Verdict(stop=True)}
+  verdicts = {2: Verdict(save=True), 4: Verdict(stop=True)}
   state = run_loop(compiled, tiny_config, log=log, ends_early=True,
                    checkpointer=unittest.mock.Mock(save=lambda state: saved.append(
                        int(state.step))),
