@@ -354,7 +354,7 @@ class TrainingPlan:
   evaluate: Callable[[training.Params, int], dict[str, float]] | None
   curve: str
   selection: Selection = NO_SELECTION
-  frozen: training.Modules = ()
+  frozen: optimization.Modules = ()
   steps_left: Callable[[int], float] | None = None
   summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 import modeling
+import optimization
 import training
 
 
@@ -83,7 +84,7 @@ PLAIN = Target()
 def classifier_loss(params: training.Params, batch: training.Batch, rng: jax.Array,
                     totals: Mapping[str, jax.Array], *,
                     model: modeling.BertForSequenceClassification, target: Target = PLAIN,
-                    frozen: training.Modules = ()) -> tuple[jax.Array, training.Sums]:
+                    frozen: optimization.Modules = ()) -> tuple[jax.Array, training.Sums]:
   """Returns this micro-batch's share of the global batch's mean loss (`training.LossFn`).
 
   Args:
@@ -93,9 +94,9 @@ def classifier_loss(params: training.Params, batch: training.Batch, rng: jax.Arr
     totals: `classifier_weights` of the global batch.
     model: gives the logits.
     target: see there.
-    frozen: see `training.stop_gradients`.
+    frozen: see `optimization.stop_gradients`.
   """
-  logits = model.apply({"params": training.stop_gradients(params, frozen)}, batch,
+  logits = model.apply({"params": optimization.stop_gradients(params, frozen)}, batch,
                        deterministic=False, rngs={"dropout": rng})
   loss = jnp.sum(batch["weights"] * target.losses(logits, batch["labels"]))
   return loss / totals["weights"], {}
@@ -155,7 +156,7 @@ def pretraining_weights(batch: training.Batch) -> dict[str, jax.Array]:
 def make_classifier_step(model: modeling.BertForSequenceClassification,
                          optimizer: optax.GradientTransformation,
                          skip_nonfinite: bool = False, target: Target = PLAIN,
-                         frozen: training.Modules = ()) -> training.TrainStep:
+                         frozen: optimization.Modules = ()) -> training.TrainStep:
   """Returns the pmapped `training.train_step` with this loss."""
   return training.pmap_train_step(functools.partial(
       training.train_step,

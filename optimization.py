@@ -76,6 +76,17 @@ def parameters_of(modules: Modules, params: Params) -> Params:
       path[:len(module)] == module for module in modules))
 
 
+def stop_gradients(params: Params, modules: Modules) -> Params:
+  """Returns parameters that are equal, but constants to JAX in some modules.
+
+  Their gradients are zero, and nothing is computed for them: where the embeddings and the lower
+  layers are constants, the backward pass ends above them.
+  """
+  return jax.tree.map(
+      lambda leaf, is_constant: jax.lax.stop_gradient(leaf) if is_constant else leaf,
+      params, parameters_of(modules, params))
+
+
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
   """Scales all gradients down together to the norm `max_norm` (`tf.clip_by_global_norm`).
 
@@ -214,7 +225,7 @@ def train_all_but(optimizer: optax.GradientTransformationExtraArgs,
                   modules: Modules) -> optax.GradientTransformationExtraArgs:
   """Keeps the parameters of some modules as they are, without moments for them in the state.
 
-  Nothing of them counts in the global norm. `training.stop_gradients` spares their gradients too.
+  Nothing of them counts in the global norm. `stop_gradients` spares their gradients too.
 
   Args:
     optimizer: updates all other parameters.

@@ -188,7 +188,8 @@ def redrawn_modules(config: ml_collections.ConfigDict, num_hidden_layers: int) -
   return (*(f"bert/layer_{i}/" for i in layers), "bert/pooler/") if redrawn else ()
 
 
-def frozen_modules(config: ml_collections.ConfigDict, num_hidden_layers: int) -> training.Modules:
+def frozen_modules(config: ml_collections.ConfigDict,
+                   num_hidden_layers: int) -> optimization.Modules:
   """Returns the modules that config.freeze_embeddings and freeze_layers keep as they are.
 
   Raises:

@@ -25,7 +25,6 @@ from support.evaluations import Verdict
 Array = jax.Array
 Batch = Mapping[str, Any]
 Params = Mapping[str, Any]
-Modules = tuple[tuple[str, ...], ...]  # paths in a tree of parameters: ("bert", "pooler")
 Sums = dict[str, tuple[Array, Array]]  # metric -> (sum, count), divided once, on the host
 DEVICES = "batch"  # the name of the device axis
 
@@ -133,25 +132,6 @@ def _accumulate(gradients: Callable[[Any, Batch], Any], batch: Batch) -> Any:
 
   rest = jax.tree.map(lambda x: x[1:], batch)
   return jax.lax.scan(add, first, (jnp.arange(1, micro_batches), rest))[0]
-
-
-def stop_gradients(params: Params, modules: Modules) -> Params:
-  """Returns parameters that are equal, but constants to JAX in some modules.
-
-  Their gradients are zero, and nothing is computed for them: where the embeddings and the lower
-  layers are constants, the backward pass ends above them.
-
-  Args:
-    params: a tree of dicts.
-    modules: those to be constants.
-  """
-
-  def stopped(path: tuple[Any, ...], leaf: Array) -> Array:
-    names = tuple(entry.key for entry in path)
-    is_constant = any(names[:len(module)] == module for module in modules)
-    return jax.lax.stop_gradient(leaf) if is_constant else leaf
-
-  return jax.tree_util.tree_map_with_path(stopped, params)
 
 
 def pmap_train_step(step: TrainStep) -> TrainStep:

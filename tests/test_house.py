@@ -14,7 +14,7 @@ BOTTOM = {
     "data": ("tokenization", "support"),
     "tokenization": ("support",),
     "configs": ("support",),
-    "losses": ("training", "modeling"),
+    "losses": ("training", "optimization", "modeling"),
     "training": ("support",),
     "optimization": (),
     "modeling": (),
