@@ -14,11 +14,14 @@ if __name__ == "__main__":
 
   stopping.catch_signals()  # first: the imports below take seconds
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import dataclasses
+import itertools
+import math
 import pathlib
 import re
 import shlex
+import socket
 import sys
 import time
 from typing import Any, NamedTuple
@@ -36,14 +39,21 @@ from support import command_line, devices, files, remote, reporting, stopping
 from support.command_line import run_script
 from support.errors import shown, UserError
 from support.reporting import say
-from support.study import Claim, name_of, Record, Search, Setting, Study
+from support.study import Claim, name_of, Search, Setting, sqlite_url, Study
 
 SAMPLERS = ("grid", "random", "tpe")
 # Appendix A.3 of Devlin et al., 2019 (https://arxiv.org/abs/1810.04805).
 GRIDS = {"paper": {"learning_rate": (5e-5, 3e-5, 2e-5), "train_batch_size": (16, 32),
                    "num_train_epochs": (2.0, 3.0, 4.0)}}
 _MOST_SEEDS = 10_000
+_MOST_NAMED = 20  # unfinished runs
 _HAVE_A_FLAG = {"seed": "--seeds=0..4", "dataset_name": "--tasks=cola,mrpc"}
+# Knobs whose own values have commas.
+_HOLD_COMMAS = ("class_weights", "label_column", "label_names", "text_columns")
+# Knobs that the weights and the tokenizer, and the data, are found by.
+_NAME_WEIGHTS = ("init_checkpoint", "tokenizer", "do_lower_case", "resize_embeddings")
+_NAME_DATA = ("dataset_path", "train_split", "skip_bad_rows")
+_SIZE_BATCHES = ("train_batch_size", "gradient_accumulation_steps")
 
 
 class SweepFlags(NamedTuple):
@@ -57,6 +67,8 @@ class SweepFlags(NamedTuple):
   sampler: str
   num_trials: int
   storage: str
+  study: str
+  lost_hosts: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +79,8 @@ class Sweep:
     asked: what all runs have in common.
     folder: has the runs' folders and the results.
     storage: URL of the database.
+    study: its name there, before the task's.
+    lost_hosts: machines that are gone.
     tasks: names of GLUE; one "" for the user's own data.
     search: the settings and the seeds.
   """
@@ -74,6 +88,8 @@ class Sweep:
   asked: experiment.Asked
   folder: pathlib.Path
   storage: str
+  study: str
+  lost_hosts: tuple[str, ...]
   tasks: tuple[str, ...]
   search: Search
 
@@ -83,15 +99,14 @@ def main() -> None:
   devices.prepare_devices(sweep.asked.config, "sweep")
   check_runs(sweep)
   sweep.folder.mkdir(parents=True, exist_ok=True)
-  stopping.advise(lambda: "finished runs are recorded; the same command goes on"
-                  + new_folder_flag(sweep))
+  advise_to_go_on(sweep)
   studies = {task: open_study(sweep, task) for task in sweep.tasks}
   say_sweep(sweep)
   for task, study in studies.items():
     while claim := study.claim():
       make_run(sweep, task, study, claim)
-  write_scores(sweep, [row for task, study in studies.items() for row in scoreboard.rows_of(
-      title_of(sweep, task), study.records())])
+      advise_to_go_on(sweep)  # the run has left its own advice
+  say_scores(sweep, write_newest_scores(sweep, studies))
 
 
 # --- Flags ------------------------------------------------------------------------------------
@@ -108,7 +123,11 @@ def define_flags() -> None:
   flags.DEFINE_string("sampler", "grid", "grid: all settings; random or tpe: --num_trials of them.")
   flags.DEFINE_integer("num_trials", 0, "Settings that random and tpe draw.")
   flags.DEFINE_string("storage", "", "URL of the database; blank: study.db in the folder.")
-  for name in ("tasks", "seeds", "grid", "sampler", "num_trials", "storage"):
+  flags.DEFINE_string("study", "", "The sweep's name in the database of --storage, the same on all "
+                      "machines; blank: the folder's.")
+  flags.DEFINE_string("lost_hosts", "", "Machines that are gone for good, comma-separated: others "
+                      "make their runs.")
+  for name in ("tasks", "seeds", "grid", "sampler", "num_trials", "storage", "study", "lost_hosts"):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # for --help
   command_line.define_value_lists("sweep", file)
 
@@ -118,7 +137,8 @@ def parsed_sweep_flags() -> SweepFlags:
   values = flags.FLAGS
   return SweepFlags(experiment.parsed_flags(), values.tasks, values.seeds,
                     config_flags.get_override_values(values["sweep"]), values.grid,
-                    values.sampler, values.num_trials, values.storage)
+                    values.sampler, values.num_trials, values.storage, values.study,
+                    values.lost_hosts)
 
 
 def plan_sweep(given: SweepFlags) -> Sweep:
@@ -146,8 +166,19 @@ def plan_sweep(given: SweepFlags) -> Sweep:
   search = Search(read_space(config, given.grid, given.lists),
                   read_seeds(given.seeds, config.seed),
                   *read_sampler(given.sampler, given.num_trials))
-  storage = given.storage or f"sqlite:///{folder.resolve() / 'study.db'}"
-  return Sweep(given.asked, folder, storage, names, search)
+  check_no_other_value(given, search.space)
+  check_settings_differ(config, search.space)
+  if given.study and not given.storage:
+    raise UserError(f"study {shown(given.study)} is a name in the database of --storage=URL; "
+                    "give that too, or leave --study out")
+  return Sweep(given.asked, folder, given.storage or own_database(folder),
+               given.study or folder.name, tuple(filter(None, given.lost_hosts.split(","))), names,
+               search)
+
+
+def own_database(folder: pathlib.Path) -> str:
+  """Returns the URL of a sweep's SQLite file in its folder."""
+  return sqlite_url(folder.resolve() / "study.db")
 
 
 def data_folder(config: ml_collections.ConfigDict) -> str:
@@ -213,6 +244,8 @@ def read_space(config: ml_collections.ConfigDict, grid: str,
 def read_values(config: ml_collections.ConfigDict, knob: str, text: str) -> tuple[Any, ...]:
   """Reads the values of --sweep.KNOB by the knob's type, and checks them by its rule.
 
+  A comma divides them; a semicolon, where a text has one, so that its values may have commas.
+
   Raises:
     UserError: a value that is none for the knob, or a knob that is not to be swept.
   """
@@ -224,8 +257,12 @@ def read_values(config: ml_collections.ConfigDict, knob: str, text: str) -> tupl
                     f"with --config.{knob}")
   at, name = _place_of(config, knob)
   kind = at.get_type(name)
+  divider = ";" if kind is str and ";" in text else ","
+  if knob in _HOLD_COMMAS and divider == "," in text:
+    raise UserError(f"{flag} {shown(text)}: a comma is part of a value here; divide the values by "
+                    f"semicolons, or set one for all runs with --config.{knob}")
   values = []
-  for part in map(str.strip, text.split(",")):
+  for part in map(str.strip, text.split(divider)):
     try:
       values.append({"True": True, "False": False}[part] if kind is bool else kind(part))
     except (KeyError, TypeError, ValueError):
@@ -261,6 +298,28 @@ def _check_architecture(config: ml_collections.ConfigDict) -> None:
       raise UserError(f"sweep.model: {error}") from error
 
 
+def check_no_other_value(given: SweepFlags, space: Mapping[str, Any]) -> None:
+  """Raises UserError for a --config.KNOB whose value no run would have."""
+  replaced_by = {knob: f"--sweep.{knob}" if knob in given.lists else
+                 f"--grid={given.grid} (--sweep.{knob} takes the place of its values)"
+                 for knob in space}
+  replaced_by |= {"seed": "--seeds"} if given.seeds else {}
+  replaced_by |= {"dataset_name": "--tasks"} if given.tasks else {}
+  for knob in given.asked.overrides:
+    if knob in replaced_by:
+      raise UserError(f"--config.{knob} has no effect beside {replaced_by[knob]}; leave it out")
+
+
+def check_settings_differ(config: ml_collections.ConfigDict, space: Mapping[str, Any]) -> None:
+  """Raises UserError for numbers of epochs that max_steps makes equal."""
+  steps = max(space.get("max_steps", (config.max_steps,)))
+  epochs = space.get("num_train_epochs", ())
+  if steps and len(epochs) > 1:
+    raise UserError(f"max_steps {steps} makes settings equal that differ in num_train_epochs "
+                    f"({', '.join(map(str, epochs))}); leave it out, or give one "
+                    f"--sweep.num_train_epochs={epochs[0]}")
+
+
 def _without_repeats(flag: str, text: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
   if len(set(values)) < len(values):
     raise UserError(f"{flag} {shown(text)} has a value twice")
@@ -285,17 +344,24 @@ def check_runs(sweep: Sweep) -> None:
   Raises:
     UserError: something is missing, or a setting cannot be run on these devices.
   """
-  config = sweep.asked.config
-  run = experiment.Run(sweep.folder, config, finished=False)
-  experiment.find_tokenizer(run, experiment.find_weights(run), usual="")
-  cache_dir = splits.cache_folder(config.cache_dir)
-  for task in sweep.tasks:
-    asked = asked_of(sweep, task, {}, 0, sweep.folder).config
-    path = remote.local_copies(config.dataset_path, "dataset_path", config.cache_dir)
-    splits.wanted_splits(asked, sources.find_source(task, path, config.skip_bad_rows, cache_dir))
-  for setting in sweep.search.grid():
+  for setting in settings_of(sweep, _NAME_WEIGHTS):
+    asked = asked_of(sweep, sweep.tasks[0], setting, 0, sweep.folder).config
+    run = experiment.Run(sweep.folder, asked, finished=False)
+    experiment.find_tokenizer(run, experiment.find_weights(run), usual="")
+  cache_dir = splits.cache_folder(sweep.asked.config.cache_dir)
+  for task, setting in itertools.product(sweep.tasks, settings_of(sweep, _NAME_DATA)):
+    asked = asked_of(sweep, task, setting, 0, sweep.folder).config
+    path = remote.local_copies(asked.dataset_path, "dataset_path", asked.cache_dir)
+    splits.wanted_splits(asked, sources.find_source(task, path, asked.skip_bad_rows, cache_dir))
+  for setting in settings_of(sweep, _SIZE_BATCHES):
     asked = asked_of(sweep, sweep.tasks[0], setting, 0, sweep.folder).config
     run_classifier.check_batch_sizes(experiment.Run(sweep.folder, asked, finished=False))
+
+
+def settings_of(sweep: Sweep, knobs: Collection[str]) -> Iterator[Setting]:
+  """Yields each setting of some of the knobs once; {} where none of them is swept."""
+  space = {knob: values for knob, values in sweep.search.space.items() if knob in knobs}
+  return dataclasses.replace(sweep.search, space=space).grid()
 
 
 def title_of(sweep: Sweep, task: str) -> str:
@@ -310,19 +376,32 @@ def open_study(sweep: Sweep, task: str) -> Study:
     UserError: the study in the database is that of another command.
   """
   title = title_of(sweep, task)
-  study = Study(sweep.storage, f"{sweep.folder.name}/{title}", sweep.search, sweep.folder / title)
+  study = Study(sweep.storage, f"{sweep.study}/{title}", sweep.search, sweep.folder / title,
+                sweep.lost_hosts)
   asked = asked_of(sweep, task, {}, 0, sweep.folder)
   here = {"config": asked.config.to_dict(), "space": {
       knob: list(values) for knob, values in sweep.search.space.items()}}
   there = study.stored("sweep")
   if there is None:
     study.store("sweep", here)
-    return study
+    there = here
   experiment.check_same_run(sweep.folder, there["config"], here["config"], asked.overrides)
   if there["space"] != here["space"]:
     raise UserError(f"output_dir {sweep.folder} already holds a sweep over "
                     f"{shown(there['space'])}; choose another --output_dir")
+  check_folder(sweep, study)
   return study
+
+
+def check_folder(sweep: Sweep, study: Study) -> None:
+  """Raises UserError where this machine has the study's runs in another folder."""
+  key, folder = f"folder on {socket.gethostname()}", str(sweep.folder.resolve())
+  there = study.stored(key) or folder
+  if (there != folder and pathlib.Path(there).exists()
+      and sweep.storage != own_database(sweep.folder)):  # which is copied with its folder
+    raise UserError(f"output_dir {sweep.folder}: the study {shown(sweep.study)} in the database "
+                    f"has its runs in {there}; give that, or another name: --study=NAME")
+  study.store(key, folder)
 
 
 def new_folder_flag(sweep: Sweep) -> str:
@@ -330,10 +409,18 @@ def new_folder_flag(sweep: Sweep) -> str:
   return "" if sweep.asked.output_dir else f" with --output_dir={sweep.folder}"
 
 
+def advise_to_go_on(sweep: Sweep) -> None:
+  """Sets what is said where the process is stopped between two runs."""
+  stopping.advise(lambda: "finished runs are recorded; the same command goes on"
+                  + new_folder_flag(sweep))
+
+
 def say_sweep(sweep: Sweep) -> None:
   """Prints what is going to be run."""
   search, seeds = sweep.search, len(sweep.search.seeds)
-  settings = search.num_settings or sum(1 for _ in search.grid())
+  settings = math.prod(map(len, search.space.values()))
+  if search.sampler != "grid":
+    settings = min(settings, search.num_settings)
   total = len(sweep.tasks) * settings * seeds
   say(f"sweep: {len(sweep.tasks)} task{'s' * (len(sweep.tasks) > 1)} x {settings} "
       f"setting{'s' * (settings > 1)} x {seeds} seed{'s' * (seeds > 1)} = {total} runs in "
@@ -345,8 +432,7 @@ def say_sweep(sweep: Sweep) -> None:
 
 def make_run(sweep: Sweep, task: str, study: Study, claim: Claim) -> None:
   """Makes a run and records its score, or the line with which it failed."""
-  name = " ".join(filter(None, (title_of(sweep, task), name_of(claim.setting),
-                                f"seed {claim.seed}")))
+  name = title_of_run(title_of(sweep, task), claim.setting, claim.seed)
   asked = asked_of(sweep, task, claim.setting, claim.seed, claim.folder)
   began = time.perf_counter()
   try:
@@ -355,21 +441,34 @@ def make_run(sweep: Sweep, task: str, study: Study, claim: Claim) -> None:
   except BaseException as error:
     line = failure_of(error)
     if not line:  # a signal, or an error of this program: the run is to be continued
-      study.give_back(claim)
       saved = stopping.advice()
       stopping.advise(lambda: saved + new_folder_flag(sweep))
+      give_back(study, claim)
       raise
-    study.fail(claim, line)
     say(f"{name}: failed: {line}")
+    study.fail(claim, line)
     return
   summary = claim.folder / "summary.json"
   trained = files.read_json(summary).get("train_seconds", 0.0) if summary.exists() else 0.0
   results = scoreboard.run_results(done.task, done.scores, trained)
-  study.finish(claim, scoreboard.score_of(results), results)
   say(f"{name}: " + ", ".join(
       f"{metric.removeprefix('eval_')} {done.scores[metric]:.4f}" for metric in results["metrics"])
       + (", collapsed" if done.scores["eval_collapsed"] else "")
       + f", {time.perf_counter() - began:.0f} s, {trained:.0f} s of them training")
+  study.finish(claim, scoreboard.score_of(results), results)
+
+
+def title_of_run(title: str, setting: Setting, seed: int) -> str:
+  """Returns a run's name for the user: mrpc learning_rate=3e-05 seed 0."""
+  return " ".join(filter(None, (title, name_of(setting), f"seed {seed}")))
+
+
+def give_back(study: Study, claim: Claim) -> None:
+  """Leaves a run to any process; what keeps the database from learning so is a line beside."""
+  try:
+    study.give_back(claim)
+  except UserError as error:
+    say(f"warning: {error}")
 
 
 def failure_of(error: BaseException) -> str:
@@ -382,25 +481,46 @@ def failure_of(error: BaseException) -> str:
 # --- The end ----------------------------------------------------------------------------------
 
 
+def write_newest_scores(sweep: Sweep, studies: Mapping[str, Study]) -> list[scoreboard.Row]:
+  """Writes the scores as the studies stand, and again if another process ended a run meanwhile.
+
+  Of several processes that end together, the one that writes last has then seen every run.
+  """
+  written: list[str] | None = None
+  while True:
+    rows = [row for task, study in studies.items()
+            for row in scoreboard.rows_of(title_of(sweep, task), study.records())]
+    states = [record.state for row in rows for record in row.records]
+    if states == written:
+      return rows
+    write_scores(sweep, rows)
+    written = states
+
+
 def write_scores(sweep: Sweep, rows: Sequence[scoreboard.Row]) -> None:
-  """Prints the table, and writes results.csv, results.md, scores.png and report.html."""
+  """Writes results.csv, results.md, scores.png and report.html."""
   folder, rate = sweep.folder, sweep.asked.config.learning_rate
   scoreboard.write_csv(folder / "results.csv", rows)
   scoreboard.write_markdown(folder / "results.md", rows)
   scoreboard.draw_scores(folder / "scores.png", rows, rate)
   scoreboard.write_report(folder / "report.html", rows, rate,
                           shlex.join(command_line.given_command()))
-  say((folder / "results.md").read_text("utf-8").rstrip())
-  left = [record for record in _records(rows) if record.state in ("under way", "waiting")]
+
+
+def say_scores(sweep: Sweep, rows: Sequence[scoreboard.Row]) -> None:
+  """Prints the table, and the runs that it lacks with the processes that have them."""
+  say((sweep.folder / "results.md").read_text("utf-8").rstrip())
+  left = [(row.task, record) for row in rows for record in row.records
+          if record.state in ("under way", "waiting")]
   if left:
-    say(f"{len(left)} runs are not finished: another process works on them; the same command "
-        "completes the table")
-  say(f"done: {folder}")
-
-
-def _records(rows: Sequence[scoreboard.Row]) -> Iterator[Record]:
-  for row in rows:
-    yield from row.records
+    names = [title_of_run(task, record.setting, record.seed)
+             + (f" ({record.owner})" if record.state == "under way" else "")
+             for task, record in left]
+    more = f"; and {len(left) - _MOST_NAMED} more" * (len(left) > _MOST_NAMED)
+    say(f"not finished: {'; '.join(names[:_MOST_NAMED])}{more}")
+    say("  the same command completes the table; what a dead process of another machine had under "
+        "way, it takes up there, or here with --lost_hosts=HOST")
+  say(f"done: {sweep.folder}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The table of a sweep: settings, the scores of their seeds, GLUE's average, files, a plot."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import csv
 import io
 import pathlib
@@ -94,7 +94,7 @@ def cells_of(row: Row) -> tuple[str, ...]:
   scores = row.scores
   collapsed = ", ".join(f"seed {seed}" for seed in row.collapsed) or "none"
   return (row.task, name_of(row.setting) or "-", ", ".join(map(_score, row.records)),
-          _mean(scores), _deviation(scores), *(
+          _mean(scores) + _finished(row), _deviation(scores), *(
               (_times_100(statistics.median(scores)), _times_100(max(scores))) if scores
               else ("-", "-")), collapsed if scores else "-")
 
@@ -115,6 +115,12 @@ def _deviation(values: Sequence[float]) -> str:
   return _times_100(statistics.stdev(values)) if len(values) > 1 else "-"
 
 
+def _finished(row: Row) -> str:
+  """Returns " (3 of 5 seeds)" where a mean has only these runs; "" where all are done."""
+  done, all_runs = len(row.scores), len(row.records)
+  return f" ({done} of {all_runs} seeds)" if 0 < done < all_runs else ""
+
+
 def metric_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
   """Returns mean and deviation of each metric, of the tasks whose score is made of several."""
   cells = []
@@ -122,7 +128,7 @@ def metric_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     done = [record for record in row.records if record.state == "done"]
     names = done[0].results["metrics"] if done else ()
     cells += [(row.task, name_of(row.setting) or "-", name.removeprefix("eval_"),
-               _mean(row.metric(name)), _deviation(row.metric(name)))
+               _mean(row.metric(name)) + _finished(row), _deviation(row.metric(name)))
               for name in names if len(names) > 1]
   return cells
 
@@ -137,7 +143,8 @@ def glue_line(rows: Sequence[Row]) -> str:
     return ""
   score = statistics.mean(statistics.mean(row.scores) for row in best.values())
   missing = [task for task in tasks.GLUE_TASKS if task not in best]
-  return (f"GLUE: {_times_100(score)}, the average of {', '.join(best)}, each with its best "
+  names = ", ".join(task + _finished(row) for task, row in best.items())
+  return (f"GLUE: {_times_100(score)}, the average of {names}, each with its best "
           "setting's mean" + (f" (without {', '.join(missing)})" if missing else "")
           + "; the leaderboard's also has wnli")
 
@@ -174,7 +181,7 @@ def write_csv(file: pathlib.Path, rows: Sequence[Row]) -> None:
           row.task, *(row.setting[knob] for knob in knobs), record.seed, record.state,
           record.score, *(scores.get(name) for name in metrics),
           record.results.get("train_seconds"), record.error))
-  with written_whole(file) as temporary:
+  with written_whole(file, shared=True) as temporary:
     temporary.write_text(table.getvalue(), "utf-8")
 
 
@@ -187,24 +194,45 @@ def write_markdown(file: pathlib.Path, rows: Sequence[Row]) -> None:
     parts += ["", "The metrics that these scores are the means of:", "",
               *aligned(("task", "setting", "metric", "mean", "sd"), cells)]
   parts += [part for line in (glue_line(rows), *failures(rows)) if line for part in ("", line)]
-  with written_whole(file) as temporary:
+  with written_whole(file, shared=True) as temporary:
     temporary.write_text("\n".join(parts) + "\n", "utf-8")
 
 
-def points_of(rows: Sequence[Row], task: str, default: float
-              ) -> Iterator[tuple[str, float, Record]]:
-  """Yields (the other knobs' name, learning rate, run) of a task's finished runs.
+class Cloud(NamedTuple):
+  """The dots of settings that differ in the learning rate alone, collapsed runs apart.
+
+  Attributes:
+    name: for the legend.
+    group: a number for the settings, from 0.
+    collapsed: whether these are the collapsed runs.
+    points: (learning rate, score) of each finished run.
+  """
+
+  name: str
+  group: int
+  collapsed: bool
+  points: list[tuple[float, float]]
+
+
+def clouds_of(rows: Sequence[Row], task: str, default: float) -> list[Cloud]:
+  """Returns what is drawn of a task.
 
   Args:
     rows: of all tasks.
     task: the one to be drawn.
     default: the learning rate where the sweep has only one.
   """
+  clouds: dict[tuple[str, bool], Cloud] = {}
+  groups: dict[str, int] = {}
   for row in rows:
-    others = {knob: value for knob, value in row.setting.items() if knob != "learning_rate"}
+    others = name_of({knob: x for knob, x in row.setting.items() if knob != "learning_rate"})
     for record in row.records:
       if row.task == task and record.state == "done":
-        yield name_of(others), row.setting.get("learning_rate", default), record
+        collapsed, group = is_collapsed(record), groups.setdefault(others, len(groups))
+        name = (others or "a seed") + " (collapsed)" * collapsed
+        cloud = clouds.setdefault((others, collapsed), Cloud(name, group, collapsed, []))
+        cloud.points.append((row.setting.get("learning_rate", default), record.score))
+  return list(clouds.values())
 
 
 def draw_scores(image: pathlib.Path, rows: Sequence[Row], default: float) -> None:
@@ -218,25 +246,19 @@ def draw_scores(image: pathlib.Path, rows: Sequence[Row], default: float) -> Non
   figure, axes = pyplot.subplots(1, len(names), figsize=(4.2 * len(names) + 0.8, 3.8),
                                  constrained_layout=True, squeeze=False)
   for axis, task in zip(axes[0], names, strict=True):
-    groups: dict[str, list[tuple[float, Record]]] = {}
-    for name, rate, record in points_of(rows, task, default):
-      groups.setdefault(name, []).append((rate, record))
-    for number, (name, points) in enumerate(groups.items()):
-      for marker, crossed in (("o", False), ("x", True)):
-        chosen = [(rate, record.score) for rate, record in points
-                  if is_collapsed(record) is crossed]
-        label = (name or "a seed") + " (collapsed)" * crossed
-        axis.plot([x for x, _ in chosen], [y for _, y in chosen], marker, alpha=0.7,
-                  color=f"C{number}", label=label if chosen else None)
-    rates = sorted({rate for points in groups.values() for rate, _ in points})
+    clouds = clouds_of(rows, task, default)
+    for cloud in clouds:
+      axis.plot(*zip(*cloud.points, strict=True), "x" if cloud.collapsed else "o", alpha=0.7,
+                color=f"C{cloud.group}", label=cloud.name)
+    rates = sorted({rate for cloud in clouds for rate, _ in cloud.points})
     axis.set(title=task, xlabel="learning rate", ylabel="dev score", xticks=rates,
              xscale="log" if rates and rates[0] > 0 else "linear")
     axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
     axis.xaxis.set_minor_locator(ticker.NullLocator())
     axis.grid(alpha=0.3)
-    if groups:
+    if clouds:
       axis.legend(fontsize="small")
-  with written_whole(image) as temporary:
+  with written_whole(image, shared=True) as temporary:
     figure.savefig(temporary, dpi=120, format="png")
   pyplot.close(figure)
 
@@ -246,15 +268,11 @@ def write_report(file: pathlib.Path, rows: Sequence[Row], default: float, comman
   names = list(dict.fromkeys(row.task for row in rows))
   figures = []
   for task in names:
-    groups: dict[str, list[tuple[float, float]]] = {}
-    for name, rate, record in points_of(rows, task, default):
-      groups.setdefault(name + " (collapsed)" * is_collapsed(record), []).append(
-          (rate, record.score))
-    figures.append(report.chart(
-        task, [report.Series(name or "a seed", points, "cloud", number)
-               for number, (name, points) in enumerate(groups.items())],
-        "learning rate", y_name="dev score", log_x=True))
-  best = [(f"{task}: {name_of(row.setting) or 'mean'}", _mean(row.scores))
+    series = [report.Series(cloud.name, cloud.points, "cloud", number)
+              for number, cloud in enumerate(clouds_of(rows, task, default))]
+    figures.append(report.chart(task, series, "learning rate", y_name="dev score", log_x=all(
+        rate > 0 for one in series for rate, _ in one.points)))
+  best = [(f"{task}: {name_of(row.setting) or 'mean'}{_finished(row)}", _mean(row.scores))
           for task in names if (row := best_row(rows, task))]
   sentences = [line for line in (glue_line(rows), *failures(rows)) if line]
   metrics = metric_cells(rows)

@@ -75,8 +75,8 @@ def written_whole(path: pathlib.Path, shared: bool = False) -> Iterator[pathlib.
 
   Args:
     path: the file or folder to write; its parent folder is made. An earlier one is replaced.
-    shared: several processes may write the same content at once: each has a temporary of its
-      own, and the first to finish wins.
+    shared: several processes, also of several hosts, may write it at once: each has a temporary
+      of its own. Of folders the first to finish stays, of files the last.
 
   Yields:
     A path that does not exist yet: open it for writing, or make it a folder.
@@ -85,7 +85,8 @@ def written_whole(path: pathlib.Path, shared: bool = False) -> Iterator[pathlib.
     OSError: with a file's name, also when the disk is full.
   """
   # Hidden, so that patterns like *.tfrecord* do not match one that a killed process left.
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
+  writer = f".{socket.gethostname()}.{os.getpid()}" if shared else ""
+  temporary = path.with_name(f".{path.name}{writer}.tmp")
   path.parent.mkdir(parents=True, exist_ok=True)
   _remove(temporary)  # left by a process that was killed
   try:
@@ -257,8 +258,47 @@ def own(folder: pathlib.Path) -> bool:
     raise UserError(f"{folder} is in use by {owner or 'another process'}; wait until that ends, or "
                     "choose another --output_dir") from error
   os.truncate(handle, 0)
-  os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+  os.write(handle, f"{this_process()}\n".encode())
   _owned[path] = handle
+  return True
+
+
+def this_process() -> str:
+  """Returns the name that this process's locks hold: process 12 on HOST."""
+  return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def host_of(process: str) -> str:
+  """Returns the host in a name that `this_process` returned."""
+  return process.split(" on ", 1)[1]
+
+
+def lives(process: str, folder: pathlib.Path) -> bool | None:
+  """Returns whether a process is alive; None if this machine cannot know.
+
+  Its lock tells, on a shared file system also from another host. A folder whose lock names another
+  process tells nothing: another host's may have the same path.
+
+  Args:
+    process: its `this_process`.
+    folder: the one that it owns, or is to own.
+  """
+  with contextlib.suppress(FileNotFoundError), (folder / ".lock").open(errors="replace") as lock:
+    if lock.read().strip() == process:
+      try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+      except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+          return True
+  if host_of(process) != socket.gethostname():
+    return None
+  try:
+    os.kill(int(process.split()[1]), 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:  # another user's
+    pass
   return True
 
 

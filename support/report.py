@@ -54,7 +54,7 @@ class Band(NamedTuple):
 
 
 def write_page(path: pathlib.Path, title: str, lead: str, sections: Sequence[Html]) -> None:
-  """Writes a page, whole or not at all.
+  """Writes a page, whole or not at all; several processes may do so at once.
 
   Args:
     path: of the file.
@@ -73,7 +73,7 @@ def write_page(path: pathlib.Path, title: str, lead: str, sections: Sequence[Htm
       f"<title>{escaped(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
       f"<header><h1>{escaped(title)}</h1><p>{escaped(lead)}</p><nav>{links}</nav></header>\n"
       f"<main>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n")
-  with written_whole(path) as temporary:
+  with written_whole(path, shared=True) as temporary:
     temporary.write_text(content, "utf-8")
 
 

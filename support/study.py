@@ -5,16 +5,16 @@ a run: a setting of knobs, and a seed. What Optuna cannot know, whether the proc
 trial still lives, the lock of the run's folder says, which the kernel lets go of.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
 import datetime
+import functools
 import itertools
 import math
 import pathlib
-import socket
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 import urllib.parse
 
 import optuna
@@ -23,9 +23,11 @@ import sqlalchemy
 
 from support import files
 from support.errors import first_line, shown, UserError
+from support.reporting import say
 
 _MOST_REPEATS = 10  # draws in a row of settings that were drawn before
 _BEGIN_SECONDS = 60  # after which a trial that no process has signed is given up
+_DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 
 Setting = Mapping[str, Any]  # knob -> value
 
@@ -71,6 +73,7 @@ class Record(NamedTuple):
     score: of a run that is done.
     results: what `Study.finish` was given.
     error: the line of a run that failed.
+    owner: the process that took the run last: see `files.this_process`.
   """
 
   setting: Setting
@@ -79,6 +82,7 @@ class Record(NamedTuple):
   score: float | None = None
   results: Mapping[str, Any] = {}
   error: str = ""
+  owner: str = ""
 
 
 def name_of(setting: Setting) -> str:
@@ -92,10 +96,31 @@ def run_folder(folder: pathlib.Path, setting: Setting, seed: int) -> pathlib.Pat
   return folder / name_of(setting) / f"seed-{seed}"
 
 
-class Study:
-  """The runs of a `Search`, in a database that several processes may share."""
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
-  def __init__(self, url: str, name: str, search: Search, folder: pathlib.Path):
+
+def _using_database(method: _Method) -> _Method:
+  """Makes a method of `Study` raise a UserError where the database does not answer."""
+
+  @functools.wraps(method)
+  def with_one_line(study: "Study", *args: Any) -> Any:
+    try:
+      return method(study, *args)
+    except _DATABASE_ERRORS as error:
+      raise UserError(f"storage {_without_password(study.url)}: {_cause(error)}; finished runs lie "
+                      "in their folders, and the same command goes on once it answers") from error
+
+  return with_one_line
+
+
+class Study:
+  """The runs of a `Search`, in a database that several processes may share.
+
+  Every method raises a UserError where the database does not answer.
+  """
+
+  def __init__(self, url: str, name: str, search: Search, folder: pathlib.Path,
+               lost_hosts: Collection[str] = ()):
     """Opens the study of this name, or begins it.
 
     Args:
@@ -103,31 +128,35 @@ class Study:
       name: unique in the database.
       search: its space must be the one that the study began with; seeds and settings may grow.
       folder: has the runs' folders.
+      lost_hosts: machines that are gone for good; what they had under way is given up.
 
     Raises:
       UserError: the database cannot be opened.
     """
-    self._search, self._folder = search, folder
+    self.url = url
+    self._search, self._folder, self._lost_hosts = search, folder, lost_hosts
     self._study = _opened(url, name)
     before = self._trials()
     self._study.sampler = _sampler(search.sampler, len(before))
     # A run that failed is tried again by each command, once.
     self._failed_before = {trial.number for trial in before if trial.state is TrialState.FAIL}
     self._repeats = 0
-    self._mine = -1  # the number of the claimed trial
 
   # --- What belongs to the study ---
 
+  @_using_database
   def stored(self, key: str) -> Any:
     """Returns a value that `store` has left with the study; None for none."""
     return self._study.user_attrs.get(key)
 
+  @_using_database
   def store(self, key: str, value: Any) -> None:
     """Leaves a JSON value with the study."""
     self._study.set_user_attr(key, value)
 
   # --- One run after another ---
 
+  @_using_database
   def claim(self) -> Claim | None:
     """Takes a run that nobody has made or is making; None if there is none left."""
     while True:
@@ -140,26 +169,36 @@ class Study:
                 or any(trial.state is TrialState.WAITING for trial in trials)):
         return None
       claim = None
-      # Until its folder is locked, another process may take this one for dead, and end the trial.
+      # Until it is signed, another process may take this one for dead, and end the trial.
       with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
         claim = self._claimed(self._study.ask())
       if claim:
         self._repeats = 0
         return claim
 
+  @_using_database
   def finish(self, claim: Claim, score: float, results: Mapping[str, Any]) -> None:
     """Records the score of a claimed run, and JSON values beside it."""
-    self._end(claim, "results", dict(results), score)
+    if not self._end(claim, "results", dict(results), score):
+      say(f"warning: another process took this one for dead and ended the trial of {claim.folder}; "
+          "the score is recorded all the same")
+      self._study.add_trial(optuna.trial.create_trial(
+          value=score, params=claim.trial.params, distributions=claim.trial.distributions,
+          user_attrs={"setting": dict(claim.setting), "seed": claim.seed,
+                      "results": dict(results)}))
 
+  @_using_database
   def fail(self, claim: Claim, error: str) -> None:
     """Records why a claimed run failed; the next command tries it again."""
     self._end(claim, "error", error)
 
+  @_using_database
   def give_back(self, claim: Claim) -> None:
     """Leaves a claimed run, which is not finished, to any process."""
     self._tell(claim.trial.number)
     files.disown(claim.folder)
 
+  @_using_database
   def records(self) -> list[Record]:
     """Returns every run, setting by setting, as the study stands."""
     trials = self._trials()
@@ -205,6 +244,7 @@ class Study:
 
   def _claimed(self, trial: optuna.Trial) -> Claim | None:
     """Makes a trial's run this process's; None if another has it."""
+    trial.set_user_attr("owner", files.this_process())
     drawn = "seed" not in trial.user_attrs
     if drawn and self._search.sampler == "grid":  # another process took the last that waited
       return self._discard(trial)
@@ -238,57 +278,50 @@ class Study:
     try:
       _own_soon(claim.folder)
     except UserError as error:
-      if self._is_running(claim.trial.number):
-        self.fail(claim, str(error))
+      self.fail(claim, str(error))
       return False
-    if not self._is_running(claim.trial.number):  # another process took this one for dead
-      files.disown(claim.folder)
-      return False
-    self._mine = claim.trial.number
-    claim.trial.set_user_attr("host", socket.gethostname())
-    return True
-
-  def _is_running(self, number: int) -> bool:
-    return self._trials()[number].state is TrialState.RUNNING
+    if self._trials()[claim.trial.number].state is TrialState.RUNNING:
+      return True
+    files.disown(claim.folder)  # another process took this one for dead, before the lock
+    return False
 
   def _discard(self, trial: optuna.Trial) -> None:
     trial.set_user_attr("discarded", True)
     self._tell(trial.number)
 
   def _give_up_abandoned(self) -> None:
-    """Fails the trials whose process is gone, so that their runs are taken up again.
-
-    Where the folder is, on this machine or a shared file system, its lock says so. A trial
-    without one, of a process that was killed as it took it, is given up after a while.
-    """
+    """Fails the trials whose process is gone, so that their runs are taken up again."""
     for trial in self._trials():
-      if trial.state is not TrialState.RUNNING or trial.number == self._mine:
-        continue
-      attributes = trial.user_attrs
-      folder = run_folder(self._folder, attributes["setting"],
-                          attributes["seed"]) if "seed" in attributes else None
-      if folder and folder.is_dir():
-        with contextlib.suppress(UserError):  # the process lives
-          if files.own(folder):
-            self._tell(trial.number)
-            files.disown(folder)
-      elif "host" not in attributes and datetime.datetime.now() - trial.datetime_start > (
-          datetime.timedelta(seconds=_BEGIN_SECONDS)):
+      if trial.state is TrialState.RUNNING and self._is_abandoned(trial):
         self._tell(trial.number)
 
-  def _end(self, claim: Claim, key: str, value: Any, score: float | None = None) -> None:
+  def _is_abandoned(self, trial: FrozenTrial) -> bool:
+    """Returns whether a trial's process is gone, as far as this machine can know."""
+    attributes = trial.user_attrs
+    owner = attributes.get("owner")
+    if not owner:  # the process takes the trial at this moment, or was killed as it did
+      return datetime.datetime.now() - trial.datetime_start > (
+          datetime.timedelta(seconds=_BEGIN_SECONDS))
+    folder = (run_folder(self._folder, attributes["setting"], attributes["seed"])
+              if _is_run(trial) else self._folder)
+    lives = files.lives(owner, folder)
+    return files.host_of(owner) in self._lost_hosts if lives is None else not lives
+
+  def _end(self, claim: Claim, key: str, value: Any, score: float | None = None) -> bool:
+    """Ends a claimed trial; False if another process has ended it."""
+    ended = False
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
       claim.trial.set_user_attr(key, value)
-    self._tell(claim.trial.number, score)
+      ended = self._tell(claim.trial.number, score)
     files.disown(claim.folder)
+    return ended
 
-  def _tell(self, number: int, score: float | None = None) -> None:
-    """Ends a trial, with a score or as one that failed, unless another process has ended it."""
+  def _tell(self, number: int, score: float | None = None) -> bool:
+    """Ends a trial, with a score or as one that failed; False if another process has ended it."""
     state = TrialState.FAIL if score is None else TrialState.COMPLETE
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-      self._study.tell(number, score, state, skip_if_finished=True)
-    if number == self._mine:
-      self._mine = -1
+      return self._study.tell(number, score, state, skip_if_finished=True).state is state
+    return False
 
   def _record(self, trials: Iterable[FrozenTrial], setting: Setting, seed: int) -> Record:
     states = {TrialState.COMPLETE: "done", TrialState.RUNNING: "under way",
@@ -303,7 +336,7 @@ class Study:
       if state in found:
         attributes = found[state].user_attrs
         return Record(setting, seed, state, found[state].value, attributes.get("results", {}),
-                      attributes.get("error", ""))
+                      attributes.get("error", ""), attributes.get("owner", ""))
     return Record(setting, seed, "waiting")
 
 
@@ -338,6 +371,11 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
   return optuna.samplers.RandomSampler(seed=seed)
 
 
+def sqlite_url(file: pathlib.Path) -> str:
+  """Returns the URL of a SQLite database, whatever characters its path has."""
+  return sqlalchemy.URL.create("sqlite", database=str(file)).render_as_string()
+
+
 def _opened(url: str, name: str) -> optuna.Study:
   """Opens a study, or begins it; several processes may do so at once.
 
@@ -350,19 +388,27 @@ def _opened(url: str, name: str) -> optuna.Study:
       address = sqlalchemy.make_url(url)
       waits = {"timeout": 60} if address.get_backend_name() == "sqlite" else {}
       # A run takes minutes or hours: no connection is kept that long.
-      storage = optuna.storages.RDBStorage(url, engine_kwargs={
-          "poolclass": sqlalchemy.pool.NullPool, "connect_args": waits})
+      # As SQLAlchemy writes it, quoted: Optuna takes braces for a template's.
+      storage = optuna.storages.RDBStorage(
+          address.render_as_string(hide_password=False), engine_kwargs={
+              "poolclass": sqlalchemy.pool.NullPool, "connect_args": waits})
       return optuna.create_study(storage=storage, study_name=name, direction="maximize",
                                  load_if_exists=True)
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, ImportError,
-            RuntimeError, ValueError) as error:
+    except (*_DATABASE_ERRORS, optuna.exceptions.OptunaError, ImportError, RuntimeError,
+            ValueError) as error:
       # Two processes that make the tables at once: one finds them there.
       if not isinstance(error, sqlalchemy.exc.DBAPIError | optuna.exceptions.StorageInternalError
                         ) or attempt == 5:
         raise UserError(f"storage {_without_password(url)} cannot be opened: "
-                        f"{first_line(error)}") from error
+                        f"{_cause(error)}") from error
       time.sleep(0.2)
   return None
+
+
+def _cause(error: Exception) -> str:
+  """Returns the line of the database's own error, that Optuna wraps."""
+  wrapped = isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__
+  return first_line(wrapped or error)
 
 
 def _without_password(url: str) -> str:

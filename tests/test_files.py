@@ -53,6 +53,16 @@ def test_the_first_of_several_processes_wins(tmp_path):
   assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_hosts_may_have_the_same_process_number(tmp_path, monkeypatch):
+  with files.written_whole(tmp_path / "file", shared=True) as ours:
+    ours.write_text("ours")
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    with files.written_whole(tmp_path / "file", shared=True) as theirs:
+      theirs.write_text("theirs")
+    assert ours.read_text() == "ours"
+  assert (tmp_path / "file").read_text() == "ours"
+
+
 def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
   (tmp_path / ".folder.tmp" / "half").mkdir(parents=True)
   with files.written_whole(tmp_path / "folder") as temporary:

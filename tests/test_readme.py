@@ -295,7 +295,8 @@ def test_nothing_is_listed_that_no_document_says():
 def all_flags():
   """name -> config or None, of every flag of every script."""
   known = {"config": None, "output_dir": None, "help": None, "tasks": None, "seeds": None,
-           "grid": None, "sampler": None, "num_trials": None, "storage": None, "sweep.KNOB": None}
+           "grid": None, "sampler": None, "num_trials": None, "storage": None, "study": None,
+           "lost_hosts": None, "sweep.KNOB": None}
   for script in (create_pretraining_data, train_tokenizer, predict, extract_features, fill_mask,
                  make_submission):
     values = flags.FlagValues()

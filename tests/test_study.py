@@ -1,5 +1,6 @@
 """A study hands every run to one process, and takes up the runs of dead ones."""
 
+import errno
 import os
 import pathlib
 import shutil
@@ -11,7 +12,7 @@ from conftest import ROOT
 import optuna
 import pytest
 
-from support import study
+from support import files, study
 from support.errors import UserError
 from support.study import name_of, Record, Search, Study
 
@@ -26,7 +27,7 @@ from support import files
 from support.study import name_of, Search, Study
 url, folder, most, end = sys.argv[1:]
 if end == "die early":
-  files.own = lambda folder: os._exit(1)
+  files.this_process = lambda: os._exit(1)
 study = Study(url, "s", Search({SPACE!r}, (0, 1), "grid", 0), pathlib.Path(folder))
 for _ in range(int(most)):
   claim = study.claim()
@@ -82,7 +83,7 @@ def test_a_grid_is_made_once(url, tmp_path):
   assert again.claim() is None
   assert [(name_of(record.setting), record.seed) for record in again.records()] == made
   assert again.records()[1] == Record({"learning_rate": 2e-5, "dtype": "float32"}, 1, "done", 0.1,
-                                      {"n": 2})
+                                      {"n": 2}, owner=files.this_process())
   more = opened(url, tmp_path, Search(SPACE, (1, 2), "grid", 0))
   assert {seed for _, seed in make_all(more)} == {2}  # more seeds later
 
@@ -140,6 +141,53 @@ def test_a_run_that_is_given_back_is_made(url, tmp_path):
   assert sorted(make_all(here)) == sorted(wanted())
 
 
+def test_a_run_of_another_host_is_left_to_it(url, tmp_path):
+  """Without a shared file system the folder here is another one, whose lock says nothing."""
+  first = opened(url, tmp_path).claim()
+  files.disown(first.folder)  # the lock names this process
+  first.trial.set_user_attr("owner", "process 1 on elsewhere")
+  here = opened(url, tmp_path)
+  assert make_all(here) == wanted()[1:]
+  assert (here.records()[0].state, here.records()[0].owner) == (
+      "under way", "process 1 on elsewhere")
+  (first.folder / ".lock").write_text("process 1 on elsewhere\n")  # the file system is shared
+  assert make_all(here) == wanted()[:1]
+
+
+def test_a_lost_host_gives_its_runs_back(url, tmp_path):
+  first = opened(url, tmp_path).claim()
+  shutil.rmtree(first.folder)
+  first.trial.set_user_attr("owner", "process 1 on elsewhere")
+  assert make_all(Study(url, "s", GRID, tmp_path, ("nowhere",))) == wanted()[1:]
+  assert make_all(Study(url, "s", GRID, tmp_path, ("nowhere", "elsewhere"))) == wanted()[:1]
+
+
+def test_without_locks_the_process_is_looked_for(url, tmp_path, monkeypatch):
+  def no_locks(handle, operation):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+  monkeypatch.setattr(files.fcntl, "flock", no_locks)
+  first = opened(url, tmp_path).claim()
+  here = opened(url, tmp_path)
+  assert make_all(here) == wanted()[1:]
+  dead = subprocess.Popen(("true",))
+  dead.wait()
+  first.trial.set_user_attr("owner", files.this_process().replace(str(os.getpid()), str(dead.pid)))
+  assert make_all(here) == wanted()[:1]
+
+
+def test_the_score_of_a_trial_that_another_process_ended_is_kept(url, tmp_path, capsys):
+  here = opened(url, tmp_path)
+  first = here.claim()
+  opened(url, tmp_path)._tell(first.trial.number)
+  here.finish(first, 0.75, {"n": 1})
+  assert capsys.readouterr().out == (
+      "warning: another process took this one for dead and ended the trial of "
+      f"{first.folder}; the score is recorded all the same\n")
+  assert here.records()[0][2:5] == ("done", 0.75, {"n": 1})
+  assert make_all(here) == wanted()[1:]
+
+
 def test_a_run_that_two_processes_queued_is_made_once(url, tmp_path):
   here = opened(url, tmp_path)
   first = here.claim()
@@ -168,7 +216,6 @@ def test_a_trial_whose_process_died_before_it_signed_is_given_up(url, tmp_path, 
   dead = worker(url, tmp_path, 1, "die early")
   assert lines_of(dead) == []
   assert dead.returncode == 1
-  shutil.rmtree(study.run_folder(tmp_path, next(GRID.grid()), 0))
   assert make_all(here) == wanted()[1:]  # it may have begun just now
   monkeypatch.setattr(study, "_BEGIN_SECONDS", 0)
   assert make_all(here) == wanted()[:1]
@@ -206,6 +253,7 @@ def test_a_sampler_ends_when_all_is_drawn(url, tmp_path):
     ("sqlite:////no/folder/study.db", "storage sqlite:////no/folder/study.db cannot be opened: "),
     ("postgresql+psycopg://me:secret@127.0.0.1:1/x",
      r"storage postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/x cannot be opened: "),
+    ("postgresql+psycopg://me:{secret}@127.0.0.1:1/x", "storage postgresql"),  # no template
     ("nodatabase://host/x", "storage nodatabase://host/x cannot be opened: ")])
 def test_a_database_that_is_not_there_is_one_line(tmp_path, bad, message, monkeypatch):
   monkeypatch.setattr(study.time, "sleep", lambda seconds: None)
@@ -213,6 +261,26 @@ def test_a_database_that_is_not_there_is_one_line(tmp_path, bad, message, monkey
     opened(bad, tmp_path)
   assert "\n" not in str(error.value)
   assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("ask", [
+    lambda here, claim: here.claim(), lambda here, claim: here.finish(claim, 0.5, {}),
+    lambda here, claim: here.fail(claim, "x"), lambda here, claim: here.give_back(claim),
+    lambda here, claim: here.records(), lambda here, claim: here.store("x", 1)])
+def test_a_database_that_goes_away_is_one_line(url, tmp_path, ask):
+  here = opened(url, tmp_path)
+  claim = here.claim()
+  (tmp_path / "study.db").unlink()
+  with pytest.raises(UserError, match=r"^storage sqlite:.*study.db: .*no such table: \w+; finished "
+                                      "runs lie in their folders, and the same command goes on"):
+    ask(here, claim)
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b", "a{b}", "a b", "é"])
+def test_a_sqlite_file_lies_in_any_folder(tmp_path, name):
+  (tmp_path / name).mkdir()
+  opened(study.sqlite_url(tmp_path / name / "study.db"), tmp_path).store("x", 1)
+  assert (tmp_path / name / "study.db").stat().st_size > 1000
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ import io
 import json
 import pathlib
 import re
+import sys
+import unittest.mock
 
 from conftest import run_script_in_process
 import jax
@@ -32,10 +34,11 @@ def run(*arguments):
 # --- Flags ------------------------------------------------------------------------------------
 
 
-def planned(config=CONFIG, output_dir="OUT", **given):
+def planned(config=CONFIG, output_dir="OUT", overrides=(), **given):
   flags = {"tasks": "", "seeds": "", "lists": {}, "grid": "", "sampler": "grid", "num_trials": 0,
-           "storage": ""} | given
-  return sweep.plan_sweep(sweep.SweepFlags(experiment.Asked(config, {}, output_dir), **flags))
+           "storage": "", "study": "", "lost_hosts": ""} | given
+  asked = experiment.Asked(config, dict.fromkeys(overrides), output_dir)
+  return sweep.plan_sweep(sweep.SweepFlags(asked, **flags))
 
 
 def test_a_plan():
@@ -52,6 +55,10 @@ def test_a_plan():
   assert len(list(planned(grid="paper").search.grid())) == 18  # 3 rates x 2 sizes x 3 epochs
   own = planned(grid="paper", lists={"learning_rate": "1e-4"})
   assert len(list(own.search.grid())) == 6
+  assert planned(lists={"class_weights": "balanced; 1,2;"}).search.space == {
+      "class_weights": ("balanced", "1,2", "")}
+  assert planned(storage="sqlite:///x.db", study="ours").study == "ours"
+  assert planned(output_dir="a/OUT").study == "OUT"
   assert re.fullmatch(r"runs/sweep-cola-mrpc-[\d-]+",
                       str(planned(tasks="cola,mrpc", output_dir="").folder))
 
@@ -84,6 +91,22 @@ def test_a_plan():
     ({"lists": {"dataset_name": "cola"}}, "sweep.dataset_name is no flag: give --tasks=cola,mrpc"),
     ({"lists": {"keep_checkpoints": "1,2"}},
      "the trained weights do not depend on keep_checkpoints; set it for all runs with"),
+    ({"lists": {"class_weights": "1,2"}},
+     "sweep.class_weights '1,2': a comma is part of a value here; divide the values by semicolons"),
+    ({"lists": {"learning_rate": "1e-5"}, "overrides": ["seed", "learning_rate"]},
+     "--config.learning_rate has no effect beside --sweep.learning_rate; leave it out"),
+    ({"lists": {"model.hidden_act": "relu"}, "overrides": ["model.hidden_act"]},
+     "--config.model.hidden_act has no effect beside --sweep.model.hidden_act; leave it out"),
+    ({"grid": "paper", "overrides": ["learning_rate"]},
+     r"--config.learning_rate has no effect beside --grid=paper \(--sweep.learning_rate takes"),
+    ({"seeds": "0..4", "overrides": ["seed"]}, "--config.seed has no effect beside --seeds;"),
+    ({"tasks": "cola", "overrides": ["dataset_name"]},
+     "--config.dataset_name has no effect beside --tasks; leave it out"),
+    ({"grid": "paper", "lists": {"max_steps": "0,9"}},
+     r"max_steps 9 makes settings equal that differ in num_train_epochs \(2.0, 3.0, 4.0\); leave"),
+    ({"grid": "paper", "config": ml_collections.ConfigDict(CONFIG.to_dict() | {"max_steps": 7})},
+     "max_steps 7 makes settings equal .* or give one --sweep.num_train_epochs=2.0"),
+    ({"study": "ours"}, "study 'ours' is a name in the database of --storage=URL; give that too"),
     ({"output_dir": "s3://bucket/x"}, "output_dir s3://bucket/x: a sweep's is a folder"),
     ({"config": ml_collections.ConfigDict(CONFIG.to_dict() | {"do_eval": False})},
      "a sweep trains and evaluates"),
@@ -113,14 +136,28 @@ jax.monitoring.register_event_duration_secs_listener(
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory, vocab_dir):
-  """A sweep of 2 learning rates and 2 seeds: its folder, its flags, compilations of each run."""
+def asked(tmp_path_factory, vocab_dir):
+  """The flags of a sweep of 2 learning rates and 2 seeds."""
   base = tmp_path_factory.mktemp("sweep")
   glue = write_mrpc(base / "glue")
-  arguments = (*TINY, f"--config.tokenizer={vocab_dir}", f"--config.dataset_path={glue}",
-               "--config.num_train_epochs=6.0", "--tasks=mrpc", "--seeds=0,1",
-               "--sweep.learning_rate=0.01,1e-9", f"--output_dir={base / 'out'}")
-  arguments = [argument for argument in arguments if "config.learning_rate" not in argument]
+  return swept_instead((*TINY, f"--config.tokenizer={vocab_dir}", f"--config.dataset_path={glue}",
+                        "--config.num_train_epochs=6.0", "--tasks=mrpc", "--seeds=0,1",
+                        f"--output_dir={base / 'out'}"), "--sweep.learning_rate=0.01,1e-9")
+
+
+def swept_instead(arguments, change):
+  """The arguments with a --sweep.KNOB in place of their own value."""
+  knob = change.split("=")[0].replace("--sweep.", "--config.")
+  return [*(a for a in arguments if not a.startswith(f"{knob}=")), change]
+
+
+def value_of(arguments, flag):
+  return next(a.removeprefix(f"--{flag}=") for a in arguments if a.startswith(f"--{flag}="))
+
+
+@pytest.fixture(scope="module")
+def swept(asked):
+  """That sweep: its folder, its flags, compilations of each run."""
   counts, run_command = [], run_classifier.run_command
 
   def counted(asked):
@@ -132,8 +169,8 @@ def swept(tmp_path_factory, vocab_dir):
   jax.clear_caches()  # of the tests before, which may have compiled the same
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(run_classifier, "run_command", counted)
-    run(*arguments)
-  return base / "out", arguments, counts
+    run(*asked)
+  return pathlib.Path(value_of(asked, "output_dir")), asked, counts
 
 
 def rows_of(folder):
@@ -229,8 +266,8 @@ def test_an_interrupted_sweep_goes_on(swept, tmp_path, monkeypatch, capsys):
 def test_a_run_that_fails_does_not_stop_the_others(swept, tmp_path, capsys):
   """A length beyond the model's positions is found out by the run itself."""
   _, arguments, _ = swept
-  run(*arguments, "--sweep.learning_rate=0.01", "--sweep.max_seq_length=64,16", "--seeds=0",
-      f"--output_dir={tmp_path / 'out'}")
+  run(*swept_instead(arguments, "--sweep.max_seq_length=64,16"), "--sweep.learning_rate=0.01",
+      "--seeds=0", f"--output_dir={tmp_path / 'out'}")
   failed, done = rows_of(tmp_path / "out")
   assert failed["state"] == "failed"
   assert failed["error"] == ("max_seq_length 64 is over the model's max_position_embeddings 32")
@@ -244,13 +281,112 @@ def test_a_run_that_fails_does_not_stop_the_others(swept, tmp_path, capsys):
     ("--tasks=mrpc,cola", r"has no folder CoLA/"),
     ("--sweep.train_batch_size=8,6", "train_batch_size 6 is not a positive multiple of 4 devices"),
     ("--config.tokenizer=/no/model", "/no/model"),
+    ("--sweep.tokenizer=VOCAB,/no/model", "/no/model"),
+    ("--sweep.init_checkpoint=,/no/checkpoint", "/no/checkpoint"),
+    ("--sweep.dataset_path=GLUE,/no/data", "dataset_path /no/data does not exist"),
     ("--storage=nodatabase://x", "storage nodatabase://x cannot be opened")])
-def test_nothing_is_run_before_all_is_checked(swept, tmp_path, monkeypatch, change, message):
-  _, arguments, _ = swept
+def test_nothing_is_run_before_all_is_checked(asked, tmp_path, monkeypatch, change, message):
   monkeypatch.setattr(run_classifier, "run_command", None)
+  for word, flag in (("VOCAB", "config.tokenizer"), ("GLUE", "config.dataset_path")):
+    change = change.replace(word, value_of(asked, flag))
   with pytest.raises(UserError, match=message):
-    run(*arguments, change, f"--output_dir={tmp_path / 'out'}")
+    run(*swept_instead(asked, change), f"--output_dir={tmp_path / 'out'}")
   assert not list(tmp_path.glob("out/*"))
+
+
+# --- Runs that are only played ----------------------------------------------------------------
+
+
+@pytest.fixture
+def played(asked, tmp_path, monkeypatch):
+  """Makes a sweep with a function of the run's folder in place of every run."""
+
+  def play(act, *changes):
+    def run_command(one):
+      stopping.advise(lambda: "the advice of the run")
+      act(pathlib.Path(one.output_dir))
+      return run_classifier.CommandResult(
+          one.output_dir, tasks.GLUE_TASKS["mrpc"],
+          {"eval_accuracy": 0.5, "eval_f1": 0.5, "eval_collapsed": False})
+
+    monkeypatch.setattr(run_classifier, "run_command", run_command)
+    run(*asked, "--seeds=0", f"--output_dir={tmp_path / 'out'}", *changes)
+
+  return play
+
+
+def test_between_two_runs_the_advice_is_the_sweeps(played):
+  played(lambda folder: None)
+  assert stopping.advice() == "finished runs are recorded; the same command goes on"
+
+
+def test_a_sampler_is_not_promised_more_settings_than_there_are(played, capsys):
+  played(lambda folder: None, "--sampler=random", "--num_trials=5")
+  assert "sweep: 1 task x 2 settings x 1 seed = 2 runs in " in capsys.readouterr().out
+
+
+def lose_database(folder):
+  (folder.parents[2] / "study.db").unlink()
+
+
+def test_a_database_that_goes_away_hides_no_score(played, capsys):
+  with pytest.raises(UserError, match="study.db: .*no such table.* the same command goes on"):
+    played(lose_database)
+  assert "mrpc learning_rate=0.01 seed 0: f1 0.5000" in capsys.readouterr().out
+  played(lambda folder: None)
+  assert "| 50.00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [UserError("it does not fit"), OSError("the disk is full")])
+def test_a_database_that_goes_away_hides_no_error(played, capsys, error):
+  def act(folder):
+    lose_database(folder)
+    raise error
+
+  if isinstance(error, UserError):
+    with pytest.raises(UserError, match="no such table"):
+      played(act)
+    assert "seed 0: failed: it does not fit" in capsys.readouterr().out
+  else:
+    with pytest.raises(OSError, match="the disk is full"):
+      played(act)
+    assert re.search("^warning: storage sqlite:.*no such table", capsys.readouterr().out, re.M)
+
+
+def test_two_folders_are_not_one_study(played, tmp_path):
+  storage = f"--storage=sqlite:///{tmp_path}/shared.db"
+  played(lambda folder: None, storage)
+  other = (storage, f"--output_dir={tmp_path / 'b' / 'out'}")
+  with pytest.raises(UserError, match=f"/b/out: the study 'out' in the database has its runs in "
+                                      f"{tmp_path}/out; give that, or another name: --study=NAME"):
+    played(lambda folder: None, *other)
+  made = []
+  played(made.append, *other, "--study=theirs")
+  assert len(made) == 2
+  (tmp_path / "b" / "out").rename(tmp_path / "moved")
+  played(made.append, storage, f"--output_dir={tmp_path / 'moved'}", "--study=theirs")
+  assert len(made) == 2
+
+
+def test_scores_are_written_again_if_a_run_ended_meanwhile(tmp_path):
+  states = iter(["under way", "done", "done"])
+  study = unittest.mock.Mock(records=lambda: [record(0, 0.5, next(states))])
+  plan = planned(tasks="cola", output_dir=str(tmp_path))
+  with unittest.mock.patch.object(sys, "argv", ["sweep.py"]):
+    sweep.write_newest_scores(plan, {"cola": study})
+  assert [row["state"] for row in rows_of(tmp_path)] == ["done"]
+
+
+def test_runs_that_others_have_are_named(tmp_path, capsys):
+  (tmp_path / "results.md").write_text("the table\n")
+  runs = [record(0, 0.5), record(1, 0, "waiting"),
+          record(2, 0, "under way")._replace(owner="process 7 on gpu-1")]
+  sweep.say_scores(planned(output_dir=str(tmp_path)), scoreboard.rows_of("cola", runs))
+  assert capsys.readouterr().out.splitlines()[1:3] == [
+      "not finished: cola learning_rate=2e-05 seed 1; cola learning_rate=2e-05 seed 2 "
+      "(process 7 on gpu-1)",
+      "  the same command completes the table; what a dead process of another machine had under "
+      "way, it takes up there, or here with --lost_hosts=HOST"]
 
 
 # --- The table --------------------------------------------------------------------------------
@@ -268,8 +404,10 @@ def test_cells():
                                      record(2, 0.6), record(3, 0, "failed"),
                                      record(4, 0, "under way")])
   assert scoreboard.cells_of(row) == (
-      "cola", "learning_rate=2e-05", "50.00, 0.00, 60.00, failed, under way", "36.67", "32.15",
-      "50.00", "60.00", "seed 1")
+      "cola", "learning_rate=2e-05", "50.00, 0.00, 60.00, failed, under way",
+      "36.67 (3 of 5 seeds)", "32.15", "50.00", "60.00", "seed 1")
+  assert scoreboard.metric_cells([row]) == []
+  assert "average of cola (3 of 5 seeds), each" in scoreboard.glue_line([row])
   empty, = scoreboard.rows_of("cola", [record(0, 0, "waiting")])
   assert scoreboard.cells_of(empty)[2:] == ("waiting", "-", "-", "-", "-", "-")
   assert scoreboard.failures([row]) == ["cola learning_rate=2e-05 seed 3 failed: it broke"]
@@ -288,6 +426,31 @@ def test_glues_average_takes_each_tasks_mean_first():
   assert scoreboard.glue_line([worse, *rows]).startswith(
       "GLUE: 70.00, the average of cola, rte, each with its best setting's mean")
   assert not scoreboard.glue_line(scoreboard.rows_of("mine", [record(0, 0.5)]))
+
+
+def test_a_learning_rate_of_0_is_drawn(tmp_path):
+  runs = [record(seed, 0.5, collapsed=seed > 1)._replace(setting={"learning_rate": rate})
+          for rate in (0.0, 1e-5) for seed in (0, 1, 2)]
+  clouds = scoreboard.clouds_of(scoreboard.rows_of("cola", runs), "cola", 1.0)
+  assert clouds == [
+      ("a seed", 0, False, [(0.0, 0.5), (0.0, 0.5), (1e-5, 0.5), (1e-5, 0.5)]),
+      ("a seed (collapsed)", 0, True, [(0.0, 0.5), (1e-5, 0.5)])]
+  scoreboard.write_report(tmp_path / "report.html", scoreboard.rows_of("cola", runs), 1.0, "")
+  clouds = re.findall('class="c[01] cloud" d="(.*?)"', (tmp_path / "report.html").read_text())
+  assert [cloud.count("M") for cloud in clouds] == [4, 2]
+
+
+def test_another_process_may_write_the_same_files(tmp_path):
+  rows = scoreboard.rows_of("cola", [record(0, 0.5)])
+  names = ("results.csv", "results.md", "scores.png", "report.html")
+  theirs = [tmp_path / f".{name}.tmp" for name in names]
+  for file in theirs:
+    file.touch()
+  scoreboard.write_csv(tmp_path / names[0], rows)
+  scoreboard.write_markdown(tmp_path / names[1], rows)
+  scoreboard.draw_scores(tmp_path / names[2], rows, 1.0)
+  scoreboard.write_report(tmp_path / names[3], rows, 1.0, "")
+  assert all(file.exists() for file in theirs)
 
 
 # --- Collapse ---------------------------------------------------------------------------------
