@@ -101,7 +101,7 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
     UserError: the folder holds another run, or an unfinished one and do_train is False; or the
       hosts differ; or a package that a knob needs is not installed.
   """
-  reporting.check_tracker(asked.config.wandb_project)
+  hosts.only_first(reporting.check_tracker)(asked.config.wandb_project)
   mirror = (mirror_of(asked.output_dir)
             if remote.is_url(asked.output_dir) and hosts.is_first() else None)
   path, stored, finished, began = hosts.told_by_first(
@@ -162,6 +162,7 @@ def check_batch_size(name: str, size: int, micro_batches: int = 1) -> None:
     raise UserError(f"{name} {size} is not a positive multiple of {parts}")
 
 
+@hosts.only_first
 def check_push(run: Run) -> None:
   """Raises UserError where the end of a run could not upload its model to config.push_to_hub."""
   if not run.config.push_to_hub:

@@ -3,7 +3,9 @@
     python3 make_submission.py --runs=OUT --output=submission.zip
 
 OUT is a run's folder or holds them at any depth, as those of a sweep. Of several runs on a task the
-one with the best dev score is taken. A run without predictions/ predicts now. AX, the diagnostic
+one with the best dev score is taken, the mean of the task's metrics as in a sweep. First tries
+(max_steps, max_train_samples, max_eval_samples) are left out. A run without predictions/ predicts
+now. AX, the diagnostic
 set, is predicted with the MNLI model. WNLI is its majority class: its dev set contradicts its
 training set, so that this project does not train on it.
 """
@@ -25,9 +27,9 @@ import zipfile
 from absl import flags
 import numpy as np
 
-from classification import parsers, sources, splits, tables, tasks
+from classification import parsers, scoreboard, sources, splits, tables, tasks
 from classification.prediction import load_classifier
-from support import devices, files, hub
+from support import devices, files, hub, remote
 from support.command_line import FlagSettings, run_script
 from support.errors import quoted, shown, UserError
 from support.reporting import say
@@ -38,6 +40,7 @@ _DIAGNOSTIC_TEXTS = (("sentence1", "sentence2"), ("premise", "hypothesis"),
                      ("Premise", "Hypothesis"))
 # Of WNLI, where its files are not at hand: 323 of 635 training rows are of class 0.
 _WNLI_ROWS, _WNLI_MAJORITY = 146, "0"
+_FIRST_TRY = ("max_steps", "max_train_samples", "max_eval_samples")  # 0 in a real run
 _NOT_RUNS = ("checkpoints", "model", "predictions", "tokenizer")  # folders in a run
 
 
@@ -125,14 +128,14 @@ def make_submission(settings: Settings) -> None:
 
 
 def find_runs(folder: pathlib.Path) -> list[FinishedRun]:
-  """Finds the finished runs on GLUE's tasks in a folder, at any depth.
+  """Finds the finished runs on GLUE's tasks in a folder, at any depth; names those left out.
 
   Raises:
     UserError: no such folder, or a run whose files cannot be read.
   """
   if not folder.is_dir():
     raise UserError(f"--runs={folder} is no folder")
-  runs, unfinished = [], []
+  runs, unfinished, tries = [], [], []
   for place, names, file_names in os.walk(folder):
     names[:] = sorted(name for name in names if name not in _NOT_RUNS)
     if "config.json" not in file_names:
@@ -141,13 +144,17 @@ def find_runs(folder: pathlib.Path) -> list[FinishedRun]:
     task = task_of(stored)
     if task is None:
       continue
-    if pathlib.Path(place, "model", "config.json").is_file():
+    if not pathlib.Path(place, "model", "config.json").is_file():
+      unfinished.append(place)
+    elif any(map(stored["config"].get, _FIRST_TRY)):
+      tries.append(place)
+    else:
       runs.append(FinishedRun(pathlib.Path(place), task, stored["config"],
                               dev_score(pathlib.Path(place), task)))
-    else:
-      unfinished.append(place)
   if unfinished:
     say(f"not finished, left out: {quoted(unfinished, 5)}")
+  if tries:
+    say(f"first tries ({', '.join(_FIRST_TRY)}), left out: {quoted(tries, 5)}")
   return runs
 
 
@@ -156,16 +163,15 @@ def task_of(stored: Mapping[str, Any]) -> tasks.Task | None:
   knobs = stored.get("config")
   if stored.get("script") != "run_classifier" or not isinstance(knobs, dict):
     return None
-  name = knobs.get("dataset_name") or (
-      "cola" if knobs.get("dataset_path") in sources.HUB_GLUE else "")
-  return tasks.glue_task(name) if name else None
+  return tasks.named_task(knobs.get("dataset_name", ""), knobs.get("dataset_path", ""))
 
 
 def dev_score(folder: pathlib.Path, task: tasks.Task) -> float:
-  """Returns the first of the task's metrics on the dev set; -inf for a run without scores."""
+  """Returns a run's score on the dev set as in a sweep; -inf for a run without scores."""
   file = folder / "eval_results.json"
-  score = files.read_json(file).get(f"eval_{task.metrics[0]}") if file.is_file() else None
-  return -math.inf if score is None else score
+  results = scoreboard.run_results(task, files.read_json(file) if file.is_file() else {}, 0.0)
+  scored = results["scores"].keys() >= set(results["metrics"])
+  return scoreboard.score_of(results) if scored else -math.inf
 
 
 def best_runs(runs: Iterable[FinishedRun]) -> dict[str, FinishedRun]:
@@ -178,8 +184,8 @@ def best_runs(runs: Iterable[FinishedRun]) -> dict[str, FinishedRun]:
     run = chosen[name] = max(by_task[name], key=lambda run: run.score)
     count = len(by_task[name])
     say(f"{name}: {run.folder}"
-        + (f", dev {run.task.metrics[0]} {run.score:.4f}" if run.score > -math.inf else
-           ", which has no dev score")
+        + (f", dev {' and '.join(run.task.metrics)} {run.score:.4f}" if run.score > -math.inf
+           else ", which has no dev score")
         + (f", the best of {count} runs" if count > 1 else ""))
   return chosen
 
@@ -193,8 +199,7 @@ def test_rows(run: FinishedRun, split: str, glue_data: str) -> TestRows:
   Raises:
     UserError: it is not there.
   """
-  source = sources.find_source(run.task.name, glue_data or run.knobs["dataset_path"],
-                               skip_bad_rows=False,
+  source = sources.find_source(run.task.name, data_of(run, glue_data), skip_bad_rows=False,
                                cache_dir=splits.cache_folder(run.knobs.get("cache_dir", "")))
   if split not in source.splits:
     raise UserError(f"{source.description} has no {split} split of {run.task.name}; name the "
@@ -206,10 +211,17 @@ def test_rows(run: FinishedRun, split: str, glue_data: str) -> TestRows:
   return TestRows(table.source, tables.row_ids(table), list(zip(*columns, strict=True)))
 
 
+def data_of(run: FinishedRun, glue_data: str) -> str:
+  """Returns the dataset_path of the test files: --glue_data or the run's, a local copy of a URL."""
+  return remote.local_copies(glue_data or run.knobs["dataset_path"],
+                             "--glue_data" if glue_data else "dataset_path",
+                             run.knobs.get("cache_dir", ""))
+
+
 def glue_folders(settings: Settings, runs: Iterable[FinishedRun]) -> Iterator[pathlib.Path]:
-  """Yields the folders that may hold GLUE's task folders."""
-  for path in (settings.glue_data, *(run.knobs["dataset_path"] for run in runs)):
-    if path and path not in sources.HUB_GLUE:
+  """Yields the folders that may hold GLUE's task folders, the first ones first."""
+  for path in dict.fromkeys(data_of(run, settings.glue_data) for run in runs):
+    if not tasks.is_hub_glue(path):
       yield pathlib.Path(os.path.expanduser(path))
       yield pathlib.Path(os.path.expanduser(path)).resolve().parent
 
@@ -220,8 +232,9 @@ def diagnostic_rows(run: FinishedRun, glue_data: str) -> TestRows:
   Raises:
     UserError: it is neither here nor there, or it has other columns.
   """
-  path = glue_data or run.knobs["dataset_path"]
-  if path in sources.HUB_GLUE:
+  path = data_of(run, glue_data)
+  if tasks.is_hub_glue(path):
+    path = path.partition(":")[0]
     rows = hub.load_dataset(path, "ax")["test"]
     return TestRows(f"{path} ax (hub)", list(map(str, rows["idx"])),
                     list(zip(rows["premise"], rows["hypothesis"], strict=True)))
@@ -268,17 +281,28 @@ def write_diagnostic(folder: pathlib.Path, run: FinishedRun, glue_data: str) -> 
 
 def write_wnli(folder: pathlib.Path, places: Iterable[pathlib.Path]) -> None:
   """Writes WNLI.tsv: one class for all rows, the most frequent one of the training file."""
-  known = {name: file for place in places for name in ("train", "test")
-           if (file := place / "WNLI" / f"{name}.tsv").is_file()}
+  known: dict[str, pathlib.Path] = {}
+  for place in places:
+    for name in ("train", "test"):
+      if (file := place / "WNLI" / f"{name}.tsv").is_file():
+        known.setdefault(name, file)
   ids, majority = list(map(str, range(_WNLI_ROWS))), _WNLI_MAJORITY
   if "test" in known:
-    ids = parsers.parse_plain_tsv(known["test"]).columns.column("index").to_pylist()
+    ids = column_of(known["test"], "index")
   if "train" in known:
-    labels = parsers.parse_plain_tsv(known["train"]).columns.column("label").to_pylist()
+    labels = column_of(known["train"], "label")
     majority = max(sorted(set(labels)), key=labels.count)
   lines = ("index\tprediction", *(f"{i}\t{majority}" for i in ids))
   (folder / "WNLI.tsv").write_text("".join(f"{line}\n" for line in lines), "utf-8")
   say(f"WNLI: no model, its majority class {majority} for all\n  WNLI.tsv: {len(ids):,} rows")
+
+
+def column_of(file: pathlib.Path, name: str) -> list[str]:
+  """Reads a column of a GLUE file; raises UserError for one that is not there."""
+  columns = parsers.parse_plain_tsv(file).columns
+  if name not in columns.column_names:
+    raise UserError(f"{file} has no column {shown(name)}; it has {quoted(columns.column_names)}")
+  return columns.column(name).to_pylist()
 
 
 def write_predicted(file: pathlib.Path, run: FinishedRun, rows: TestRows) -> None:

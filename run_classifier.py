@@ -84,7 +84,7 @@ def run_command(asked: experiment.Asked) -> "CommandResult":
   else:
     results = score_splits(config, classifier, run_data, dev_logits) if config.do_eval else {}
   if config.do_eval:
-    results = with_collapse(run, results)
+    results = hosts.told_by_first(functools.partial(with_collapse, run, results))
     hosts.only_first(reporting.write_results)(run.folder, "eval_results", results)
   if config.do_predict:
     write_predictions(run, classifier, run_data)
@@ -160,6 +160,9 @@ def build_classifier(run: experiment.Run, checkpoint: checkpoint_utils.Checkpoin
         f"{_several(checkpoint.multi_label)}) are not this task's "
         f"({quoted(label_names) or 'regression'}{_several(task.multi_label)}): the classifier "
         "starts afresh")
+  if report.new_rows and run.trains and (config.freeze_layers or config.freeze_embeddings):
+    raise UserError(f"resize_embeddings draws {report.new_rows} rows of word embeddings, which "
+                    "must be trained; leave out freeze_layers and freeze_embeddings")
   if report.initialized and not config.do_train:
     raise UserError(f"{checkpoint.path} has no trained {', '.join(report.initialized)} for "
                     f"{task.name} ({quoted(label_names, 5) or 'regression'}"
@@ -193,16 +196,20 @@ def frozen_modules(config: ml_collections.ConfigDict,
   """Returns the modules that config.freeze_embeddings and freeze_layers keep as they are.
 
   Raises:
-    UserError: more layers than there are, or than reinit_layers leaves as they were.
+    UserError: more layers than there are, or weights that are random.
   """
   frozen = config.freeze_layers
+  if not (frozen or config.freeze_embeddings):
+    return ()
   if frozen > num_hidden_layers:
     raise UserError(f"freeze_layers {frozen} is over the model's {num_hidden_layers} layers")
   if frozen and frozen + config.reinit_layers > num_hidden_layers:
     raise UserError(f"freeze_layers {frozen} and reinit_layers {config.reinit_layers} overlap: the "
                     f"model has {num_hidden_layers} layers, and random ones must be trained")
-  layers = tuple(("bert", f"layer_{i}") for i in range(frozen))
-  return (("bert", "embeddings"), *layers) if frozen or config.freeze_embeddings else ()
+  if not config.init_checkpoint:
+    knob = f"freeze_layers {frozen}" if frozen else "freeze_embeddings True"
+    raise UserError(f"{knob} needs --config.init_checkpoint: without it all weights are random")
+  return (("bert", "embeddings"), *(("bert", f"layer_{i}") for i in range(frozen)))
 
 
 # --- Training ---------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from support.errors import first_line, quoted, shown, UserError
 if TYPE_CHECKING:
   import pyarrow
 
-HUB_GLUE = ("glue", "nyu-mll/glue")
 # Ending of a user's file -> its parser.
 PARSERS = {".csv": parsers.parse_csv, ".tsv": parsers.parse_tsv, ".json": parsers.parse_json,
            ".jsonl": parsers.parse_json, ".parquet": parsers.parse_parquet}
@@ -75,17 +74,16 @@ def find_source(dataset_name: str, dataset_path: str, skip_bad_rows: bool,
     UserError: an unknown task, nothing at the path, no hub in reach.
   """
   hub_name, _, configuration = dataset_path.partition(":")
-  if hub_name in HUB_GLUE and configuration in ("", dataset_name):
-    return _hub_source(hub_name, tasks.glue_task(dataset_name or "cola"))
-  task = tasks.glue_task(dataset_name) if dataset_name else None
+  task = tasks.named_task(dataset_name, dataset_path)
+  if tasks.is_hub_glue(dataset_path):
+    same = not configuration or tasks.glue_task(configuration) is task
+    return _hub_source(hub_name, task, "" if same else configuration)
   if not dataset_path:
     raise UserError("dataset_path is blank; give a folder, or nyu-mll/glue for GLUE from the hub")
   folder = pathlib.Path(os.path.expanduser(dataset_path))
   if not folder.exists():
     if folder.is_absolute() or hub_name.startswith((".", "~")) or hub_name.count("/") > 1:
       raise UserError(f"dataset_path {dataset_path} does not exist")
-    if hub_name in HUB_GLUE and not task:
-      return _hub_source(hub_name, tasks.glue_task(configuration))
     return _hub_source(hub_name, task, configuration)
   if not folder.is_dir():
     return _one_file_source(folder, task, skip_bad_rows, cache_dir)

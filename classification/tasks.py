@@ -104,6 +104,22 @@ _WNLI = ("wnli is refused: its dev set contradicts its training set by design, s
          "paper leaves it out and a trained model scores below a constant answer")
 
 
+def is_hub_glue(dataset_path: str) -> bool:
+  """Whether a dataset_path is the hub's GLUE, with a configuration (nyu-mll/glue:mrpc) or not."""
+  return dataset_path.partition(":")[0] in ("glue", "nyu-mll/glue")
+
+
+def named_task(dataset_name: str, dataset_path: str) -> Task | None:
+  """Returns the GLUE task that a run's two knobs name; None for data of the user's own.
+
+  Raises:
+    UserError: no such task, or WNLI.
+  """
+  configuration = dataset_path.partition(":")[2] or "cola"
+  name = dataset_name or (configuration if is_hub_glue(dataset_path) else "")
+  return glue_task(name) if name else None
+
+
 def glue_task(name: str) -> Task:
   """Looks up a GLUE task by its name on the hub or its folder's: mrpc, MRPC, sst2, SST-2.
 

@@ -16,6 +16,7 @@ import hub_server
 import ml_collections
 import pytest
 
+import configs.classifier
 import experiment
 from support.errors import UserError
 
@@ -162,6 +163,24 @@ def test_an_upload_that_fails_is_one_line(in_reach, tmp_path, monkeypatch):
   assert complaint(experiment.check_push) == (
       "push_to_hub must be OWNER/NAME, such as me/bert-mrpc, not 'bert'")
   assert not (in_reach / "models").exists()
+
+
+def test_only_host_0_needs_a_token_and_a_tracker(tmp_path, monkeypatch):
+  import huggingface_hub
+
+  monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  finished = finished_run(tmp_path / "run", "me/bert")
+  config = configs.classifier.get_config()
+  config.wandb_project = "bert"
+  asked = experiment.Asked(config, {}, str(tmp_path / "new"))
+  for check in (lambda: experiment.check_push(finished),
+                lambda: experiment.open_run(asked, "run_classifier", "name")):
+    with pytest.raises(UserError, match="no token of the HuggingFace hub|needs Weights & Biases"):
+      check()
+    with monkeypatch.context() as patch:
+      patch.setattr(experiment.hosts, "is_first", lambda: False)
+      check()
 
 
 def test_only_a_runs_own_model_is_uploaded(in_reach, tmp_path):

@@ -39,15 +39,17 @@ def glue(tmp_path_factory):
   return folder
 
 
-def write_run(folder, task, glue, score=0.5, predicts=True):
+def write_run(folder, task, glue, score=0.5, predicts=True, **knobs):
   """A finished run's files, but for its weights."""
   (folder / "model").mkdir(parents=True)
   (folder / "model" / "config.json").write_text("{}")
   (folder / "config.json").write_text(json.dumps({
       "script": "run_classifier",
       "config": {"dataset_name": task.name, "dataset_path": str(glue), "cache_dir": str(
-          glue / "cache"), "max_seq_length": 16}}))
-  (folder / "eval_results.json").write_text(json.dumps({f"eval_{task.metrics[0]}": score}))
+          glue / "cache"), "max_seq_length": 16, **knobs}}))
+  (folder / "eval_results.json").write_text(json.dumps({
+      f"eval_{metric}{suffix}": score for suffix in task.eval_splits.values()
+      for metric in task.metrics}))
   for name in task.test_splits.values() if predicts else ():
     label = "2.5" if task.regression else task.label_names[1] if task.predicts_names else "1"
     (folder / "predictions").mkdir(exist_ok=True)
@@ -153,6 +155,59 @@ def test_files_that_do_not_fit_are_named(tmp_path, runs, file, change, message):
   finally:
     path.write_text(before)
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name,path,task", [
+    ("mrpc", "glue_data", "mrpc"), ("MRPC", "glue_data", "mrpc"), ("SST-2", "nyu-mll/glue", "sst2"),
+    ("", "nyu-mll/glue:mrpc", "mrpc"), ("", "glue", "cola"), ("rte", "glue:rte", "rte"),
+    ("", "glue_data", None), ("", "someone/reviews:mrpc", None), ("", "", None)])
+def test_the_task_of_a_run(name, path, task):
+  stored = {"script": "run_classifier", "config": {"dataset_name": name, "dataset_path": path}}
+  assert make_submission.task_of(stored) is (task and tasks.GLUE_TASKS[task])
+  assert make_submission.task_of({**stored, "script": "run_pretraining"}) is None
+
+
+def test_runs_compete_by_a_sweeps_score_and_first_tries_do_not(tmp_path, glue, capsys):
+  task = tasks.GLUE_TASKS["mrpc"]
+  write_run(tmp_path / "good", task, glue, score=0.8)
+  other = write_run(tmp_path / "other", task, glue)
+  (other / "eval_results.json").write_text('{"eval_f1": 0.9, "eval_accuracy": 0.6}')
+  write_run(tmp_path / "newer", task, glue, score=0.9, max_train_samples=0, max_steps=0)
+  for knob in ("max_steps", "max_train_samples", "max_eval_samples"):
+    write_run(tmp_path / "tries" / knob, task, glue, score=1.0, **{knob: 100})
+  scores = {run.folder.name: run.score for run in make_submission.find_runs(tmp_path)}
+  assert scores == {"good": 0.8, "newer": 0.9, "other": pytest.approx(0.75)}
+  tries = ", ".join(repr(f"{tmp_path}/tries/{knob}") for knob in (
+      "max_eval_samples", "max_steps", "max_train_samples"))
+  assert capsys.readouterr().out == (
+      f"first tries (max_steps, max_train_samples, max_eval_samples), left out: {tries}\n")
+  with pytest.raises(UserError, match="has no finished run of cola, .* or of any other GLUE task"):
+    run(f"--runs={tmp_path}/tries", f"--output={tmp_path / 'submission.zip'}", "--partial")
+
+
+def test_wnli_is_that_of_glue_data_whatever_the_runs_had(tmp_path, glue, capsys):
+  file = tmp_path / "there" / "WNLI" / "train.tsv"
+  file.parent.mkdir(parents=True)
+  file.write_text("index\tlabel\n0\t0\n")
+  make_submission.write_wnli(tmp_path, (tmp_path / "there", glue))
+  assert capsys.readouterr().out.startswith("WNLI: no model, its majority class 0 for all\n")
+  file.write_text("index\tgold\n0\t0\n")
+  with pytest.raises(UserError, match="train.tsv has no column 'label'; it has 'index', 'gold'"):
+    make_submission.write_wnli(tmp_path, (tmp_path / "there", glue))
+
+
+def test_the_test_files_may_be_at_a_url(tmp_path, glue, monkeypatch):
+  copies = {("s3://bucket/glue", "dataset_path", "kept"): str(glue)}
+  monkeypatch.setattr(make_submission.remote, "local_copies",
+                      lambda path, *more: copies.get((path, *more), path))
+  task = tasks.GLUE_TASKS["rte"]
+  write_run(tmp_path / "run", task, glue, dataset_path="s3://bucket/glue", cache_dir="kept")
+  (found,) = make_submission.find_runs(tmp_path)
+  assert make_submission.data_of(found, "") == str(glue)
+  assert make_submission.data_of(found, "other") == "other"
+  assert len(make_submission.diagnostic_rows(found, "").ids) == ROWS
+  settings = make_submission.Settings("", "", "", False)
+  assert glue in make_submission.glue_folders(settings, [found])
 
 
 def test_messages(tmp_path, runs, glue, capsys):

@@ -224,6 +224,16 @@ def test_bad_input_is_one_line(model, tmp_path, capsys):
   assert capsys.readouterr().out.count("{") == 0
 
 
+@pytest.mark.parametrize("name,header", [("a.txt", ""), ("a.csv", "text\n"),
+                                         ("a.tsv", "b\ttext\n")])
+def test_a_byte_order_mark_and_line_ends_are_no_text(model, tmp_path, name, header):
+  rows = f"{header}it was good\nthe film".replace("\n", "\r\n")
+  if "\t" in header:
+    rows = rows.replace("\r\n", "\r\n1\t")
+  assert predicted(tmp_path, model, f"\ufeff{rows}", name=name) == predicted(
+      tmp_path, model, "it was good\nthe film\n")
+
+
 def test_a_parquet_file_is_read_as_for_training(model, tmp_path):
   """Numbers are text as they are written; NaN and null are none; anything else is refused."""
   import pyarrow.parquet

@@ -575,6 +575,37 @@ def test_small_data_has_its_tools(finished, tmp_path, capsys):
   assert len((tmp_path / "out" / "predictions" / "MRPC.tsv").read_text().splitlines()) == 7
 
 
+def test_added_tokens_cannot_be_frozen(finished, tmp_path):
+  """Their embeddings are random."""
+  import transformers
+
+  folder, arguments = finished
+  shutil.copytree(folder / "model", tmp_path / "tokenizer")
+  tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+  tokenizer.add_tokens(["wonderful", "awful"])
+  tokenizer.save_pretrained(tmp_path / "tokenizer")
+  arguments = (*arguments, f"--config.init_checkpoint={folder}",
+               f"--config.tokenizer={tmp_path / 'tokenizer'}", "--config.resize_embeddings=True")
+  for knob in ("freeze_embeddings=True", "freeze_layers=1"):
+    with pytest.raises(UserError, match="resize_embeddings draws 2 rows of word embeddings, which "
+                       "must be trained; leave out freeze_layers and freeze_embeddings"):
+      run(*arguments, f"--config.{knob}", f"--output_dir={tmp_path / 'out'}")
+  assert not (tmp_path / "out").exists()
+
+
+def test_the_results_are_completed_by_host_0(finished, tmp_path, monkeypatch):
+  """What it reads there lies in a folder that the others may not have."""
+  folder = shutil.copytree(finished[0], tmp_path / "out")
+
+  def told(make):
+    value = make()
+    return value | {"told": 1.0} if isinstance(value, dict) and "eval_collapsed" in value else value
+
+  monkeypatch.setattr(run_classifier.hosts, "told_by_first", told)
+  run("--config.do_train=False", f"--output_dir={folder}")
+  assert json.loads((folder / "eval_results.json").read_text())["told"] == 1.0
+
+
 def test_a_split_of_two_uses_has_one_number_of_rows():
   config = configs.classifier.get_config()
   config.max_eval_samples, config.do_predict = 5, True
@@ -744,6 +775,8 @@ def test_another_vocabulary_is_warned_of(capitals, tmp_path, capsys):
     (["--config.reinit_layers=2"], "reinit_layers 2 is over the model's 1 layers"),
     (["--config.reinit_layers=1"], "reinit_layers 1 needs --config.init_checkpoint"),
     (["--config.freeze_layers=2"], "freeze_layers 2 is over the model's 1 layers"),
+    (["--config.freeze_layers=1"], "freeze_layers 1 needs --config.init_checkpoint: without"),
+    (["--config.freeze_embeddings=True"], "freeze_embeddings True needs --config.init_checkpoint"),
     (["--config.class_weights=1"], "class_weights '1' must be balanced, or a number for each of"),
     (["--config.label_smoothing=1.0"], "label_smoothing must be a share from 0, below 1, not 1.0"),
     (["--config.keep_best=True", "--config.do_eval=False"], "keep_best True needs evaluations wh"),

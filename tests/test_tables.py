@@ -286,6 +286,7 @@ def hub_dataset(names=BINARY, labels=(1, 0), test_labels=(-1,)):
 @pytest.mark.parametrize("name,path,arguments", [
     ("sst2", "glue", ("glue", "sst2")), ("", "nyu-mll/glue", ("nyu-mll/glue", "cola")),
     ("", "nyu-mll/glue:rte", ("nyu-mll/glue", "rte")), ("rte", "glue:rte", ("glue", "rte")),
+    ("RTE", "glue:rte", ("glue", "rte")),
     ("", "someone/reviews", ("someone/reviews",)), ("cola", "imdb", ("imdb", "cola"))])
 def test_hub_is_asked_for(monkeypatch, name, path, arguments):
   asked = []
@@ -309,6 +310,8 @@ def test_a_configuration_of_a_hub_dataset(monkeypatch):
   assert (source.description, source.glue_task) == ("someone/reviews en (hub)", None)
   with refuses("dataset_path someone/reviews:en names a configuration, and dataset_name cola "):
     find_source("cola", "someone/reviews:en")
+  with refuses("dataset_path glue:rte names a configuration, and dataset_name cola another"):
+    find_source("cola", "glue:rte")
   with refuses("dataset_name 'marc' is no GLUE task"):
     find_source("", "glue:marc")
 
