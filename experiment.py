@@ -392,20 +392,13 @@ def run_training(run: Run, plan: TrainingPlan) -> Trained:
     UserError: a loss or gradient that is not finite, or a checkpoint that cannot be read.
   """
   evaluations = Evaluations(run.folder / "evaluations.json", plan.selection)
-  checkpointer = checkpointing.Checkpointer(
-      run.folder / "checkpoints", dict(plan.description), keep=run.config.keep_checkpoints,
-      keep_every=run.config.keep_checkpoint_every, needed_at=evaluations.needed_at
-      ) if hosts.is_first() else None
-  if checkpointer and run.config.restore_step:
-    go_back(run, checkpointer, plan.description["config"])
+  checkpointer = open_checkpointer(run, plan, evaluations) if hosts.is_first() else None
   state = starting_state(run, checkpointer, plan)
   first_step = int(state.step)
   evaluations.begin(first_step)
   say_plan(run.config, plan, first_step)
-  reporter = reporting.Reporter(
-      run.folder, plan.loop.num_train_steps, first_step, plan.steps_left,
-      reporting.open_tracker(run.config.wandb_project, run.folder, run.config.to_dict())
-  ) if hosts.is_first() else reporting.NoReporter()
+  reporter = (open_reporter(run, plan, first_step) if hosts.is_first()
+              else reporting.NoReporter())
   scored = hosts.told_by_first(lambda: reporter.scored)
 
   def evaluate(state: training.TrainState) -> Verdict:
@@ -443,6 +436,28 @@ def run_training(run: Run, plan: TrainingPlan) -> Trained:
     reporter.close(plan.curve, learning_rates(plan))
   summarize(run, plan, trained)
   return trained
+
+
+def open_checkpointer(run: Run, plan: TrainingPlan,
+                      evaluations: Evaluations) -> checkpointing.Checkpointer:
+  """Opens the run's checkpoints, and goes back to config.restore_step if it asks for that.
+
+  Raises:
+    UserError: there is no checkpoint of this step.
+  """
+  checkpointer = checkpointing.Checkpointer(
+      run.folder / "checkpoints", dict(plan.description), keep=run.config.keep_checkpoints,
+      keep_every=run.config.keep_checkpoint_every, needed_at=evaluations.needed_at)
+  if run.config.restore_step:
+    go_back(run, checkpointer, plan.description["config"])
+  return checkpointer
+
+
+def open_reporter(run: Run, plan: TrainingPlan, first_step: int) -> reporting.Reporter:
+  """Opens the run's logs."""
+  tracker = reporting.open_tracker(run.config.wandb_project, run.folder, run.config.to_dict())
+  return reporting.Reporter(run.folder, plan.loop.num_train_steps, first_step, plan.steps_left,
+                            tracker)
 
 
 def choose_result(plan: TrainingPlan, state: training.TrainState,
