@@ -14,7 +14,7 @@ if __name__ == "__main__":
 
   stopping.catch_signals()  # first: the imports below take seconds
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import math
@@ -24,7 +24,7 @@ import shlex
 import socket
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from absl import flags
 import ml_collections
@@ -54,6 +54,8 @@ _HOLD_COMMAS = ("class_weights", "label_column", "label_names", "text_columns")
 _NAME_WEIGHTS = ("init_checkpoint", "tokenizer", "do_lower_case", "resize_embeddings")
 _NAME_DATA = ("dataset_path", "train_split", "skip_bad_rows")
 _SIZE_BATCHES = ("train_batch_size", "gradient_accumulation_steps")
+
+_Result = TypeVar("_Result")
 
 
 class SweepFlags(NamedTuple):
@@ -103,9 +105,8 @@ def main() -> None:
   studies = {task: open_study(sweep, task) for task in sweep.tasks}
   say_sweep(sweep)
   for task, study in studies.items():
-    while claim := study.claim():
+    while claim := uninterrupted(study.claim):
       make_run(sweep, task, study, claim)
-      advise_to_go_on(sweep)  # the run has left its own advice
   say_scores(sweep, write_newest_scores(sweep, studies))
 
 
@@ -445,9 +446,11 @@ def make_run(sweep: Sweep, task: str, study: Study, claim: Claim) -> None:
       stopping.advise(lambda: saved + new_folder_flag(sweep))
       give_back(study, claim)
       raise
+    advise_to_go_on(sweep)  # the run has left its own advice
     say(f"{name}: failed: {line}")
-    study.fail(claim, line)
+    uninterrupted(study.fail, claim, line)
     return
+  advise_to_go_on(sweep)
   summary = claim.folder / "summary.json"
   trained = files.read_json(summary).get("train_seconds", 0.0) if summary.exists() else 0.0
   results = scoreboard.run_results(done.task, done.scores, trained)
@@ -455,7 +458,13 @@ def make_run(sweep: Sweep, task: str, study: Study, claim: Claim) -> None:
       f"{metric.removeprefix('eval_')} {done.scores[metric]:.4f}" for metric in results["metrics"])
       + (", collapsed" if done.scores["eval_collapsed"] else "")
       + f", {time.perf_counter() - began:.0f} s, {trained:.0f} s of them training")
-  study.finish(claim, scoreboard.score_of(results), results)
+  uninterrupted(study.finish, claim, scoreboard.score_of(results), results)
+
+
+def uninterrupted(call: Callable[..., _Result], *args: Any) -> _Result:
+  """Calls a function during which a first signal waits: a trial is then recorded as a whole."""
+  with stopping.noted():
+    return call(*args)
 
 
 def title_of_run(title: str, setting: Setting, seed: int) -> str:

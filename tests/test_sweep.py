@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import re
+import signal
 import sys
 import unittest.mock
 
@@ -12,6 +13,7 @@ from conftest import run_script_in_process
 import jax
 import ml_collections
 import numpy as np
+import optuna
 import pytest
 from test_run_classifier import TINY, write_mrpc
 
@@ -318,6 +320,36 @@ def played(asked, tmp_path, monkeypatch):
 def test_between_two_runs_the_advice_is_the_sweeps(played):
   played(lambda folder: None)
   assert stopping.advice() == "finished runs are recorded; the same command goes on"
+
+
+@pytest.mark.parametrize("place,method,recorded", [
+    (optuna.Study, "tell", r"learning_rate=0.01 +\| 50.00, 50.00 "),
+    (optuna.Trial, "set_user_attr", r"seed 0 \(process \d+ on ")])
+def test_a_signal_waits_until_a_trial_is_recorded(played, monkeypatch, capsys, place, method,
+                                                  recorded):
+  function, calls = getattr(place, method), []
+
+  def interrupted(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == 1:
+      signal.raise_signal(signal.SIGTERM)
+    return function(*args, **kwargs)
+
+  monkeypatch.setattr(place, method, interrupted)
+  monkeypatch.setattr(stopping, "_received", 0)  # and puts them back
+  monkeypatch.setattr(stopping, "_mode", stopping._Mode.RAISE)
+  handler = signal.signal(signal.SIGTERM, stopping._answer)
+  try:
+    with pytest.raises(stopping.Stopped):
+      played(lambda folder: None, "--seeds=0,1")
+  finally:
+    signal.signal(signal.SIGTERM, handler)
+  assert stopping.last_line() == (
+      "stopped by SIGTERM; finished runs are recorded; the same command goes on")
+  monkeypatch.setattr(stopping, "_received", 0)
+  capsys.readouterr()
+  played(lambda folder: None, "--seeds=0,1")
+  assert re.search(recorded, capsys.readouterr().out)
 
 
 def test_a_sampler_is_not_promised_more_settings_than_there_are(played, capsys):
