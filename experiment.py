@@ -1,16 +1,11 @@
 """A run: its folder and config, its architecture and weights, its state, its checkpoints."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
-import datetime
 import functools
-import importlib.metadata
-import importlib.util
-import itertools
 import os
 import pathlib
 import platform
-import subprocess
 import sys
 from typing import Any, NamedTuple
 import zlib
@@ -31,8 +26,9 @@ from configs import rules
 import data
 import modeling
 import optimization
-from support import command_line, devices, files, hosts, hub, remote, reporting, stopping
-from support.errors import first_line, shown, UserError
+from support import devices, files, hosts, hub, remote, reporting, run_folder, stopping
+from support.command_line import define_config
+from support.errors import first_line, UserError
 from support.evaluations import Evaluations, NO_SELECTION, Selection, Verdict
 from support.mirror import local_folder, Mirror
 from support.reporting import say
@@ -40,7 +36,6 @@ import tokenization
 from tokenization import Tokenizer
 import training
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "transformers", "datasets", "numpy")
 _HOSTS_OWN = ("process_id", "cache_dir")  # knobs that may differ between hosts
 
 
@@ -68,7 +63,7 @@ def define_flags(config_file: str) -> str:
                       "...); blank: a new folder in runs/.")
   flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["output_dir"])  # for --help
   # Beside this script, whatever the current folder is.
-  return command_line.define_config(os.path.relpath(pathlib.Path(__file__).parent / config_file))
+  return define_config(os.path.relpath(pathlib.Path(__file__).parent / config_file))
 
 
 class Asked(NamedTuple):
@@ -102,11 +97,11 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
       hosts differ; or a package that a knob needs is not installed.
   """
   hosts.only_first(reporting.check_tracker)(asked.config.wandb_project)
-  mirror = (mirror_of(asked.output_dir)
+  mirror = (run_folder.mirror_of(asked.output_dir)
             if remote.is_url(asked.output_dir) and hosts.is_first() else None)
   path, stored, finished, began = hosts.told_by_first(
       functools.partial(_find_run, asked.output_dir, script, name))
-  folder, stored, config = pathlib.Path(path), _tuples(stored), asked.config
+  folder, stored, config = pathlib.Path(path), run_folder.as_tuples(stored), asked.config
   if stored is not None and not config.do_train:  # the run's own config, and what is free in it
     config = config.copy_and_resolve_references()
     try:
@@ -119,18 +114,18 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
       raise UserError(f"output_dir {folder} holds a run that is not finished; continue it with "
                       "--config.do_train=True and its other flags first")
   if stored is not None:
-    check_same_run(folder, stored, config.to_dict(), asked.overrides,
-                   rules.RETRY_KEYS if config.restore_step and not finished else (),
-               rules.DECIDING_KEYS if evaluations_decide(stored) and not finished else ())
+    run_folder.check_same_run(folder, stored, config.to_dict(), asked.overrides,
+                              _free_keys(stored, config, finished))
     if finished and config.restore_step not in (
-        0, _gone_back_to(files.read_json(folder / "config.json"))):
+        0, run_folder.gone_back_to(files.read_json(folder / "config.json"))):
       raise UserError(f"the run in {folder} is finished and cannot go back to restore_step "
                       f"{config.restore_step}; begin another with --config.init_checkpoint="
                       f"{folder}/checkpoints/{config.restore_step}")
     if config.do_train and not stored["do_train"] and not finished:
       raise UserError(f"output_dir {folder} holds a run that only scored; choose another")
   if hosts.several():  # git takes a while
-    hosts.agree({"git_commit": _git_commit(), **_versions(), **{
+    code = run_folder.code_version()
+    hosts.agree({"git_commit": code["git_commit"], **code["versions"], **{
         f"config.{name}": value for name, value in flatten_dict(config.to_dict(), sep=".").items()
         if name not in _HOSTS_OWN}})
   return Run(folder, config, finished, mirror)
@@ -141,13 +136,25 @@ def _find_run(output_dir: str, script: str, name: str
   """Returns the run's folder, its stored config, and whether it is finished, and has begun."""
   folder = (local_folder(output_dir) if remote.is_url(output_dir)
             else pathlib.Path(os.path.expanduser(output_dir)) if output_dir
-            else default_folder(script.removeprefix("run_"), name))
+            else run_folder.default_folder(script.removeprefix("run_"), name))
   stopping.advise(lambda: what_is_saved(folder, new=not output_dir))
-  stored = stored_config(folder, script)
+  stored = run_folder.stored_config(folder, script)
   if stored is not None:
-    own_folder(folder)
+    run_folder.own_folder(folder)
   return (str(folder), stored, (folder / "model" / "config.json").exists(),
           (folder / "checkpoints").exists())
+
+
+def _free_keys(stored: Mapping[str, Any], config: ml_collections.ConfigDict,
+               finished: bool) -> set[str]:
+  """Returns the knobs that this command may change in the stored run."""
+  free = set(rules.FREE_KEYS)
+  if config.restore_step and not finished:
+    free |= set(rules.RETRY_KEYS)
+  # The evaluations decide on the run's end or result; older runs have no such knobs.
+  if (stored.get("keep_best") or stored.get("early_stopping_patience")) and not finished:
+    free -= set(rules.DECIDING_KEYS)
+  return free
 
 
 def check_batch_size(name: str, size: int, micro_batches: int = 1) -> None:
@@ -305,9 +312,9 @@ def start_run(run: Run, script: str, bert_config: modeling.BertConfig, params: t
   say(f"model: {bert_config.num_hidden_layers} layers, hidden {bert_config.hidden_size}, "
       f"{bert_config.num_attention_heads} heads, {bert_config.hidden_act}, {size:,} parameters, "
       f"{run.config.dtype} compute")
-  own_folder(run.folder)
-  if stored_config(run.folder, script) is None:
-    write_config(
+  run_folder.own_folder(run.folder)
+  if run_folder.stored_config(run.folder, script) is None:
+    run_folder.write_config(
         run.folder, run.config.to_dict(), script=script, model=dataclasses.asdict(bert_config),
         devices=[str(d) for d in jax.devices()], machine=_machine(),
         parameters=size, **more)
@@ -505,8 +512,8 @@ def go_back(run: Run, checkpointer: checkpointing.Checkpointer,
   """
   step, file = run.config.restore_step, run.folder / "config.json"
   content = files.read_json(file)
-  changed = _differences(content["config"], run.config.to_dict())
-  if _gone_back_to(content) == step and not changed:
+  changed = run_folder.differences(content["config"], run.config.to_dict(), rules.FREE_KEYS)
+  if run_folder.gone_back_to(content) == step and not changed:
     say(f"already gone back to step {step}: continuing from the newest checkpoint")
     return
   checkpointer.go_back(step)  # first: a command that is killed here goes back again
@@ -515,12 +522,6 @@ def go_back(run: Run, checkpointer: checkpointing.Checkpointer,
   content |= {"config": run.config.to_dict(), "model": model, "history": [
       *content.get("history", ()), {"step": step, "changed": changed}]}
   reporting.write_json(file, content)
-
-
-def _gone_back_to(content: Mapping[str, Any]) -> int:
-  """Returns the step that a config.json's run went back to last; 0 for none."""
-  history = content.get("history") or [{}]
-  return history[-1].get("step", 0)
 
 
 def learning_rates(plan: TrainingPlan) -> dict[int, float]:
@@ -622,16 +623,6 @@ def model_card(title: str, pipeline_tag: str, recipe: str, scored_on: str,
       f"---\n{metadata.to_yaml()}\n---\n# {title}\n\n{recipe}\n\n{scores}"))
 
 
-# --- A run's folder --------------------------------------------------------------------------
-
-
-def default_folder(script: str, name: str) -> pathlib.Path:
-  """Returns runs/<script>-<name>-<time>; a number follows where the clock gave that before."""
-  folder = pathlib.Path("runs", f"{script}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-  numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-  return folder if not folder.exists() else next(f for f in numbered if not f.exists())
-
-
 def what_is_saved(folder: pathlib.Path, new: bool) -> str:
   """Returns a line for the user of a stopped run: its last saved step, and how to go on.
 
@@ -649,148 +640,7 @@ def what_is_saved(folder: pathlib.Path, new: bool) -> str:
   return f"step {steps[-1]} is saved; {command} continues from it"
 
 
-def stored_config(folder: pathlib.Path, script: str) -> dict[str, Any] | None:
-  """Reads the config of the script's run in a folder; None for no folder or an empty one.
-
-  Raises:
-    UserError: the folder holds something else.
-  """
-  if not folder.exists():
-    return None
-  if not folder.is_dir():
-    raise UserError(f"output_dir {folder} is a file")
-  if all(file.name == ".lock" for file in folder.iterdir()):
-    return None
-  if not (folder / "config.json").exists():
-    raise UserError(f"output_dir {folder} is not empty and holds no run of this script; "
-                    "choose another --output_dir")
-  content = files.read_json(folder / "config.json")
-  there, config = content.get("script", "run_classifier"), _tuples(content.get("config"))
-  if not isinstance(config, dict) or "do_train" not in config:
-    raise UserError(f"{folder / 'config.json'} holds no config of a run; choose another "
-                    "--output_dir")
-  if there != script:
-    raise UserError(f"output_dir {folder} holds a run of {str(there)[:40]}; choose another "
-                    "--output_dir")
-  return config
-
-
-def mirror_of(url: str) -> Mirror:
-  """Brings the local folder of a run that is kept at a URL to the state of the URL.
-
-  Raises:
-    UserError: see `Mirror`; or another process works in the folder.
-  """
-  folder = local_folder(url)
-  say(f"output_dir: {url}, through {folder} on this machine")
-  mirror = Mirror(url, folder)
-  own_folder(folder)
-  mirror.fetch()
-  return mirror
-
-
-def own_folder(folder: pathlib.Path) -> None:
-  """Makes the folder, if it is new, and keeps other processes out of it while this one lives.
-
-  Raises:
-    UserError: another process works there.
-  """
-  folder.mkdir(parents=True, exist_ok=True)
-  if not files.own(folder):
-    say(f"warning: the file system of {folder} has no locks; nothing keeps a second process out")
-
-
-def _tuples(value: Any) -> Any:
-  """Turns JSON's lists back into tuples."""
-  if isinstance(value, dict):
-    return {key: _tuples(item) for key, item in value.items()}
-  return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def evaluations_decide(stored: Mapping[str, Any]) -> bool:
-  """Whether a run's end or result depends on its evaluations; older runs have no such knobs."""
-  return bool(stored.get("keep_best") or stored.get("early_stopping_patience"))
-
-
-def check_same_run(folder: pathlib.Path, stored: Mapping[str, Any],
-                   config: Mapping[str, Any], overrides: Mapping[str, Any],
-                   changeable: Sequence[str] = (), fixed: Sequence[str] = ()) -> None:
-  """Raises UserError where the two configs would train different weights.
-
-  `changeable` may differ beside the free knobs, and `fixed` may not although they are free.
-
-  A knob that the stored config lacks is newer than the run: its default keeps what the run did,
-  and another value on the command line (`overrides`) is a difference.
-  """
-  free = {*rules.FREE_KEYS, *changeable} - {*fixed}
-  differences = _differences(stored, config, overrides, free)
-  if differences:
-    raise UserError(f"output_dir {folder} already holds another run ({'; '.join(differences)}); "
-                    "choose another --output_dir")
-
-
-def _differences(stored: Mapping[str, Any], config: Mapping[str, Any],
-                 overrides: Collection[str] = (), free: Collection[str] = rules.FREE_KEYS
-                 ) -> list[str]:
-  """Returns "KNOB is VALUE there and VALUE here" for each that differs; see `check_same_run`."""
-  there, here = (flatten_dict(knobs, sep=".") for knobs in (_tuples(stored), config))
-  return [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
-          for key in sorted(there.keys() | here.keys()) if key not in free
-          and (there[key] != here.get(key) if key in there else key in overrides)]
-
-
-@hosts.only_first
-def check_same_data(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
-  """Raises UserError where a run's files no longer hold what it began with.
-
-  Args:
-    folder: the run's.
-    digests: of the files of each knob (train_files, ...) that this command reads.
-  """
-  if not (folder / "config.json").exists():
-    return
-  stored = files.read_json(folder / "config.json").get("data", {})
-  if not isinstance(stored, dict):
-    raise UserError(f"{folder / 'config.json'}: data must be an object, not {shown(stored)}")
-  for knob, digest in digests.items():
-    if stored.get(knob, digest) != digest:
-      raise UserError(f"{knob} hold something else than when the run in {folder} began; bring "
-                      "back the files as they were, or choose another --output_dir")
-
-
-def write_config(folder: pathlib.Path, config: Mapping[str, Any], **more: Any) -> None:
-  """Creates the folder and writes config.json: everything needed to run it again."""
-  folder.mkdir(parents=True, exist_ok=True)
-  start = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-  content = {"config": config, "command": command_line.given_command(), **more,
-             "git_commit": _git_commit(), "versions": _versions(), "start": start}
-  reporting.write_json(folder / "config.json", content)
-
-
 def _machine() -> dict[str, Any]:
   """Returns what the report calls the machine."""
   return {"system": platform.platform(), "cpus": os.cpu_count(),
           "device_kind": jax.devices()[0].device_kind}
-
-
-def _versions() -> dict[str, str]:
-  """Returns the versions of Python and of the packages that a run's numbers may depend on."""
-  return {"python": platform.python_version()} | {
-      name: importlib.metadata.version(name) for name in _PACKAGES
-      if importlib.util.find_spec(name)}
-
-
-@functools.cache  # of the code that runs, whatever becomes of the files
-def _git_commit() -> str:
-  """Returns this code's commit, with "+changes" if the work tree differs; "" outside git."""
-
-  def git(*arguments: str) -> str:
-    here = pathlib.Path(__file__).parent
-    done = subprocess.run(("git", *arguments), cwd=here, capture_output=True, text=True,
-                          check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-  try:
-    return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
-  except OSError:  # no git on this machine
-    return ""

@@ -36,7 +36,7 @@ import experiment
 import losses
 import modeling
 import optimization
-from support import devices, files, hosts, reporting, run_page
+from support import devices, files, hosts, reporting, run_folder, run_page
 from support.command_line import run_script
 from support.errors import quoted, shown, UserError
 from support.evaluations import Selection
@@ -69,7 +69,7 @@ def run_command(asked: experiment.Asked) -> "CommandResult":
   with hosts.first_before_others():
     run_data = read_run_data(config, checkpoint, tokenizer)
   digests = run_data.digests() if config.do_train or hosts.several() else {}
-  experiment.check_same_data(run.folder, digests if config.do_train else {})
+  run_folder.check_same_data(run.folder, digests if config.do_train else {})
   classifier = build_classifier(run, checkpoint, run_data, tokenizer)
   experiment.check_hosts(classifier.params, tokenizer, digests)
   dev_logits: dict[str, np.ndarray] = {}  # split -> the last evaluation's

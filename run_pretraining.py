@@ -32,7 +32,7 @@ import losses
 import modeling
 import optimization
 from pretraining import batches, corpus, masking
-from support import devices, hosts, report, reporting, run_page
+from support import devices, hosts, report, reporting, run_folder, run_page
 from support.command_line import run_script
 from support.errors import UserError
 from support.reporting import say
@@ -85,7 +85,7 @@ def main() -> None:
   with hosts.first_before_others():
     examples = read_examples(config, phases, tokenizer)
   check_segments(pretrainer.model.config, examples)
-  experiment.check_same_data(run.folder, examples.digests)
+  run_folder.check_same_data(run.folder, examples.digests)
   experiment.check_hosts(pretrainer.params, tokenizer, examples.digests)
   experiment.start_run(run, SCRIPT, pretrainer.model.config, pretrainer.params, tokenizer,
                        data=examples.digests)

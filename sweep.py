@@ -35,7 +35,7 @@ from configs import rules
 import experiment
 import modeling
 import run_classifier
-from support import command_line, devices, files, remote, reporting, stopping
+from support import command_line, devices, files, remote, reporting, run_folder, stopping
 from support.command_line import run_script
 from support.errors import shown, UserError
 from support.reporting import say
@@ -163,7 +163,7 @@ def plan_sweep(given: SweepFlags) -> Sweep:
   names = read_tasks(given.tasks) or (config.dataset_name,)
   title = "-".join(filter(None, names)) or data_folder(config)
   folder = (pathlib.Path(output_dir).expanduser() if output_dir
-            else experiment.default_folder("sweep", title))
+            else run_folder.default_folder("sweep", title))
   search = Search(read_space(config, given.grid, given.lists),
                   read_seeds(given.seeds, config.seed),
                   *read_sampler(given.sampler, given.num_trials))
@@ -386,7 +386,8 @@ def open_study(sweep: Sweep, task: str) -> Study:
   if there is None:
     study.store("sweep", here)
     there = here
-  experiment.check_same_run(sweep.folder, there["config"], here["config"], asked.overrides)
+  run_folder.check_same_run(sweep.folder, there["config"], here["config"], asked.overrides,
+                            rules.FREE_KEYS)
   if there["space"] != here["space"]:
     raise UserError(f"output_dir {sweep.folder} already holds a sweep over "
                     f"{shown(there['space'])}; choose another --output_dir")

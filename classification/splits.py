@@ -56,7 +56,7 @@ class RunData:
   splits: Mapping[str, LabelledSplit]
 
   def digests(self) -> dict[str, str]:
-    """Returns a hash of each labelled split, for `experiment.check_same_data`."""
+    """Returns a hash of each labelled split, for `run_folder.check_same_data`."""
     digests = {}
     for name, split in self.splits.items():
       content = hashlib.sha256(json.dumps(self.label_names).encode())

@@ -15,7 +15,7 @@ import pytest
 
 from configs import classifier, pretraining
 import experiment
-from support import devices
+from support import devices, run_folder
 from support.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -129,7 +129,7 @@ def test_a_compiled_program_of_a_killed_process_keeps_no_other_out(cache_setting
 def test_a_config_of_another_shape_is_named(tmp_path, content, message):
   (tmp_path / "config.json").write_text(content)
   with pytest.raises(UserError, match=message) as error:
-    experiment.stored_config(tmp_path, "run_classifier")
+    run_folder.stored_config(tmp_path, "run_classifier")
   assert str(tmp_path) in str(error.value)
 
 
@@ -137,7 +137,7 @@ def test_a_config_of_another_shape_is_named(tmp_path, content, message):
 def test_digests_of_another_shape_are_named(tmp_path, data):
   (tmp_path / "config.json").write_text(f'{{"data": {data}}}')
   with pytest.raises(UserError, match="data must be an object, not"):
-    experiment.check_same_data(tmp_path, {"train_files": "x"})
+    run_folder.check_same_data(tmp_path, {"train_files": "x"})
 
 
 @pytest.mark.parametrize("there,new,line", [
@@ -174,10 +174,10 @@ def test_a_blank_output_dir_is_a_new_folder_whatever_the_clock_says(tmp_path, mo
       return cls(2026, 1, 2, 3, 4, 5)
 
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(experiment.datetime, "datetime", Stopped)
+  monkeypatch.setattr(run_folder.datetime, "datetime", Stopped)
   names = []
   for _ in range(3):
-    folder = experiment.default_folder("classifier", "cola")
+    folder = run_folder.default_folder("classifier", "cola")
     folder.mkdir(parents=True)
     names.append(folder.name)
   first = "classifier-cola-20260102-030405"
