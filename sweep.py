@@ -458,7 +458,7 @@ def make_run(sweep: Sweep, task: str, study: Study, claim: Claim) -> None:
   say(f"{name}: " + ", ".join(
       f"{metric.removeprefix('eval_')} {done.scores[metric]:.4f}" for metric in results["metrics"])
       + (", collapsed" if done.scores["eval_collapsed"] else "")
-      + f", {time.perf_counter() - began:.0f} s, {trained:.0f} s of them training")
+      + f", {time.perf_counter() - began:.0f} s here, trained for {trained:.0f} s")
   uninterrupted(study.finish, claim, scoreboard.score_of(results), results)
 
 
