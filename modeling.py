@@ -367,7 +367,8 @@ def parameter_shapes(model: nn.Module) -> dict[str, Any]:
   """
   config = model.config
   single = model.clone(config=dataclasses.replace(config, num_hidden_layers=1))
-  shapes = jax.eval_shape(single.init, jax.random.key(0), one_token())["params"]
+  key = jax.eval_shape(jax.random.key, 0)  # making one compiles
+  shapes = jax.eval_shape(single.init, key, one_token())["params"]
   bert = shapes["bert"] | {f"layer_{i}": shapes["bert"]["layer_0"]
                            for i in range(config.num_hidden_layers)}
   return shapes | {"bert": dict(sorted(bert.items()))}  # in the order of `init`

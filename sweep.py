@@ -160,7 +160,8 @@ def plan_sweep(given: SweepFlags) -> Sweep:
   if not (config.do_train and config.do_eval):
     raise UserError("a sweep trains and evaluates; leave do_train and do_eval True")
   rules.check_values(config)
-  names = read_tasks(given.tasks) or (config.dataset_name,)
+  named = tasks.named_task(config.dataset_name, config.dataset_path)
+  names = read_tasks(given.tasks) or (named.name if named else "",)
   title = "-".join(filter(None, names)) or data_folder(config)
   folder = (pathlib.Path(output_dir).expanduser() if output_dir
             else run_folder.default_folder("sweep", title))

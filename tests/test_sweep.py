@@ -53,6 +53,10 @@ def test_a_plan():
        "model.hidden_dropout_prob": (0.0, 0.1)}, (0, 1, 2, 7), "grid", 0)
   assert plan.storage == f"sqlite:///{pathlib.Path('OUT').resolve()}/study.db"
   assert len(planned(tasks="glue").tasks) == 8
+  for name, path in (("MRPC", "glue_data"), ("", "nyu-mll/glue:mrpc")):  # the GLUE line knows it
+    config = ml_collections.ConfigDict(CONFIG)
+    config.update(dataset_name=name, dataset_path=path)
+    assert planned(config).tasks == ("mrpc",)
   assert planned().search.seeds == (42,)
   assert len(list(planned(grid="paper").search.grid())) == 18  # 3 rates x 2 sizes x 3 epochs
   own = planned(grid="paper", lists={"learning_rate": "1e-4"})
