@@ -5,9 +5,8 @@
 OUT is a run's folder or holds them at any depth, as those of a sweep. Of several runs on a task the
 one with the best dev score is taken, the mean of the task's metrics as in a sweep. First tries
 (max_steps, max_train_samples, max_eval_samples) are left out. A run without predictions/ predicts
-now. AX, the diagnostic
-set, is predicted with the MNLI model. WNLI is its majority class: its dev set contradicts its
-training set, so that this project does not train on it.
+now. AX, the diagnostic set, is predicted with the MNLI model. WNLI is its majority class: its dev
+set contradicts its training set, so that this project does not train on it.
 """
 
 if __name__ == "__main__":
