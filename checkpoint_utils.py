@@ -727,6 +727,8 @@ def export_huggingface(folder: pathlib.Path, config: modeling.BertConfig, params
     model_card: text of README.md.
     **extra: more fields of transformers' BertConfig: architectures, id2label, problem_type ...
   """
+  # transformers would say that PyTorch is not there, which nothing here needs.
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   import safetensors.numpy  # these two here: only the end of a run needs them
   import transformers
 

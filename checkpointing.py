@@ -54,7 +54,7 @@ class Checkpointer:
       keep: see above.
       keep_every: see above; 0 for none.
       needed_at: step -> the step whose checkpoint a run that continues from there may need at its
-        end, as `Evaluations.needed_at` of support/evaluations.py; it is kept as long. Called in a
+        end, as `Evaluations.needed_at` of support/selection.py; it is kept as long. Called in a
         thread too.
 
     Raises:

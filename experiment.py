@@ -29,9 +29,9 @@ import optimization
 from support import devices, files, hosts, hub, remote, reporting, run_folder, stopping
 from support.command_line import define_config
 from support.errors import first_line, UserError
-from support.evaluations import Evaluations, NO_SELECTION, Selection, Verdict
 from support.mirror import local_folder, Mirror
 from support.reporting import say
+from support.selection import Evaluations, NO_SELECTION, Selection, Verdict
 import tokenization
 from tokenization import Tokenizer
 import training

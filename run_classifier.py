@@ -39,8 +39,8 @@ import optimization
 from support import devices, files, hosts, reporting, run_folder, run_page
 from support.command_line import run_script
 from support.errors import quoted, shown, UserError
-from support.evaluations import Selection
 from support.reporting import say
+from support.selection import Selection
 from tokenization import Tokenizer
 import training
 

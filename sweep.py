@@ -47,6 +47,8 @@ GRIDS = {"paper": {"learning_rate": (5e-5, 3e-5, 2e-5), "train_batch_size": (16,
                    "num_train_epochs": (2.0, 3.0, 4.0)}}
 _MOST_SEEDS = 10_000
 _MOST_NAMED = 20  # unfinished runs
+# Free in a run, and not in a sweep: the scores of its runs are compared.
+_DECIDE_SCORES = ("eval_split", "max_eval_samples", "positive_class")
 _HAVE_A_FLAG = {"seed": "--seeds=0..4", "dataset_name": "--tasks=cola,mrpc"}
 # Knobs whose own values have commas.
 _HOLD_COMMAS = ("class_weights", "label_column", "label_names", "text_columns")
@@ -388,7 +390,7 @@ def open_study(sweep: Sweep, task: str) -> Study:
     study.store("sweep", here)
     there = here
   run_folder.check_same_run(sweep.folder, there["config"], here["config"], asked.overrides,
-                            rules.FREE_KEYS)
+                            set(rules.FREE_KEYS) - set(_DECIDE_SCORES))
   if there["space"] != here["space"]:
     raise UserError(f"output_dir {sweep.folder} already holds a sweep over "
                     f"{shown(there['space'])}; choose another --output_dir")

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from support import hosts, stopping
-from support.evaluations import Verdict
+from support.selection import Verdict
 
 Array = jax.Array
 Batch = Mapping[str, Any]

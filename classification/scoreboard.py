@@ -251,8 +251,8 @@ def draw_scores(image: pathlib.Path, rows: Sequence[Row], default: float) -> Non
       axis.plot(*zip(*cloud.points, strict=True), "x" if cloud.collapsed else "o", alpha=0.7,
                 color=f"C{cloud.group}", label=cloud.name)
     rates = sorted({rate for cloud in clouds for rate, _ in cloud.points})
-    axis.set(title=task, xlabel="learning rate", ylabel="dev score", xticks=rates,
-             xscale="log" if rates and rates[0] > 0 else "linear")
+    axis.set_xscale("log" if rates and rates[0] > 0 else "linear")  # which sets other ticks
+    axis.set(title=task, xlabel="learning rate", ylabel="dev score", xticks=rates)
     axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
     axis.xaxis.set_minor_locator(ticker.NullLocator())
     axis.grid(alpha=0.3)

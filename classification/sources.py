@@ -107,7 +107,7 @@ def _hub_source(path: str, task: tasks.Task | None, configuration: str = "") -> 
   except UserError as error:
     advice = ("a configuration is named by --config.dataset_path=OWNER/NAME:CONFIG"
               if "onfig" in str(error) else
-              "for local data use --config.dataset_path=/path/to/glue_data")
+              "for local data use --config.dataset_path=/path/to/folder")
     raise UserError(f"dataset {error}; {advice}") from error
   return _datasets_source(f"{' '.join(arguments)} (hub)", loaded, task)
 

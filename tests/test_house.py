@@ -117,7 +117,7 @@ def repeated_names(files):
 def test_every_file_has_its_place():
   assert {room(module) for module in source_files()} == set(MAY_IMPORT)
   others = {file.parent.name for file in ROOT.glob("*/*.py")} - {*MAY_IMPORT, *OUTSIDE}
-  assert not others
+  assert others <= {"demo"}  # which git ignores, and where a user tries things
 
 
 def test_the_table_runs_downwards():

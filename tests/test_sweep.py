@@ -238,6 +238,8 @@ def test_another_sweep_needs_another_folder(swept):
   _, arguments, _ = swept
   with pytest.raises(UserError, match="already holds another run .num_train_epochs is 6.0 there"):
     run(*arguments, "--config.num_train_epochs=5.0")
+  with pytest.raises(UserError, match="max_eval_samples is 0 there and 5 here"):  # other scores
+    run(*arguments, "--config.max_eval_samples=5")
   with pytest.raises(UserError, match="already holds a sweep over .*learning_rate"):
     run(*arguments, "--sweep.learning_rate=0.01")
 

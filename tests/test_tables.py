@@ -319,7 +319,7 @@ def test_a_configuration_of_a_hub_dataset(monkeypatch):
 def test_hub_out_of_reach():
   """conftest.py sets HF_HUB_OFFLINE=1."""
   with refuses("dataset 'nobody/nothing mrpc' is no local path and could not be fetched",
-               "OfflineModeIsEnabled", "--config.dataset_path=/path/to/glue_data"):
+               "OfflineModeIsEnabled", "--config.dataset_path=/path/to/folder"):
     find_source("mrpc", "nobody/nothing", False)
 
 

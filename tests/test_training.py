@@ -22,7 +22,7 @@ import modeling
 import optimization
 from support import stopping
 from support.errors import UserError
-from support.evaluations import Verdict
+from support.selection import Verdict
 import training
 
 RATE = np.float32(1e-2)  # a learning rate

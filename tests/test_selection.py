@@ -3,7 +3,7 @@
 import pytest
 
 from support.errors import UserError
-from support.evaluations import Evaluations, Selection
+from support.selection import Evaluations, Selection
 
 
 def scored(folder, scores, metric="eval_f1", **options):
