@@ -14,7 +14,7 @@ if __name__ == "__main__":
 
   stopping.catch_signals()  # first: the imports below take seconds
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import math
@@ -105,7 +105,7 @@ def main() -> None:
   sweep.folder.mkdir(parents=True, exist_ok=True)
   advise_to_go_on(sweep)
   studies = {task: open_study(sweep, task) for task in sweep.tasks}
-  say_sweep(sweep)
+  say_sweep(sweep, studies.values())
   for task, study in studies.items():
     while claim := uninterrupted(study.claim):
       make_run(sweep, task, study, claim)
@@ -420,16 +420,17 @@ def advise_to_go_on(sweep: Sweep) -> None:
                   + new_folder_flag(sweep))
 
 
-def say_sweep(sweep: Sweep) -> None:
-  """Prints what is going to be run."""
+def say_sweep(sweep: Sweep, studies: Iterable[Study]) -> None:
+  """Prints what is going to be run, and how much of it is done."""
   search, seeds = sweep.search, len(sweep.search.seeds)
   settings = math.prod(map(len, search.space.values()))
   if search.sampler != "grid":
     settings = min(settings, search.num_settings)
   total = len(sweep.tasks) * settings * seeds
+  done = sum(record.state == "done" for study in studies for record in study.records())
   say(f"sweep: {len(sweep.tasks)} task{'s' * (len(sweep.tasks) > 1)} x {settings} "
       f"setting{'s' * (settings > 1)} x {seeds} seed{'s' * (seeds > 1)} = {total} runs in "
-      f"{sweep.folder}")
+      f"{sweep.folder}" + (f", {done} of them done" if done else ""))
 
 
 # --- The runs ---------------------------------------------------------------------------------

@@ -231,7 +231,8 @@ def test_the_same_command_runs_nothing_again(swept, monkeypatch, capsys):
   monkeypatch.setattr(run_classifier, "run_command", None)
   run(*arguments)
   assert (folder / "results.csv").read_bytes() == before
-  assert "| mrpc | learning_rate=0.01" in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert "| mrpc | learning_rate=0.01" in said and f" 4 runs in {folder}, 4 of them done\n" in said
 
 
 def test_another_sweep_needs_another_folder(swept):
