@@ -25,6 +25,9 @@ from support.errors import first_line, one_line, shown, UserError
 
 # Of the machine, not of one file.
 _EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# Python's words for a flag that is no number, and ours.
+_OF_PYTHON = {"invalid literal for int() with base 10:": "must be an integer, not",
+              "could not convert string to float:": "must be a number, not"}
 _HELP = ("--help", "-help", "-?", "--helpshort", "-helpshort")
 
 
@@ -227,7 +230,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     knobs = _knobs(flags.FLAGS["config"].value) if "config" in flags.FLAGS else []
     _fail(f"unknown flag --{error.flagname}{_suggest(error.flagname, knobs)} All flags: --help")
   except (flags.Error, TypeError, ValueError) as error:
-    _fail(str(error))
+    line = str(error)
+    for words, ours in _OF_PYTHON.items():
+      line = line.replace(words, ours)
+    _fail(line)
   if any(argument in _HELP for argument in argv):
     _print_help()
     sys.exit(1)  # as absl's own --help
