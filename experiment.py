@@ -1,4 +1,4 @@
-"""A run: its folder and config, its architecture and weights, its state, its checkpoints."""
+"""A run: its start, its architecture and weights, its training, its end."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
@@ -143,6 +143,23 @@ def _find_run(output_dir: str, script: str, name: str
     run_folder.own_folder(folder)
   return (str(folder), stored, (folder / "model" / "config.json").exists(),
           (folder / "checkpoints").exists())
+
+
+def what_is_saved(folder: pathlib.Path, new: bool) -> str:
+  """Returns a line for the user of a stopped run: its last saved step, and how to go on.
+
+  Args:
+    folder: the run's.
+    new: it was made up by this command, so that the same command would make another.
+  """
+  steps = checkpointing.complete_steps(folder / "checkpoints")
+  command = "the same command" + (f" with --output_dir={folder}" if new else "") + (
+      " on all hosts" if hosts.several() else "")
+  if (folder / "model" / "config.json").exists():
+    return f"the model is trained; {command} goes on with it"
+  if not steps:
+    return "there is no saved step; the same command begins again"
+  return f"step {steps[-1]} is saved; {command} continues from it"
 
 
 def _free_keys(stored: Mapping[str, Any], config: ml_collections.ConfigDict,
@@ -323,6 +340,12 @@ def start_run(run: Run, script: str, bert_config: modeling.BertConfig, params: t
       tokenizer.save_pretrained(folder)
   if run.mirror:
     run.mirror.start()
+
+
+def _machine() -> dict[str, Any]:
+  """Returns what the report calls the machine."""
+  return {"system": platform.platform(), "cpus": os.cpu_count(),
+          "device_kind": jax.devices()[0].device_kind}
 
 
 # --- Training -------------------------------------------------------------------------------
@@ -621,26 +644,3 @@ def model_card(title: str, pipeline_tag: str, recipe: str, scored_on: str,
   scores = f"| {scored_on} | |\n|---|---|\n{rows}" if rows else "Not scored.\n"
   return str(huggingface_hub.ModelCard(
       f"---\n{metadata.to_yaml()}\n---\n# {title}\n\n{recipe}\n\n{scores}"))
-
-
-def what_is_saved(folder: pathlib.Path, new: bool) -> str:
-  """Returns a line for the user of a stopped run: its last saved step, and how to go on.
-
-  Args:
-    folder: the run's.
-    new: it was made up by this command, so that the same command would make another.
-  """
-  steps = checkpointing.complete_steps(folder / "checkpoints")
-  command = "the same command" + (f" with --output_dir={folder}" if new else "") + (
-      " on all hosts" if hosts.several() else "")
-  if (folder / "model" / "config.json").exists():
-    return f"the model is trained; {command} goes on with it"
-  if not steps:
-    return "there is no saved step; the same command begins again"
-  return f"step {steps[-1]} is saved; {command} continues from it"
-
-
-def _machine() -> dict[str, Any]:
-  """Returns what the report calls the machine."""
-  return {"system": platform.platform(), "cpus": os.cpu_count(),
-          "device_kind": jax.devices()[0].device_kind}

@@ -63,9 +63,8 @@ def model_and_batch(case: Case, config: modeling.BertConfig) -> tuple[nn.Module,
 
 def state_gigabytes(case: Case, config: modeling.BertConfig) -> float:
   """Returns the size of the parameters, their gradients and two moments, in 10^9 bytes."""
-  model, batch = model_and_batch(case, config)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
-  return 16e-9 * sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+  model, _ = model_and_batch(case, config)
+  return 16e-9 * sum(math.prod(x.shape) for x in jax.tree.leaves(modeling.parameter_shapes(model)))
 
 
 def kept_gigabytes(case: Case, config: modeling.BertConfig) -> float:
@@ -79,7 +78,7 @@ def kept_gigabytes(case: Case, config: modeling.BertConfig) -> float:
     return jax.vjp(lambda p: loss_fn(p, batch, jax.random.key(1), weigh(batch), model=model)[0],
                    params)[1]
 
-  params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+  params = modeling.parameter_shapes(model)
   weights = {x.shape for x in jax.tree.leaves(params)}  # these are kept anyway
   kept = jax.tree.leaves(jax.eval_shape(backward, params))
   return 1e-9 * sum(math.prod(x.shape) * x.dtype.itemsize for x in kept if x.shape not in weights)

@@ -114,9 +114,9 @@ def judge(samples: list[Sample], steps: int, table: harness.Table) -> None:
     values, slope = ", ".join(f"{value:.4g}" for value in least), (least[3] - least[1]) / steps * 2
     table.add(name, f"at least {values} in the four quarters: {1000 * slope:+.2f} in 1,000 steps "
               "from the second to the last", wrong=least[3] - least[1] > most)
-  most = [max(sample.pool for sample in quarter) for quarter in quarters]
-  table.add("tensorstore's pool", f"at most {', '.join(map(str, most))} threads in the four "
-            "quarters", wrong=max(most) > _POOL_LIMIT)
+  pools = [max(sample.pool for sample in quarter) for quarter in quarters]
+  table.add("tensorstore's pool", f"at most {', '.join(map(str, pools))} threads in the four "
+            "quarters", wrong=max(pools) > _POOL_LIMIT)
   for name in early[0].log_bytes:
     first, middle, last = (s.log_bytes[name] for s in (samples[0], early[-1], late[-1]))
     rates = ((middle - first) / (early[-1].step - samples[0].step or 1),
