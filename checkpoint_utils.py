@@ -197,7 +197,7 @@ def find_checkpoint(name: str, called: str = "init_checkpoint",
                     "checkpoint's prefix (.../bert_model.ckpt)")
   if not path.exists():
     if path.is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1:
-      raise UserError(f"{called} {name} does not exist")
+      raise UserError(f"{called} {name} does not exist{files.similar(name)}")
     path = _download(name, called)
   checkpoint = _local_checkpoint(path, bert_config_file)
   if bert_config_file and checkpoint.format != "google":

@@ -28,6 +28,7 @@ import numpy as np
 
 from classification import parsers, scoreboard, sources, splits, tables, tasks
 from classification.prediction import load_classifier
+from configs import rules
 from support import devices, files, hub, remote
 from support.command_line import FlagSettings, run_script
 from support.errors import quoted, shown, UserError
@@ -39,7 +40,6 @@ _DIAGNOSTIC_TEXTS = (("sentence1", "sentence2"), ("premise", "hypothesis"),
                      ("Premise", "Hypothesis"))
 # Of WNLI, where its files are not at hand: 323 of 635 training rows are of class 0.
 _WNLI_ROWS, _WNLI_MAJORITY = 146, "0"
-_FIRST_TRY = ("max_steps", "max_train_samples", "max_eval_samples")  # 0 in a real run
 _NOT_RUNS = ("checkpoints", "model", "predictions", "tokenizer")  # folders in a run
 
 
@@ -145,7 +145,7 @@ def find_runs(folder: pathlib.Path) -> list[FinishedRun]:
       continue
     if not pathlib.Path(place, "model", "config.json").is_file():
       unfinished.append(place)
-    elif any(map(stored["config"].get, _FIRST_TRY)):
+    elif any(map(stored["config"].get, rules.CUT_SHORT_KEYS)):
       tries.append(place)
     else:
       runs.append(FinishedRun(pathlib.Path(place), task, stored["config"],
@@ -153,7 +153,7 @@ def find_runs(folder: pathlib.Path) -> list[FinishedRun]:
   if unfinished:
     say(f"not finished, left out: {quoted(unfinished, 5)}")
   if tries:
-    say(f"first tries ({', '.join(_FIRST_TRY)}), left out: {quoted(tries, 5)}")
+    say(f"first tries ({', '.join(rules.CUT_SHORT_KEYS)}), left out: {quoted(tries, 5)}")
   return runs
 
 

@@ -20,7 +20,6 @@ import itertools
 import math
 import pathlib
 import re
-import shlex
 import socket
 import sys
 import time
@@ -30,7 +29,7 @@ from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
-from classification import scoreboard, sources, splits, tasks
+from classification import scoreboard, sources, splits, sweep_page, tasks
 from configs import rules
 import experiment
 import modeling
@@ -392,8 +391,11 @@ def open_study(sweep: Sweep, task: str) -> Study:
   run_folder.check_same_run(sweep.folder, there["config"], here["config"], asked.overrides,
                             set(rules.FREE_KEYS) - set(_DECIDE_SCORES))
   if there["space"] != here["space"]:
-    raise UserError(f"output_dir {sweep.folder} already holds a sweep over "
-                    f"{shown(there['space'])}; choose another --output_dir")
+    flags_there = " ".join(f"--sweep.{knob}={','.join(map(str, values))}"
+                           for knob, values in there["space"].items())
+    raise UserError(f"output_dir {sweep.folder} already holds a sweep "
+                    + (f"over {flags_there}" if flags_there else "of one setting")
+                    + "; choose another --output_dir")
   check_folder(sweep, study)
   return study
 
@@ -422,15 +424,20 @@ def advise_to_go_on(sweep: Sweep) -> None:
 
 def say_sweep(sweep: Sweep, studies: Iterable[Study]) -> None:
   """Prints what is going to be run, and how much of it is done."""
-  search, seeds = sweep.search, len(sweep.search.seeds)
+  done = sum(record.state == "done" for study in studies for record in study.records())
+  say(f"sweep: {number_of_runs(sweep)} in {sweep.folder}"
+      + (f", {done} of them done" if done else ""))
+
+
+def number_of_runs(sweep: Sweep) -> str:
+  """Returns "1 task x 2 settings x 5 seeds = 10 runs"."""
+  search = sweep.search
   settings = math.prod(map(len, search.space.values()))
   if search.sampler != "grid":
     settings = min(settings, search.num_settings)
-  total = len(sweep.tasks) * settings * seeds
-  done = sum(record.state == "done" for study in studies for record in study.records())
-  say(f"sweep: {len(sweep.tasks)} task{'s' * (len(sweep.tasks) > 1)} x {settings} "
-      f"setting{'s' * (settings > 1)} x {seeds} seed{'s' * (seeds > 1)} = {total} runs in "
-      f"{sweep.folder}" + (f", {done} of them done" if done else ""))
+  counts = {"task": len(sweep.tasks), "setting": settings, "seed": len(search.seeds)}
+  factors = " x ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items())
+  return f"{factors} = {math.prod(counts.values())} runs"
 
 
 # --- The runs ---------------------------------------------------------------------------------
@@ -442,7 +449,7 @@ def make_run(sweep: Sweep, task: str, study: Study, claim: Claim) -> None:
   asked = asked_of(sweep, task, claim.setting, claim.seed, claim.folder)
   began = time.perf_counter()
   try:
-    with reporting.said_to(claim.folder.with_suffix(".log")):
+    with reporting.said_to(claim.folder.with_suffix(".log"), name):
       done = run_classifier.run_command(asked)
   except BaseException as error:
     line = failure_of(error)
@@ -513,12 +520,21 @@ def write_newest_scores(sweep: Sweep, studies: Mapping[str, Study]) -> list[scor
 
 def write_scores(sweep: Sweep, rows: Sequence[scoreboard.Row]) -> None:
   """Writes results.csv, results.md, scores.png and report.html."""
-  folder, rate = sweep.folder, sweep.asked.config.learning_rate
+  folder, rate, cut = sweep.folder, sweep.asked.config.learning_rate, cut_short(sweep)
   scoreboard.write_csv(folder / "results.csv", rows)
-  scoreboard.write_markdown(folder / "results.md", rows)
-  scoreboard.draw_scores(folder / "scores.png", rows, rate)
-  scoreboard.write_report(folder / "report.html", rows, rate,
-                          shlex.join(command_line.given_command()))
+  scoreboard.write_markdown(folder / "results.md", rows, cut)
+  sweep_page.draw_scores(folder / "scores.png", rows, rate)
+  sweep_page.write_sweep_report(
+      folder / "report.html", rows, learning_rate=rate, runs=number_of_runs(sweep), cut_short=cut,
+      command=command_line.given_command())
+
+
+def cut_short(sweep: Sweep) -> str:
+  """Returns the knobs that make the runs less than whole ones: max_steps=4; "" for none."""
+  knobs = {knob: sweep.search.space.get(knob, (sweep.asked.config[knob],))
+           for knob in rules.CUT_SHORT_KEYS}
+  return ", ".join(f"{knob}={','.join(map(str, values))}" for knob, values in knobs.items()
+                   if any(values))
 
 
 def say_scores(sweep: Sweep, rows: Sequence[scoreboard.Row]) -> None:

@@ -199,17 +199,18 @@ def _examples(dev: DevPredictions) -> Iterator[Html]:
   else:
     note = f"The {len(shown)} of {len(dev):,} examples whose value is furthest from the gold one."
     last, figures = "error", [f"{e:+.3f}" for e in (dev.predictions - dev.gold)[shown]]
+  note += " Row 0 is the first of the dev set." * (list(dev.rows[:1]) == ["0"])
   yield report.paragraph(
-      f"{note} All are in predictions/{dev.name}.tsv"
-      + (f", with their whole texts; here they end after {_MOST_CHARACTERS:,} characters."
-         if cut else "."))
+      f"{note} All are in ", report.link(f"predictions/{dev.name}.tsv"),
+      (f", with their whole texts; here they end after {_MOST_CHARACTERS:,} characters."
+       if cut else "."))
   said = [[f"{value:.3f}" for value in values[shown]] if not dev.label_names
           else dev.said(values[shown]) for values in (dev.gold, dev.predictions)]
-  rows = zip((dev.rows[i] for i in shown),
+  rows = zip((dev.rows[i] for i in shown), *said, figures,
              *([_beginning(column[i]) for i in shown] for column in dev.texts.values()),
-             *said, figures, strict=True)
-  if len(shown):
-    yield report.table(("row", *dev.texts, "gold", "predicted", last), rows, texts=tuple(dev.texts))
+             strict=True)
+  if len(shown):  # the texts last: a narrow window shows the beginning of a row
+    yield report.table(("row", "gold", "predicted", last, *dev.texts), rows, texts=tuple(dev.texts))
 
 
 def _beginning(text: str) -> str:

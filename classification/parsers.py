@@ -18,6 +18,7 @@ import re
 import sys
 from typing import Any, BinaryIO, TYPE_CHECKING
 
+from support import files
 from support.errors import first_line, quoted, shown, UserError
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def lines_of_input(name: str, flag: str) -> Iterator[tuple[int, str]]:
     return
   file = pathlib.Path(os.path.expanduser(name))
   if file.is_dir() or not file.exists():
-    raise UserError(f"{flag}={name} " + ("is a folder" if file.is_dir() else "does not exist"))
+    raise UserError(f"{flag}={name} " + (
+        "is a folder" if file.is_dir() else f"does not exist{files.similar(file)}"))
   yield from _lines(file)
 
 

@@ -1,6 +1,6 @@
-"""The table of a sweep: settings, the scores of their seeds, GLUE's average, files, a plot."""
+"""The table of a sweep: settings, the scores of their seeds, GLUE's average, and its files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import csv
 import io
 import pathlib
@@ -8,7 +8,6 @@ import statistics
 from typing import Any, NamedTuple
 
 from classification import tasks
-from support import report
 from support.files import written_whole
 from support.study import name_of, Record, Setting
 
@@ -93,26 +92,28 @@ def cells_of(row: Row) -> tuple[str, ...]:
   """Returns a row of the table; scores are times 100."""
   scores = row.scores
   collapsed = ", ".join(f"seed {seed}" for seed in row.collapsed) or "none"
-  return (row.task, name_of(row.setting) or "-", ", ".join(map(_score, row.records)),
+  return (row.task, name_of(row.setting) or "-", ", ".join(map(score_or_state, row.records)),
           _mean(scores) + _finished(row), _deviation(scores), *(
-              (_times_100(statistics.median(scores)), _times_100(max(scores))) if scores
+              (times_100(statistics.median(scores)), times_100(max(scores))) if scores
               else ("-", "-")), collapsed if scores else "-")
 
 
-def _times_100(value: float) -> str:
+def times_100(value: float) -> str:
+  """Returns a score as the tables have it."""
   return f"{100 * value:.2f}"
 
 
-def _score(record: Record) -> str:
-  return _times_100(record.score) if record.state == "done" else record.state
+def score_or_state(record: Record) -> str:
+  """Returns a run's score times 100, or what it waits for."""
+  return times_100(record.score) if record.state == "done" else record.state
 
 
 def _mean(values: Sequence[float]) -> str:
-  return _times_100(statistics.mean(values)) if values else "-"
+  return times_100(statistics.mean(values)) if values else "-"
 
 
 def _deviation(values: Sequence[float]) -> str:
-  return _times_100(statistics.stdev(values)) if len(values) > 1 else "-"
+  return times_100(statistics.stdev(values)) if len(values) > 1 else "-"
 
 
 def _finished(row: Row) -> str:
@@ -121,31 +122,47 @@ def _finished(row: Row) -> str:
   return f" ({done} of {all_runs} seeds)" if 0 < done < all_runs else ""
 
 
+def caveats(row: Row) -> str:
+  """Returns " (3 of 5 seeds, all collapsed)" of a mean that is to be read with care; or ""."""
+  collapsed, done = len(row.collapsed), len(row.scores)
+  parts = [f"{done} of {len(row.records)} seeds"] if done < len(row.records) else []
+  parts += [f"{'all' if collapsed == done else collapsed} collapsed"] if collapsed else []
+  return f" ({', '.join(parts)})" if parts else ""
+
+
 def metric_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
   """Returns mean and deviation of each metric, of the tasks whose score is made of several."""
-  cells = []
-  for row in rows:
-    done = [record for record in row.records if record.state == "done"]
-    names = done[0].results["metrics"] if done else ()
-    cells += [(row.task, name_of(row.setting) or "-", name.removeprefix("eval_"),
-               _mean(row.metric(name)) + _finished(row), _deviation(row.metric(name)))
-              for name in names if len(names) > 1]
-  return cells
+  return [(row.task, name_of(row.setting) or "-", *cells)
+          for row in rows for cells in row_metrics(row)]
 
 
-def glue_line(rows: Sequence[Row]) -> str:
+def row_metrics(row: Row) -> Iterator[tuple[str, str, str]]:
+  """Yields name, mean and deviation of each metric, where a score is made of several."""
+  done = [record for record in row.records if record.state == "done"]
+  names = done[0].results["metrics"] if done else ()
+  for name in names if len(names) > 1 else ():
+    values = row.metric(name)
+    yield name.removeprefix("eval_"), _mean(values) + _finished(row), _deviation(values)
+
+
+def glue_line(rows: Sequence[Row], cut_short: str) -> str:
   """Returns the average of the tasks' best settings in a sentence; "" without a GLUE task.
 
   As the leaderboard takes it: a task's metrics are averaged first, and each task counts once.
+
+  Args:
+    rows: of all tasks.
+    cut_short: the knobs that make all runs less than a whole one; "" for whole runs.
   """
   best = {task: row for task in tasks.GLUE_TASKS if (row := best_row(rows, task))}
   if not best:
     return ""
   score = statistics.mean(statistics.mean(row.scores) for row in best.values())
   missing = [task for task in tasks.GLUE_TASKS if task not in best]
-  names = ", ".join(task + _finished(row) for task, row in best.items())
-  return (f"GLUE: {_times_100(score)}, the average of {names}, each with its best "
+  names = ", ".join(task + caveats(row) for task, row in best.items())
+  return (f"GLUE: {times_100(score)}, the average of {names}, each with its best "
           "setting's mean" + (f" (without {', '.join(missing)})" if missing else "")
+          + (f", of runs cut short ({cut_short})" if cut_short else "")
           + "; the leaderboard's also has wnli")
 
 
@@ -185,103 +202,16 @@ def write_csv(file: pathlib.Path, rows: Sequence[Row]) -> None:
     temporary.write_text(table.getvalue(), "utf-8")
 
 
-def write_markdown(file: pathlib.Path, rows: Sequence[Row]) -> None:
-  """Writes the tables, GLUE's average and the failures."""
+def write_markdown(file: pathlib.Path, rows: Sequence[Row], cut_short: str) -> None:
+  """Writes the tables, GLUE's average and the failures; for `cut_short` see `glue_line`."""
   seeds = ", ".join(str(record.seed) for record in rows[0].records) if rows else ""
-  parts = [f"Dev scores times 100 of seeds {seeds}; sd is the sample standard deviation.", "",
+  parts = [f"Dev scores times 100 of seeds {seeds}; sd is the sample standard deviation."
+           + f" The runs are cut short ({cut_short})." * bool(cut_short), "",
            *aligned(HEADER, list(map(cells_of, rows)))]
   if cells := metric_cells(rows):
     parts += ["", "The metrics that these scores are the means of:", "",
               *aligned(("task", "setting", "metric", "mean", "sd"), cells)]
-  parts += [part for line in (glue_line(rows), *failures(rows)) if line for part in ("", line)]
+  lines = filter(None, (glue_line(rows, cut_short), *failures(rows)))
+  parts += [part for line in lines for part in ("", line)]
   with written_whole(file, shared=True) as temporary:
     temporary.write_text("\n".join(parts) + "\n", "utf-8")
-
-
-class Cloud(NamedTuple):
-  """The dots of settings that differ in the learning rate alone, collapsed runs apart.
-
-  Attributes:
-    name: for the legend.
-    group: a number for the settings, from 0.
-    collapsed: whether these are the collapsed runs.
-    points: (learning rate, score) of each finished run.
-  """
-
-  name: str
-  group: int
-  collapsed: bool
-  points: list[tuple[float, float]]
-
-
-def clouds_of(rows: Sequence[Row], task: str, default: float) -> list[Cloud]:
-  """Returns what is drawn of a task.
-
-  Args:
-    rows: of all tasks.
-    task: the one to be drawn.
-    default: the learning rate where the sweep has only one.
-  """
-  clouds: dict[tuple[str, bool], Cloud] = {}
-  groups: dict[str, int] = {}
-  for row in rows:
-    others = name_of({knob: x for knob, x in row.setting.items() if knob != "learning_rate"})
-    for record in row.records:
-      if row.task == task and record.state == "done":
-        collapsed, group = is_collapsed(record), groups.setdefault(others, len(groups))
-        name = (others or "a seed") + " (collapsed)" * collapsed
-        cloud = clouds.setdefault((others, collapsed), Cloud(name, group, collapsed, []))
-        cloud.points.append((row.setting.get("learning_rate", default), record.score))
-  return list(clouds.values())
-
-
-def draw_scores(image: pathlib.Path, rows: Sequence[Row], default: float) -> None:
-  """Plots each task's dev score over the learning rate: a dot a seed, a cross if it collapsed."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot, ticker
-
-  names = list(dict.fromkeys(row.task for row in rows))
-  figure, axes = pyplot.subplots(1, len(names), figsize=(4.2 * len(names) + 0.8, 3.8),
-                                 constrained_layout=True, squeeze=False)
-  for axis, task in zip(axes[0], names, strict=True):
-    clouds = clouds_of(rows, task, default)
-    for cloud in clouds:
-      axis.plot(*zip(*cloud.points, strict=True), "x" if cloud.collapsed else "o", alpha=0.7,
-                color=f"C{cloud.group}", label=cloud.name)
-    rates = sorted({rate for cloud in clouds for rate, _ in cloud.points})
-    axis.set_xscale("log" if rates and rates[0] > 0 else "linear")  # which sets other ticks
-    axis.set(title=task, xlabel="learning rate", ylabel="dev score", xticks=rates)
-    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
-    axis.xaxis.set_minor_locator(ticker.NullLocator())
-    axis.grid(alpha=0.3)
-    if clouds:
-      axis.legend(fontsize="small")
-  with written_whole(image, shared=True) as temporary:
-    figure.savefig(temporary, dpi=120, format="png")
-  pyplot.close(figure)
-
-
-def write_report(file: pathlib.Path, rows: Sequence[Row], default: float, command: str) -> None:
-  """Writes the sweep's page: see `support/report.py`."""
-  names = list(dict.fromkeys(row.task for row in rows))
-  figures = []
-  for task in names:
-    series = [report.Series(cloud.name, cloud.points, "cloud", number)
-              for number, cloud in enumerate(clouds_of(rows, task, default))]
-    figures.append(report.chart(task, series, "learning rate", y_name="dev score", log_x=all(
-        rate > 0 for one in series for rate, _ in one.points)))
-  best = [(f"{task}: {name_of(row.setting) or 'mean'}{_finished(row)}", _mean(row.scores))
-          for task in names if (row := best_row(rows, task))]
-  sentences = [line for line in (glue_line(rows), *failures(rows)) if line]
-  metrics = metric_cells(rows)
-  report.write_page(file, "Sweep", "Dev scores times 100.", [
-      report.section("Best settings", report.scores(best),
-                     *map(report.paragraph, sentences)),
-      report.section("Scores over learning rate", report.charts(*figures)),
-      report.section("Settings", report.table(HEADER, map(cells_of, rows),
-                                              ("task", "setting", "scores", "collapsed"))),
-      report.section("Metrics", report.table(("task", "setting", "metric", "mean", "sd"), metrics,
-                                             ("task", "setting"))) if metrics else report.Html(""),
-      report.section("Command", report.code(command))])

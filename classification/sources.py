@@ -83,7 +83,7 @@ def find_source(dataset_name: str, dataset_path: str, skip_bad_rows: bool,
   folder = pathlib.Path(os.path.expanduser(dataset_path))
   if not folder.exists():
     if folder.is_absolute() or hub_name.startswith((".", "~")) or hub_name.count("/") > 1:
-      raise UserError(f"dataset_path {dataset_path} does not exist")
+      raise UserError(f"dataset_path {dataset_path} does not exist{files.similar(folder)}")
     return _hub_source(hub_name, task, configuration)
   if not folder.is_dir():
     return _one_file_source(folder, task, skip_bad_rows, cache_dir)

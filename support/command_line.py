@@ -20,7 +20,7 @@ from absl import app, flags
 import ml_collections
 from ml_collections import config_flags
 
-from support import hosts, mirror, stopping
+from support import files, hosts, mirror, stopping
 from support.errors import first_line, one_line, shown, UserError
 
 # Of the machine, not of one file.
@@ -161,6 +161,10 @@ def load_config(file: str) -> ml_collections.ConfigDict:
     UserError: the file cannot be run, or its get_config() refuses the argument.
   """
   path, *argument = file.split(":", 1)
+  if not os.path.exists(path):
+    own = pathlib.Path(__file__).parents[1] / path
+    there = f"; the project's is --config={own}" if own.exists() else files.similar(path)
+    raise UserError(f"config file {path} does not exist in {os.getcwd()}{there}")
   try:
     get_config = runpy.run_path(path).get("get_config")
   except Exception as error:  # the file may hold any program

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import difflib
 import errno
 import fcntl
 import json
@@ -37,6 +38,14 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
   if not isinstance(content, dict):
     raise UserError(f"{file} must hold a JSON object, not {shown(content)}")
   return content
+
+
+def similar(path: str | os.PathLike) -> str:
+  """Returns " (there is demo/minilm)" for a path that does not exist; "" if none is like it."""
+  parent, name = os.path.split(os.path.abspath(os.path.expanduser(path)))
+  names = os.listdir(parent) if os.path.isdir(parent) else []
+  near = difflib.get_close_matches(name, names, n=1)
+  return f" (there is {os.path.join(os.path.dirname(path), near[0])})" if near else ""
 
 
 @contextlib.contextmanager

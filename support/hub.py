@@ -8,6 +8,7 @@ import pathlib
 import re
 from typing import Any
 
+from support import files
 from support.errors import first_line, shown, UserError
 from support.reporting import say
 
@@ -119,5 +120,5 @@ def _not_fetched(name: str, error: Exception) -> UserError:
   reason = first_line(error)
   if reason.startswith(_NO_CONFIGURATION):  # those that there are may follow in other lines
     reason = str(error).partition("Example of usage")[0]
-  return UserError(f"{name!r} is no local path and could not be fetched from the HuggingFace hub "
-                   f"({type(error).__name__}: {reason.strip()})")
+  return UserError(f"{name!r} is no local path{files.similar(name)} and could not be fetched from "
+                   f"the HuggingFace hub ({type(error).__name__}: {reason.strip()})")

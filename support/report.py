@@ -8,10 +8,11 @@ sheet: light or dark, on a screen or on paper.
 from collections.abc import Iterable, Sequence
 import html
 import itertools
-import math
 import pathlib
 import re
+import shlex
 from typing import Any, NamedTuple
+from urllib import parse
 
 from support.files import written_whole
 
@@ -19,7 +20,8 @@ MOST_POINTS = 600  # of a line; more are too fine for the eye and make the page 
 _WIDTH, _HEIGHT = 420, 250  # of a chart, in units of its view box
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 20, 40  # margins of its plot
 _NUMBER = ' class="number"'
-_COLOURS = 5  # --c0 ... in the style sheet: Okabe and Ito's, which colour-blind eyes tell apart
+_COLOURS = 8  # --c0 ... in the style sheet; the first five by Okabe and Ito, for colour-blind eyes
+_MOST_NAMES = 9  # below an axis
 # What HTML does not allow in a text, and half surrogate pairs, which no file can hold.
 _UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
@@ -32,10 +34,10 @@ class Series(NamedTuple):
   """A line or a cloud of points of a chart.
 
   Attributes:
-    name: for the legend.
+    name: for the legend; "": not in it.
     points: (x, y) each; a line's in the order of x.
     style: "line", "faint" (a thin line behind others), "dotted" (a line with a dot at each point),
-      or "cloud" (dots alone).
+      "cloud" (faint dots that may lie on one another), "dots" or "crosses".
     colour: a number from 0; the same number is the same colour in all charts.
   """
 
@@ -93,21 +95,27 @@ def section(title: str, *parts: Html) -> Html:
               + "</section>")
 
 
-def paragraph(text: str) -> Html:
-  """Returns a paragraph."""
-  return Html(f"<p>{escaped(text)}</p>")
+def paragraph(*parts: str) -> Html:
+  """Returns a paragraph, of texts and links."""
+  return Html(f"<p>{''.join(map(escaped, parts))}</p>")
 
 
-def code(text: str) -> Html:
-  """Returns a command or the like, whose long lines wrap."""
-  return Html(f"<pre>{escaped(text)}</pre>")
+def command(words: Sequence[str]) -> Html:
+  """Returns a command of Python, as a shell takes it, with a line for each flag."""
+  lines = " \\\n    ".join(map(shlex.quote, words))
+  return Html(f"<pre>{escaped(f'python3 {lines}')}</pre>")
 
 
-def link(path: str) -> Html:
-  """Returns a link to a neighbour of the page."""
-  from urllib import parse
+def link(path: str, text: str = "", title: str = "") -> Html:
+  """Returns a link to a neighbour of the page.
 
-  return Html(f'<a href="{parse.quote(path)}">{escaped(path)}</a>')
+  Args:
+    path: from the page's folder on.
+    text: of the link; "": the path.
+    title: what a pointer that rests on it sees.
+  """
+  hint = f' title="{escaped(title)}"' if title else ""
+  return Html(f'<a href="{parse.quote(path)}"{hint}>{escaped(text or path)}</a>')
 
 
 def folded(title: str, *parts: Html) -> Html:
@@ -142,8 +150,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], texts: Sequence[
            for row in rows]
   body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in cells)
   first = cells[0] if cells else [""] * len(header)
-  head = "".join(f'<th{_NUMBER if _NUMBER in cell else ""}>{escaped(name)}</th>'
-                 for name, cell in zip(header, first, strict=True))
+  head = "".join(  # long names of knobs wrap
+      f'<th{_NUMBER if _NUMBER in cell else ""}>{escaped(name).replace("_", "_<wbr>")}</th>'
+      for name, cell in zip(header, first, strict=True))
   return _scrolling(f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>")
 
 
@@ -191,7 +200,7 @@ def charts(*figures: Html) -> Html:
 
 
 def chart(title: str, series: Sequence[Series], x_name: str = "step", *, y_name: str = "",
-          log_x: bool = False, span: Sequence[float] = (), bands: Sequence[Band] = (),
+          columns: Sequence[str] = (), span: Sequence[float] = (), bands: Sequence[Band] = (),
           diagonal: bool = False) -> Html:
   """Returns a chart of lines or points; "" if there is none to draw.
 
@@ -200,21 +209,21 @@ def chart(title: str, series: Sequence[Series], x_name: str = "step", *, y_name:
     series: drawn in this order; points that are no finite numbers are left out, and of many
       points of a line those that its shape needs are kept.
     x_name: of the x axis, below it.
-    y_name: of the y axis, where the title does not say it.
-    log_x: the x axis is logarithmic, with its ticks at the values.
+    y_name: of the y axis, above it, where the title does not say it.
+    columns: names of the places 0, 1, ... on the x axis, where it has no numbers.
     span: values that the x axis reaches, whatever the points do.
     bands: of x, shaded by turns and named: phases of a run.
     diagonal: draws y = x, and gives both axes the same range.
   """
   drawn = [one._replace(points=kept) for one in series if (kept := [
-      (x, y) for x, y in one.points if _is_finite(x) and _is_finite(y) and (x > 0 or not log_x)])]
+      (x, y) for x, y in one.points if _is_finite(x) and _is_finite(y)])]
   if not drawn:
     return Html("")
   x_values, y_values = ([point[i] for one in drawn for point in one.points] for i in (0, 1))
   x_values += [*span, *(edge for band in bands for edge in band[:2])]
   if diagonal:
     x_values = y_values = x_values + y_values
-  x_axis = _Axis(x_values, _LEFT, _WIDTH - _RIGHT, whole=x_name == "step", log=log_x)
+  x_axis = _Axis(x_values, _LEFT, _WIDTH - _RIGHT, whole=x_name == "step", columns=columns)
   y_axis = _Axis(y_values, _HEIGHT - _BOTTOM, _TOP)
   parts = [_band(band, i, x_axis) for i, band in enumerate(bands)]
   parts += [_grid(x_axis, y_axis, x_name, y_name)]
@@ -223,7 +232,7 @@ def chart(title: str, series: Sequence[Series], x_name: str = "step", *, y_name:
     parts.append(f'<path class="diagonal" d="{_path(ends)}"/>')
   parts += [_drawing(one, x_axis, y_axis) for one in drawn]
   legend = "".join(f'<span class="c{one.colour % _COLOURS} {one.style}">{escaped(one.name)}</span>'
-                   for one in drawn) if len(drawn) > 1 else ""
+                   for one in drawn if one.name) if len(drawn) > 1 else ""
   return Html(
       f"<figure><figcaption>{escaped(title)}<span>{legend}</span></figcaption>"
       f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escaped(title)}">'
@@ -247,36 +256,31 @@ def _is_finite(value: Any) -> bool:
 
 
 class _Axis:
-  """An axis: its range, its ticks, and the place of a value."""
+  """An axis: its range, its ticks with their labels, and the place of a value."""
 
   def __init__(self, values: Sequence[float], start: float, end: float, whole: bool = False,
-               log: bool = False):
+               columns: Sequence[str] = ()):
     from matplotlib import ticker  # here: half a second
 
-    self._start, self._end, self._log = start, end, log
+    self._start, self._end = start, end
+    if columns:
+      self.first, self.last = -0.5, len(columns) - 0.5
+      self.ticks = dict(list(enumerate(columns))[::-(-len(columns) // _MOST_NAMES)])
+      return
     first, last = min(values), max(values)
     if first == last:
-      first, last = (first / 2, last * 2) if log else (first - (abs(first) or 1) / 10,
-                                                       last + (abs(last) or 1) / 10)
-    if log:
-      self.first, self.last = first / 1.15, last * 1.15
-      ticks = sorted(set(values))
-      self.ticks = ticks if len(ticks) <= 8 else [10.0 ** power for power in range(
-          math.ceil(math.log10(first)), math.floor(math.log10(last)) + 1)]
-      return
-    self.ticks = ticker.MaxNLocator(nbins=5, integer=whole).tick_values(first, last).tolist()
+      first, last = first - (abs(first) or 1) / 10, last + (abs(last) or 1) / 10
+    ticks = ticker.MaxNLocator(nbins=5, integer=whole).tick_values(first, last).tolist()
     if whole:
       self.first, self.last = first, last
     else:  # up to the next ticks
-      self.first, self.last = self.ticks[0], self.ticks[-1]
-    self.ticks = [tick for tick in self.ticks if self.first <= tick <= self.last]
+      self.first, self.last = ticks[0], ticks[-1]
+    self.ticks = {tick: _short(tick) for tick in ticks if self.first <= tick <= self.last}
 
   def place(self, value: float) -> float:
     """Returns a value's place in the view box."""
-    first, last = self.first, self.last
-    if self._log:
-      value, first, last = math.log(value), math.log(first), math.log(last)
-    return round(self._start + (value - first) / (last - first) * (self._end - self._start), 1)
+    share = (value - self.first) / (self.last - self.first)
+    return round(self._start + share * (self._end - self._start), 1)
 
 
 def _short(value: float) -> str:
@@ -289,20 +293,19 @@ def _short(value: float) -> str:
 
 def _grid(x_axis: _Axis, y_axis: _Axis, x_name: str, y_name: str) -> str:
   parts, bottom, right = [], _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-  for tick in y_axis.ticks:
+  for tick, label in y_axis.ticks.items():
     y = y_axis.place(tick)
     parts.append(f'<path class="grid" d="M{_LEFT} {y}H{right}"/>'
-                 f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{_short(tick)}</text>')
-  for tick in x_axis.ticks:
+                 f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{label}</text>')
+  for tick, label in x_axis.ticks.items():
     x = x_axis.place(tick)
     parts.append(f'<path class="tick" d="M{x} {bottom}v4"/>'
-                 f'<text x="{x}" y="{bottom + 17}" text-anchor="middle">{_short(tick)}</text>')
+                 f'<text x="{x}" y="{bottom + 17}" text-anchor="middle">{escaped(label)}</text>')
   parts.append(f'<path class="axis" d="M{_LEFT} {bottom}H{right}"/>'
                f'<text x="{(_LEFT + right) / 2}" y="{_HEIGHT - 5}" text-anchor="middle">'
                f"{escaped(x_name)}</text>")
   if y_name:
-    parts.append(f'<text transform="translate(11 {(_TOP + bottom) / 2}) rotate(-90)" '
-                 f'text-anchor="middle">{escaped(y_name)}</text>')
+    parts.append(f'<text x="0" y="10">{escaped(y_name)}</text>')
   return "".join(parts)
 
 
@@ -318,8 +321,9 @@ def _band(band: Band, index: int, x_axis: _Axis) -> str:
 def _drawing(series: Series, x_axis: _Axis, y_axis: _Axis) -> str:
   colour = f"c{series.colour % _COLOURS}"
   places = [(x_axis.place(x), y_axis.place(y)) for x, y in series.points]
-  if series.style == "cloud":
-    return f'<path class="{colour} cloud" d="{_dots(places)}"/>'
+  if series.style in ("cloud", "dots", "crosses"):
+    marks = _crosses(places) if series.style == "crosses" else _dots(places)
+    return f'<path class="{colour} {series.style}" d="{marks}"/>'
   line = f'<path class="{colour} {series.style}" d="{_path(_thinned(places))}"/>'
   if len(places) <= (60 if series.style == "dotted" else 1):
     line += f'<path class="{colour} dots" d="{_dots(places)}"/>'
@@ -346,14 +350,19 @@ def _dots(places: Sequence[tuple[float, float]]) -> str:
   return "".join(f"M{x:g} {y:g}h0" for x, y in places)  # a line of no length has round ends
 
 
+def _crosses(places: Sequence[tuple[float, float]]) -> str:
+  return "".join(f"M{x - 3:g} {y - 3:g}L{x + 3:g} {y + 3:g}M{x - 3:g} {y + 3:g}L{x + 3:g} {y - 3:g}"
+                 for x, y in places)
+
+
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d5dbe1;
   --ground: #ffffff; --raised: #f5f7f9; --c0: #0067a3; --c1: #c24600; --c2: #00795a;
-  --c3: #a23f7b; --c4: #7d5c00; }
+  --c3: #a23f7b; --c4: #7d5c00; --c5: #4f43b5; --c6: #b3261e; --c7: #4a6a00; }
 @media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e4e8ec; --soft: #9ba6b1; --line: #363d46; --ground: #14171a;
     --raised: #1d2126; --c0: #62bdf5; --c1: #ff9d61; --c2: #46cfa7; --c3: #e896c6;
-    --c4: #e5c04e; } }
+    --c4: #e5c04e; --c5: #aaa0ff; --c6: #ff8a80; --c7: #a9d45e; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
 body { margin: 0 auto; max-width: 76rem; padding: 2rem clamp(1rem, 4vw, 3rem) 4rem;
@@ -379,22 +388,25 @@ pre { margin: 0 0 1.2rem; padding: .8rem 1rem; background: var(--raised); border
 .facts { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.5rem; margin: 0; }
 .facts dt { color: var(--soft); }
 .facts dd { margin: 0; overflow-wrap: anywhere; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr));
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr));
   gap: 1.6rem 1.4rem; }
 figure { margin: 0; max-width: 36rem; min-width: 0; break-inside: avoid; display: flex;
   flex-direction: column; justify-content: space-between; }
 figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem;
   font-weight: 600; font-size: .95rem; margin-bottom: .3rem; }
 figcaption > span { display: flex; flex-wrap: wrap; gap: 0 .9rem; font-weight: 400;
-  font-size: .82rem; color: var(--soft); }
+  font-size: .82rem; color: var(--soft); overflow-wrap: anywhere; min-width: 0; }
 figcaption span span::before { content: ""; display: inline-block; width: 1.1em;
   border-top: 2.5px solid var(--c); vertical-align: .28em; margin-right: .4em; }
 figcaption span .faint::before { border-top-width: 1px; }
 figcaption span .dotted::before { border-top-style: dashed; }
-figcaption span .cloud::before { width: .5em; height: .5em; border: 0; border-radius: 50%;
-  background: var(--c); vertical-align: .1em; }
+figcaption span .cloud::before, figcaption span .dots::before { width: .5em; height: .5em;
+  border: 0; border-radius: 50%; background: var(--c); vertical-align: .1em; }
+figcaption span .crosses::before { content: "\\d7"; width: auto; border: 0; color: var(--c);
+  font-weight: 700; vertical-align: 0; }
 .c0 { --c: var(--c0); } .c1 { --c: var(--c1); } .c2 { --c: var(--c2); }
-.c3 { --c: var(--c3); } .c4 { --c: var(--c4); }
+.c3 { --c: var(--c3); } .c4 { --c: var(--c4); } .c5 { --c: var(--c5); }
+.c6 { --c: var(--c6); } .c7 { --c: var(--c7); }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font-size: 12px; fill: var(--soft); }
 svg path { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; }
@@ -414,7 +426,8 @@ th, td { padding: .45rem .9rem .45rem 0; border-bottom: 1px solid var(--line); }
 th:last-child, td:last-child { padding-right: .2rem; }
 td { vertical-align: top; }
 td { white-space: nowrap; } .number { text-align: end; }
-td.text { min-width: 15rem; max-width: 44rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+td.text { min-width: min(15rem, 60vw); max-width: 44rem; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
 .matrix th { max-width: 12rem; overflow-wrap: break-word; vertical-align: middle; }
 .matrix thead th + th { text-align: center; }
 .matrix td { min-width: 6rem; padding: .5rem .8rem; text-align: center; font-size: 1.05rem;

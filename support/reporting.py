@@ -18,6 +18,7 @@ from support.files import names_errors, read_json, written_whole
 _muted = False
 _on_stderr = False
 _log: TextIO | None = None  # takes the lines of one of several runs
+_run = ""  # the name of that one
 _warned: set[str] = set()  # the warnings of all of them
 
 
@@ -39,9 +40,15 @@ def beside_results(output: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def said_to(file: pathlib.Path) -> Iterator[None]:
-  """A context in which `say` writes to the end of a file, and prints only new warnings."""
-  global _log
+def said_to(file: pathlib.Path, run: str) -> Iterator[None]:
+  """A context in which `say` writes to the end of a file, and prints only new warnings.
+
+  Args:
+    file: takes all lines.
+    run: says at a printed warning whose it is.
+  """
+  global _log, _run
+  _run = run
   file.parent.mkdir(parents=True, exist_ok=True)
   with names_errors(file), file.open("a", encoding="utf-8", errors="backslashreplace") as _log:
     try:
@@ -58,6 +65,7 @@ def say(text: str) -> None:
     if text in _warned or not text.lstrip().startswith("warning"):
       return
     _warned.add(text)
+    text = f"{_run}: {text.lstrip()}"
   if not _muted:
     print(text, file=sys.stderr if _on_stderr else sys.stdout, flush=True)
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 import datetime
 import functools
 import pathlib
-import shlex
 from typing import Any
 
 from flax.traverse_util import flatten_dict
@@ -87,8 +86,7 @@ def _about(folder: pathlib.Path, config: Mapping[str, Any], summary: Mapping[str
       ("Files", Html(", ".join(report.link(name) for name in _LINKED
                                if (folder / name).exists())))]
   knobs = sorted(flatten_dict(config.get("config", {}), sep=".").items())
-  command = " \\\n    ".join(map(shlex.quote, config.get("command", ())))
-  return [report.code(f"python3 {command}"),
+  return [report.command(config.get("command", ())),
           report.facts((name, value) for name, value in facts if value),
           report.folded("Every knob", report.table(
               ("knob", "value"), ((name, str(value)) for name, value in knobs), texts=("value",)))]
@@ -121,7 +119,8 @@ def draw_metrics(records: Sequence[Mapping[str, float]], bands: Sequence[Band],
                       _points(scored, name), "dotted", 1 + i)
                for i, name in enumerate(dev_names)]
     charts.append(draw(_heading(group, titles) + ("" if group in names else ", dev"), series))
-  charts.append(draw("Learning rate", [Series("rate", _points(trained, "learning_rate"))]))
+  charts.append(draw("Learning rate, at the steps logged", [
+      Series("rate", _points(trained, "learning_rate"))]))
   charts += [draw(_heading(name, titles), _training_series(trained, name)) for name in last]
   return charts
 

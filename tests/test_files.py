@@ -151,6 +151,15 @@ sys.stdin.read()
 """
 
 
+def test_a_path_that_is_none_has_a_neighbour(tmp_path, monkeypatch):
+  (tmp_path / "demo" / "minilm").mkdir(parents=True)
+  monkeypatch.chdir(tmp_path)
+  assert files.similar("demo/minilmm") == " (there is demo/minilm)"
+  assert files.similar(tmp_path / "dmo") == f" (there is {tmp_path / 'demo'})"
+  for other in ("demo/roberta", "none/minilm", "nyu-mll/glue", "bert-base-uncased"):
+    assert files.similar(other) == ""
+
+
 def test_a_folder_belongs_to_one_process_until_it_is_killed(tmp_path):
   owner = subprocess.Popen((sys.executable, "-c", OWNER, tmp_path), cwd=ROOT, text=True,
                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -78,6 +78,8 @@ def folder(tmp_path_factory, dev):
           "first_step": 0, "best_step": 1500, "model_step": 2000, "peak_host_bytes": 1.25e9})):
     (folder / name).write_text(json.dumps(content))
   (folder / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+  (folder / "predictions").mkdir()
+  (folder / "predictions" / "dev.tsv").touch()
   run_page.write_run_report(folder, f"own: {NASTY}",
                         list(dev_predictions.dev_sections(dev, {"bad": 3, "good": 4})),
                         bands=[Band(0, 1800, "phase 1"), Band(1800, 2000, "phase 2")],
@@ -151,10 +153,20 @@ def test_points_that_cannot_be_drawn_are_left_out():
   assert report.charts("", "") == ""
   one, = lines(report.chart("loss", [Series("loss", [*odd, (5, 1.0), (6, 2.0)])]))
   assert len(one) == 2
-  log, = lines(report.chart("score", [Series("seed", [(0.0, 1), (2e-5, 1), (4e-5, 3), (8e-5, 2)],
-                                             "cloud")], "learning rate", log_x=True))
-  assert len(log) == 3
-  assert log[1][0] - log[0][0] == pytest.approx(log[2][0] - log[1][0], abs=0.2)
+
+
+def test_columns_stand_apart_alike_and_have_their_names():
+  points = [(0, 1), (1, 3), (2, 2)]
+  chart = report.chart("score", [Series("seed", points, "dots"), Series("", points, "crosses", 1)],
+                       "rate", y_name="dev score", columns=["2e-05", "4e-05", "<1>"])
+  dots, crosses = lines(chart)
+  assert len(dots) == 3 and len(crosses) == 4 * 3  # the ends of two strokes each
+  assert dots[1][0] - dots[0][0] == pytest.approx(dots[2][0] - dots[1][0], abs=0.2)
+  labels = re.findall(r">([^<>]+)</text>", chart)
+  assert labels[-5:] == ["2e-05", "4e-05", "&lt;1&gt;", "rate", "dev score"]
+  assert chart.count('<span class="c') == 1  # a series without a name is not in the legend
+  many = report.chart("score", [Series("seed", points)], columns=[f"r{i}" for i in range(40)])
+  assert len(re.findall(r">r\d+</text>", many)) == 8
 
 
 def test_one_point_and_a_constant_have_a_chart():
@@ -187,7 +199,7 @@ def test_the_dev_set_stands_beside_the_training_of_the_same_name():
               "eval_f1": 0.5, "eval_f1_macro": 0.4}]
   figures = run_page.draw_metrics(records, [], {"masked_lm_loss": "Masked LM loss"})
   titles = [re.search("<figcaption>([^<]*)<", figure)[1] for figure in figures]
-  assert titles == ["Loss", "Masked LM loss", "F1, dev", "Learning rate"]
+  assert titles == ["Loss", "Masked LM loss", "F1, dev", "Learning rate, at the steps logged"]
   assert [re.findall(r'<span class="c\d [a-z]*">([^<]*)</span>', figure) for figure in figures] == [
       ["training", "smoothed", "dev", "dev mismatched"], ["training", "smoothed", "dev"],
       ["dev", "dev macro"], []]
@@ -218,6 +230,9 @@ def test_the_wrong_ones_by_confidence(dev):
   assert texts.index("long long") < texts.index("a\tb\nc") < texts.index("&lt;script")
   assert ">95.0%<" in texts and ">dull" not in texts
   assert "long " * 200 + " …" in texts and "long " * 201 not in texts  # 1,000 characters
+  assert "Row 0" not in texts  # these rows have names of their own
+  head = re.findall(r"<th[^>]*>([^<]*)</th>", texts[texts.index("got wrong,"):])
+  assert head == ["row", "gold", "predicted", "probability", "text", "other"]
 
 
 def test_a_page_shows_a_bounded_number_of_examples():

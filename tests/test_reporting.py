@@ -250,3 +250,13 @@ def test_the_summary_is_completed(tmp_path, metric, step):
   (tmp_path / "summary.json").unlink()
   reporting.complete_summary(tmp_path, metric, {})  # a run that is not scored
   assert set(json.loads((tmp_path / "summary.json").read_text())) == {"dev_scores", "end"}
+
+
+def test_a_warning_of_one_of_several_runs_has_its_name(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(reporting, "_warned", set())
+  for seed in (0, 1):
+    with reporting.said_to(tmp_path / "mrpc" / f"seed-{seed}.log", f"mrpc seed {seed}"):
+      reporting.say("step 1")
+      reporting.say("  warning: odd")
+  assert capsys.readouterr().out == "mrpc seed 0: warning: odd\n"
+  assert (tmp_path / "mrpc" / "seed-1.log").read_text() == "step 1\n  warning: odd\n"

@@ -138,7 +138,9 @@ def test_a_run_leaves_a_report(finished):
   results = json.loads((folder / "eval_results.json").read_text())
   for text in ("mrpc: fine-tuning", f"{results['eval_f1']:.4f}", "F1, dev", "Gradient norm",
                "Right and wrong, dev set", "train 40, validation 21, test 7",
-               "--config.learning_rate=0.01"):
+               "--config.learning_rate=0.01", "Collapsed to one answer",
+               "training examples", "Row 0 is the first of the dev set.",
+               '<a href="predictions/dev.tsv">', "Learning rate, at the steps logged"):
     assert text in content, text
   assert content.count("<figure>") == 5  # loss, both metrics, learning rate, gradient norm
   said = html.unescape(content)
@@ -172,7 +174,10 @@ def test_a_finished_run_is_scored_again_without_its_flags(finished, capsys):
   assert (folder / "eval_results.json").read_bytes() == before
   assert (folder / "predictions" / "MRPC.tsv").read_bytes() == predictions
   assert (folder / "predictions" / "dev.tsv").read_bytes() == dev
-  assert (folder / "report.html").read_text().count("<figure>") == 5  # the curves of its training
+  content = (folder / "report.html").read_text()
+  assert content.count("<figure>") == 5  # the curves of its training
+  counts = json.loads((folder / "summary.json").read_text())["class_counts"]["train"]
+  assert re.findall(r"</bdi></td><td[^>]*>(\d+)</td>", content) == list(map(str, counts.values()))
   run(*arguments)  # the same command again trains nothing
   assert "this run is finished: nothing to train" in capsys.readouterr().out
   assert json.loads((folder / "summary.json").read_text())["steps"] == 30
@@ -826,7 +831,10 @@ def script(*arguments):
     (["--config=configs/classifier.py:bert-bse"],
      "error: configs/classifier.py:bert-bse names no published BERT; known: bert-base-uncased, "),
     (["--config=configs/classifier.py", "--config.seed=x"], "error: flag --config.seed=x: "),
-    (["--config=configs/none.py"], "error: the config file cannot be loaded: "),
+    (["--config=configs/none.py"],
+     f"error: config file configs/none.py does not exist in {ROOT}\n"),
+    (["--config=configs/clasifier.py:bert-tiny"], "error: config file configs/clasifier.py does "
+     f"not exist in {ROOT} (there is configs/classifier.py)\n"),
     (["--config=configs/classifier.py", "--config.do_train=False", "--output_dir=/dev/null/x",
       f"--config.init_checkpoint={GOLDEN}"], "error: "),
     (["cola"], "error: unexpected argument 'cola'; flags start with --\n"),
@@ -837,6 +845,14 @@ def test_errors_are_one_line_and_exit_1(arguments, message):
   assert status == 1
   assert stderr.startswith(message)
   assert stderr.count("\n") == 1
+
+
+def test_a_config_file_is_looked_for_where_one_is(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError) as error:
+    command_line.load_config("configs/classifier.py")
+  assert str(error.value) == (f"config file configs/classifier.py does not exist in {tmp_path}; "
+                              f"the project's is --config={ROOT}/configs/classifier.py")
 
 
 def test_want_of_memory_is_told_in_one_line(monkeypatch, capsys):

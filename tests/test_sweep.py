@@ -1,4 +1,4 @@
-"""A sweep: its flags, its runs on a tiny BERT, what is made once, its table; runs that collapse."""
+"""A sweep: its flags, its runs on a tiny BERT, what is made once; runs that collapse."""
 
 import csv
 import io
@@ -16,6 +16,7 @@ import numpy as np
 import optuna
 import pytest
 from test_run_classifier import TINY, write_mrpc
+from test_scoreboard import record
 
 from classification import collapse, scoreboard, tasks
 import configs.classifier
@@ -23,7 +24,7 @@ import experiment
 import run_classifier
 from support import stopping
 from support.errors import UserError
-from support.study import Record, Search
+from support.study import Search
 import sweep
 
 CONFIG = configs.classifier.get_config()
@@ -241,7 +242,8 @@ def test_another_sweep_needs_another_folder(swept):
     run(*arguments, "--config.num_train_epochs=5.0")
   with pytest.raises(UserError, match="max_eval_samples is 0 there and 5 here"):  # other scores
     run(*arguments, "--config.max_eval_samples=5")
-  with pytest.raises(UserError, match="already holds a sweep over .*learning_rate"):
+  with pytest.raises(UserError, match="already holds a sweep over "
+                     "--sweep.learning_rate=0.01,1e-09; choose another --output_dir"):
     run(*arguments, "--sweep.learning_rate=0.01")
 
 
@@ -428,70 +430,6 @@ def test_runs_that_others_have_are_named(tmp_path, capsys):
       "way, it takes up there, or here with --lost_hosts=HOST"]
 
 
-# --- The table --------------------------------------------------------------------------------
-
-
-def record(seed, score, state="done", collapsed=False, metrics=("eval_matthews_correlation",)):
-  scores = dict.fromkeys(metrics, score) | {"eval_collapsed": collapsed}
-  return Record({"learning_rate": 2e-5}, seed, state, score if state == "done" else None,
-                {"scores": scores, "metrics": list(metrics)} if state == "done" else {},
-                "it broke" if state == "failed" else "")
-
-
-def test_cells():
-  row, = scoreboard.rows_of("cola", [record(0, 0.5), record(1, 0.0, collapsed=True),
-                                     record(2, 0.6), record(3, 0, "failed"),
-                                     record(4, 0, "under way")])
-  assert scoreboard.cells_of(row) == (
-      "cola", "learning_rate=2e-05", "50.00, 0.00, 60.00, failed, under way",
-      "36.67 (3 of 5 seeds)", "32.15", "50.00", "60.00", "seed 1")
-  assert scoreboard.metric_cells([row]) == []
-  assert "average of cola (3 of 5 seeds), each" in scoreboard.glue_line([row])
-  empty, = scoreboard.rows_of("cola", [record(0, 0, "waiting")])
-  assert scoreboard.cells_of(empty)[2:] == ("waiting", "-", "-", "-", "-", "-")
-  assert scoreboard.failures([row]) == ["cola learning_rate=2e-05 seed 3 failed: it broke"]
-
-
-def test_glues_average_takes_each_tasks_mean_first():
-  results = scoreboard.run_results(tasks.GLUE_TASKS["mnli"], {
-      "eval_accuracy": 0.8, "eval_accuracy_mismatched": 0.7, "eval_loss": 1.0}, 1.0)
-  assert scoreboard.score_of(results) == 0.75
-  own = scoreboard.run_results(tasks.own_task(("text",), ("a", "b")), {
-      "eval_accuracy": 0.8, "eval_f1": 0.1}, 1.0)
-  assert scoreboard.score_of(own) == 0.8
-  rows = [*scoreboard.rows_of("cola", [record(0, 0.5), record(1, 0.7)]),
-          *scoreboard.rows_of("rte", [record(0, 0.8)])]
-  worse = rows[0]._replace(setting={"learning_rate": 1.0}, records=[record(0, 0.4)])
-  assert scoreboard.glue_line([worse, *rows]).startswith(
-      "GLUE: 70.00, the average of cola, rte, each with its best setting's mean")
-  assert not scoreboard.glue_line(scoreboard.rows_of("mine", [record(0, 0.5)]))
-
-
-def test_a_learning_rate_of_0_is_drawn(tmp_path):
-  runs = [record(seed, 0.5, collapsed=seed > 1)._replace(setting={"learning_rate": rate})
-          for rate in (0.0, 1e-5) for seed in (0, 1, 2)]
-  clouds = scoreboard.clouds_of(scoreboard.rows_of("cola", runs), "cola", 1.0)
-  assert clouds == [
-      ("a seed", 0, False, [(0.0, 0.5), (0.0, 0.5), (1e-5, 0.5), (1e-5, 0.5)]),
-      ("a seed (collapsed)", 0, True, [(0.0, 0.5), (1e-5, 0.5)])]
-  scoreboard.write_report(tmp_path / "report.html", scoreboard.rows_of("cola", runs), 1.0, "")
-  clouds = re.findall('class="c[01] cloud" d="(.*?)"', (tmp_path / "report.html").read_text())
-  assert [cloud.count("M") for cloud in clouds] == [4, 2]
-
-
-def test_another_process_may_write_the_same_files(tmp_path):
-  rows = scoreboard.rows_of("cola", [record(0, 0.5)])
-  names = ("results.csv", "results.md", "scores.png", "report.html")
-  theirs = [tmp_path / f".{name}.tmp" for name in names]
-  for file in theirs:
-    file.touch()
-  scoreboard.write_csv(tmp_path / names[0], rows)
-  scoreboard.write_markdown(tmp_path / names[1], rows)
-  scoreboard.draw_scores(tmp_path / names[2], rows, 1.0)
-  scoreboard.write_report(tmp_path / names[3], rows, 1.0, "")
-  assert all(file.exists() for file in theirs)
-
-
 # --- Collapse ---------------------------------------------------------------------------------
 
 
@@ -522,6 +460,17 @@ def test_a_loss_that_never_left_that_of_the_classes_frequencies():
   assert not collapse.never_learned([], counts)
   assert not collapse.never_learned(records_of(9.0), [])  # a regression, or an older run
   assert not collapse.never_learned(records_of(9.0), [0, 700])
+
+
+def test_a_first_try_may_be_too_short(tmp_path, capsys):
+  config = CONFIG.copy_and_resolve_references()
+  config.max_steps = 4
+  run = experiment.Run(tmp_path, config, finished=False)
+  results = run_classifier.with_collapse(run, {"eval_collapsed": True})
+  assert results == {"eval_collapsed": True}
+  assert capsys.readouterr().out == (
+      "warning: the model has collapsed: it gives all examples of a dev set one answer; max_steps "
+      "4 may be too few to learn anything\n")
 
 
 def test_a_collapsed_run_says_so_in_a_line(swept):
