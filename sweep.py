@@ -45,6 +45,7 @@ SAMPLERS = ("grid", "random", "tpe")
 GRIDS = {"paper": {"learning_rate": (5e-5, 3e-5, 2e-5), "train_batch_size": (16, 32),
                    "num_train_epochs": (2.0, 3.0, 4.0)}}
 _MOST_SEEDS = 10_000
+_LONGEST_NAME = 255  # of a folder, in bytes
 _MOST_NAMED = 20  # unfinished runs
 # Free in a run, and not in a sweep: the scores of its runs are compared.
 _DECIDE_SCORES = ("eval_split", "max_eval_samples", "positive_class")
@@ -171,6 +172,7 @@ def plan_sweep(given: SweepFlags) -> Sweep:
                   *read_sampler(given.sampler, given.num_trials))
   check_no_other_value(given, search.space)
   check_settings_differ(config, search.space)
+  check_folder_names(search.space)
   if given.study and not given.storage:
     raise UserError(f"study {shown(given.study)} is a name in the database of --storage=URL; "
                     "give that too, or leave --study out")
@@ -321,6 +323,15 @@ def check_settings_differ(config: ml_collections.ConfigDict, space: Mapping[str,
     raise UserError(f"max_steps {steps} makes settings equal that differ in num_train_epochs "
                     f"({', '.join(map(str, epochs))}); leave it out, or give one "
                     f"--sweep.num_train_epochs={epochs[0]}")
+
+
+def check_folder_names(space: Mapping[str, Sequence[Any]]) -> None:
+  """Raises UserError for a setting whose name is too long for a folder."""
+  name = ",".join(max((name_of({knob: value}) for value in values), key=len)
+                  for knob, values in space.items())
+  if len(name.encode()) > _LONGEST_NAME:
+    raise UserError(f"the folder of a setting would be called {shown(name)}, {len(name.encode())} "
+                    f"bytes long; {_LONGEST_NAME} fit: sweep fewer knobs, or shorter values")
 
 
 def _without_repeats(flag: str, text: str, values: tuple[Any, ...]) -> tuple[Any, ...]:

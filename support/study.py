@@ -27,6 +27,7 @@ from support.reporting import say
 
 _MOST_REPEATS = 10  # draws in a row of settings that were drawn before
 _BEGIN_SECONDS = 60  # after which a trial that no process has signed is given up
+_DELETED = ("Record does not exist.",)  # of Optuna's KeyError, as after a click in its dashboard
 _DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 
 Setting = Mapping[str, Any]  # knob -> value
@@ -109,6 +110,12 @@ def _using_database(method: _Method) -> _Method:
     except _DATABASE_ERRORS as error:
       raise UserError(f"storage {_without_password(study.url)}: {_cause(error)}; finished runs lie "
                       "in their folders, and the same command goes on once it answers") from error
+    except KeyError as error:
+      if error.args != _DELETED:
+        raise
+      raise UserError(f"storage {_without_password(study.url)}: the study has been deleted from "
+                      "it; finished runs lie in their folders, and the same command records their "
+                      "scores in a new study") from error
 
   return with_one_line
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import unittest.mock
 
 from conftest import ROOT
 import optuna
@@ -274,6 +275,18 @@ def test_a_database_that_goes_away_is_one_line(url, tmp_path, ask):
   with pytest.raises(UserError, match=r"^storage sqlite:.*study.db: .*no such table: \w+; finished "
                                       "runs lie in their folders, and the same command goes on"):
     ask(here, claim)
+
+
+def test_a_study_that_is_deleted_is_one_line(url, tmp_path):
+  here = opened(url, tmp_path)
+  claim = here.claim()
+  optuna.delete_study(study_name="s", storage=url)
+  for ask in (here.claim, here.records, lambda: here.finish(claim, 1.0, {})):
+    with pytest.raises(UserError, match="the study has been deleted from it; finished runs lie in"):
+      ask()
+  with pytest.raises(KeyError, match="other"):  # an error of ours is no such line
+    here.finish(claim._replace(trial=unittest.mock.Mock(
+        set_user_attr=unittest.mock.Mock(side_effect=KeyError("other")))), 1.0, {})
 
 
 @pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b", "a{b}", "a b", "é"])

@@ -113,6 +113,8 @@ def test_a_plan():
      r"max_steps 9 makes settings equal that differ in num_train_epochs \(2.0, 3.0, 4.0\); leave"),
     ({"grid": "paper", "config": ml_collections.ConfigDict(CONFIG.to_dict() | {"max_steps": 7})},
      "max_steps 7 makes settings equal .* or give one --sweep.num_train_epochs=2.0"),
+    ({"lists": {"init_checkpoint": f"a,{'é' * 40}", "learning_rate": "1e-05,2e-05"}},
+     "folder of a setting would be called 'init_checkpoint=%C3.*, 276 bytes long; 255 fit"),
     ({"study": "ours"}, "study 'ours' is a name in the database of --storage=URL; give that too"),
     ({"output_dir": "s3://bucket/x"}, "output_dir s3://bucket/x: a sweep's is a folder"),
     ({"config": ml_collections.ConfigDict(CONFIG.to_dict() | {"do_eval": False})},
