@@ -103,6 +103,7 @@ def test_the_page_of_a_sweep(tmp_path):
   assert [dots.count("h0") for dots in re.findall('class="c[01] dots" d="(.*?)"', page)] == [4, 4]
   assert [marks.count("M") for marks in re.findall('class="c[01] crosses" d="(.*?)"', page)
           ] == [4, 4]  # two strokes each
+  assert "<th class=\"number\">learning_<wbr>rate</th>" in page  # it may wrap
   for text in (f"{tmp_path} \u00b7 ", "1 task x 2 settings", "Runs cut short: max_steps=4.",
                "cola learning_rate=3e-05, reinit_layers=0 (1 collapsed)",
                "python3 sweep.py \\\n    --tasks=cola,rte \\\n    &#x27;--output_dir=a b&#x27;"):
