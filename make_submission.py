@@ -166,11 +166,18 @@ def task_of(stored: Mapping[str, Any]) -> tasks.Task | None:
 
 
 def dev_score(folder: pathlib.Path, task: tasks.Task) -> float:
-  """Returns a run's score on the dev set as in a sweep; -inf for a run without scores."""
-  file = folder / "eval_results.json"
-  results = scoreboard.run_results(task, files.read_json(file) if file.is_file() else {}, 0.0)
-  scored = results["scores"].keys() >= set(results["metrics"])
-  return scoreboard.score_of(results) if scored else -math.inf
+  """Returns a run's score on the dev set as in a sweep; -inf for a run without scores.
+
+  Those of the training's end come first: eval_results.json may be of a later command, which scored
+  the run on other rows.
+  """
+  summary, later = (files.read_json(file) if file.is_file() else {}
+                    for file in (folder / "summary.json", folder / "eval_results.json"))
+  for scores in (summary.get("dev_scores", {}), later):
+    results = scoreboard.run_results(task, scores, 0.0)
+    if results["scores"].keys() >= set(results["metrics"]):
+      return scoreboard.score_of(results)
+  return -math.inf
 
 
 def best_runs(runs: Iterable[FinishedRun]) -> dict[str, FinishedRun]:

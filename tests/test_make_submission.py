@@ -175,8 +175,11 @@ def test_runs_compete_by_a_sweeps_score_and_first_tries_do_not(tmp_path, glue, c
   write_run(tmp_path / "newer", task, glue, score=0.9, max_train_samples=0, max_steps=0)
   for knob in ("max_steps", "max_train_samples", "max_eval_samples"):
     write_run(tmp_path / "tries" / knob, task, glue, score=1.0, **{knob: 100})
+  later = write_run(tmp_path / "later", task, glue, score=1.0)  # scored again, on a few rows
+  (later / "summary.json").write_text('{"dev_scores": {"eval_f1": 0.7, "eval_accuracy": 0.6}}')
   scores = {run.folder.name: run.score for run in make_submission.find_runs(tmp_path)}
-  assert scores == {"good": 0.8, "newer": 0.9, "other": pytest.approx(0.75)}
+  assert scores == {"good": 0.8, "newer": 0.9, "other": pytest.approx(0.75),
+                    "later": pytest.approx(0.65)}
   tries = ", ".join(repr(f"{tmp_path}/tries/{knob}") for knob in (
       "max_eval_samples", "max_steps", "max_train_samples"))
   assert capsys.readouterr().out == (

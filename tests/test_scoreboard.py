@@ -109,6 +109,7 @@ def test_the_page_of_a_sweep(tmp_path):
                "python3 sweep.py \\\n    --tasks=cola,rte \\\n    &#x27;--output_dir=a b&#x27;"):
     assert text in page, text
   assert "cut short" not in write_page(tmp_path, rows)
+  assert "Best settings" in write_page(tmp_path, [])  # a study in which nothing is drawn yet
 
 
 def test_the_picture_of_the_scores(tmp_path, monkeypatch):
