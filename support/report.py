@@ -103,7 +103,7 @@ def paragraph(*parts: str) -> Html:
 def command(words: Sequence[str]) -> Html:
   """Returns a command of Python, as a shell takes it, with a line for each flag."""
   lines = " \\\n    ".join(map(shlex.quote, words))
-  return Html(f"<pre>{escaped(f'python3 {lines}')}</pre>")
+  return Html(f'<pre tabindex="0">{escaped(f"python3 {lines}")}</pre>')
 
 
 def link(path: str, text: str = "", title: str = "") -> Html:
@@ -379,7 +379,7 @@ section { margin-top: 2.2rem; padding-top: 1.4rem; border-top: 1px solid var(--l
 section > p { max-width: 46rem; color: var(--soft); margin: 0 0 1rem; }
 pre { margin: 0 0 1.2rem; padding: .8rem 1rem; background: var(--raised); border-radius: 6px;
   font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace;
-  white-space: pre-wrap; overflow-wrap: anywhere; }
+  overflow-x: auto; }
 .scores { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr));
   gap: .8rem; margin: 0 0 1.2rem; }
 .scores div { padding: .7rem 1rem; background: var(--raised); border-radius: 6px; }
@@ -442,6 +442,7 @@ details[open] summary { margin-bottom: .6rem; }
   .facts dd { margin-bottom: .6rem; } .scores { grid-template-columns: 1fr 1fr; } }
 @media print { :root { color-scheme: light; } nav { display: none; }
   body { padding: 0; max-width: none; font-size: 10pt; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   .scrolls { overflow: visible; } td.text { min-width: 8rem; }
   tr, figure, .matrix { break-inside: avoid; }
   section { break-inside: auto; } h2 { break-after: avoid; }
