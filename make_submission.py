@@ -145,7 +145,7 @@ def find_runs(folder: pathlib.Path) -> list[FinishedRun]:
       continue
     if not pathlib.Path(place, "model", "config.json").is_file():
       unfinished.append(place)
-    elif any(map(stored["config"].get, rules.CUT_SHORT_KEYS)):
+    elif any(map(stored["config"].get, rules.LIMITING_KEYS)):
       tries.append(place)
     else:
       runs.append(FinishedRun(pathlib.Path(place), task, stored["config"],
@@ -153,7 +153,7 @@ def find_runs(folder: pathlib.Path) -> list[FinishedRun]:
   if unfinished:
     say(f"not finished, left out: {quoted(unfinished, 5)}")
   if tries:
-    say(f"first tries ({', '.join(rules.CUT_SHORT_KEYS)}), left out: {quoted(tries, 5)}")
+    say(f"first tries ({', '.join(rules.LIMITING_KEYS)}), left out: {quoted(tries, 5)}")
   return runs
 
 

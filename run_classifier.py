@@ -361,9 +361,9 @@ def with_collapse(run: experiment.Run, results: Mapping[str, float]) -> dict[str
     sign = ("it gives all examples of a dev set one answer" if results["eval_collapsed"] else
             "its training loss stayed at the "
             f"{collapse.entropy(counts):.2f} of the classes' frequencies")
-    say(f"warning: the model has collapsed: {sign}; " + (
-        f"max_steps {run.config.max_steps} may be too few to learn anything"
-        if run.config.max_steps else collapse.REMEDY))
+    few = f"max_steps {run.config.max_steps} may be too few; else "
+    say(f"warning: the model has collapsed: {sign}; {few * bool(run.config.max_steps)}"
+        f"{collapse.REMEDY}")
   return {**results, "eval_collapsed": results["eval_collapsed"] or idle}
 
 
@@ -390,8 +390,8 @@ def report_fine_tuning(run: experiment.Run, run_data: RunData, dev_logits: Mappi
                        ) -> None:
   """Writes predictions/dev.tsv of the dev splits that were scored, and report.html."""
   task, sections = run_data.task, []
-  trained = run_data.class_counts().get(task.train_split) or trained_class_counts(
-      run, task.train_split)
+  trained = (run_data.class_counts() if run.config.do_train else counts_of_training(run)
+             ).get(task.train_split, {})
   for dev in dev_predictions(run_data, dev_logits):
     write_dev_file(run.folder / "predictions" / f"{dev.name}.tsv", dev)
     sections += dev_sections(dev, trained)
@@ -400,15 +400,14 @@ def report_fine_tuning(run: experiment.Run, run_data: RunData, dev_logits: Mappi
       f"{'fine-tuning' if run.config.do_train or run.finished else 'scores'}", sections,
       more_facts=(("Examples", ", ".join(f"{name} {len(split.examples):,}"
                                          for name, split in run_data.splits.items())),),
-      titles={"collapsed": "Collapsed to one answer"})
+      titles={"collapsed": "Collapsed (learned nothing)"})
   say(f"report: {run.folder / 'report.html'}")
 
 
-def trained_class_counts(run: experiment.Run, split: str) -> Mapping[str, int]:
-  """Returns the training examples of each class, as a finished run has counted them; or {}."""
+def counts_of_training(run: experiment.Run) -> Mapping[str, Mapping[str, int]]:
+  """Returns the class counts of a run's splits when it was trained; {} where it was not."""
   file = run.folder / "summary.json"
-  counts = files.read_json(file).get("class_counts", {}) if file.exists() else {}
-  return counts.get(split, {})
+  return files.read_json(file).get("class_counts", {}) if file.exists() else {}
 
 
 def export_classifier(run: experiment.Run, classifier: Classifier, task: tasks.Task,

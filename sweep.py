@@ -401,14 +401,22 @@ def open_study(sweep: Sweep, task: str) -> Study:
     there = here
   run_folder.check_same_run(sweep.folder, there["config"], here["config"], asked.overrides,
                             set(rules.FREE_KEYS) - set(_DECIDE_SCORES))
-  if there["space"] != here["space"]:
-    flags_there = " ".join(f"--sweep.{knob}={','.join(map(str, values))}"
-                           for knob, values in there["space"].items())
-    raise UserError(f"output_dir {sweep.folder} already holds a sweep "
-                    + (f"over {flags_there}" if flags_there else "of one setting")
-                    + "; choose another --output_dir")
+  if list(there["space"].items()) != list(here["space"].items()):  # the order names the folders
+    held = f"over {sweep_flags(there['space'])}" if there["space"] else "of one setting"
+    raise UserError(f"output_dir {sweep.folder} already holds a sweep {held}; choose another "
+                    "--output_dir")
   check_folder(sweep, study)
   return study
+
+
+def sweep_flags(space: Mapping[str, Sequence[Any]]) -> str:
+  """Returns the flags of a sweep's settings."""
+  parts = []
+  for knob, values in space.items():
+    texts = list(map(str, values))
+    divider = ";" if any("," in text for text in texts) else ","
+    parts.append(f"--sweep.{knob}={divider.join(texts)}")
+  return " ".join(parts)
 
 
 def check_folder(sweep: Sweep, study: Study) -> None:
@@ -531,21 +539,23 @@ def write_newest_scores(sweep: Sweep, studies: Mapping[str, Study]) -> list[scor
 
 def write_scores(sweep: Sweep, rows: Sequence[scoreboard.Row]) -> None:
   """Writes results.csv, results.md, scores.png and report.html."""
-  folder, rate, cut = sweep.folder, sweep.asked.config.learning_rate, cut_short(sweep)
+  folder, rate, limits = sweep.folder, sweep.asked.config.learning_rate, limits_of(sweep)
   scoreboard.write_csv(folder / "results.csv", rows)
-  scoreboard.write_markdown(folder / "results.md", rows, cut)
+  scoreboard.write_markdown(folder / "results.md", rows, limits)
   sweep_page.draw_scores(folder / "scores.png", rows, rate)
   sweep_page.write_sweep_report(
-      folder / "report.html", rows, learning_rate=rate, runs=number_of_runs(sweep), cut_short=cut,
+      folder / "report.html", rows, learning_rate=rate, runs=number_of_runs(sweep), limits=limits,
       command=command_line.given_command())
 
 
-def cut_short(sweep: Sweep) -> str:
-  """Returns the knobs that make the runs less than whole ones: max_steps=4; "" for none."""
-  knobs = {knob: sweep.search.space.get(knob, (sweep.asked.config[knob],))
-           for knob in rules.CUT_SHORT_KEYS}
-  return ", ".join(f"{knob}={','.join(map(str, values))}" for knob, values in knobs.items()
-                   if any(values))
+def limits_of(sweep: Sweep) -> str:
+  """Returns what limits all runs to a first try: max_steps=4; "" where nothing does.
+
+  What is swept stands in the table.
+  """
+  config, space = sweep.asked.config, sweep.search.space
+  return ", ".join(f"{knob}={config[knob]}" for knob in rules.LIMITING_KEYS
+                   if config[knob] and knob not in space)
 
 
 def say_scores(sweep: Sweep, rows: Sequence[scoreboard.Row]) -> None:

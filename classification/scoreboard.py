@@ -104,7 +104,7 @@ def times_100(value: float) -> str:
 
 
 def score_or_state(record: Record) -> str:
-  """Returns a run's score times 100, or what it waits for."""
+  """Returns a run's score times 100, or its state where it has none."""
   return times_100(record.score) if record.state == "done" else record.state
 
 
@@ -145,14 +145,14 @@ def row_metrics(row: Row) -> Iterator[tuple[str, str, str]]:
     yield name.removeprefix("eval_"), _mean(values) + _finished(row), _deviation(values)
 
 
-def glue_line(rows: Sequence[Row], cut_short: str) -> str:
+def glue_line(rows: Sequence[Row], limits: str) -> str:
   """Returns the average of the tasks' best settings in a sentence; "" without a GLUE task.
 
   As the leaderboard takes it: a task's metrics are averaged first, and each task counts once.
 
   Args:
     rows: of all tasks.
-    cut_short: the knobs that make all runs less than a whole one; "" for whole runs.
+    limits: the knobs that limit all runs to a first try; "" where nothing does.
   """
   best = {task: row for task in tasks.GLUE_TASKS if (row := best_row(rows, task))}
   if not best:
@@ -162,7 +162,7 @@ def glue_line(rows: Sequence[Row], cut_short: str) -> str:
   names = ", ".join(task + caveats(row) for task, row in best.items())
   return (f"GLUE: {times_100(score)}, the average of {names}, each with its best "
           "setting's mean" + (f" (without {', '.join(missing)})" if missing else "")
-          + (f", of runs cut short ({cut_short})" if cut_short else "")
+          + (f", of limited runs ({limits})" if limits else "")
           + "; the leaderboard's also has wnli")
 
 
@@ -202,16 +202,16 @@ def write_csv(file: pathlib.Path, rows: Sequence[Row]) -> None:
     temporary.write_text(table.getvalue(), "utf-8")
 
 
-def write_markdown(file: pathlib.Path, rows: Sequence[Row], cut_short: str) -> None:
-  """Writes the tables, GLUE's average and the failures; for `cut_short` see `glue_line`."""
+def write_markdown(file: pathlib.Path, rows: Sequence[Row], limits: str) -> None:
+  """Writes the tables, GLUE's average and the failures; for `limits` see `glue_line`."""
   seeds = ", ".join(str(record.seed) for record in rows[0].records) if rows else ""
   parts = [f"Dev scores times 100 of seeds {seeds}; sd is the sample standard deviation."
-           + f" The runs are cut short ({cut_short})." * bool(cut_short), "",
+           + f" The runs are limited ({limits})." * bool(limits), "",
            *aligned(HEADER, list(map(cells_of, rows)))]
   if cells := metric_cells(rows):
     parts += ["", "The metrics that these scores are the means of:", "",
               *aligned(("task", "setting", "metric", "mean", "sd"), cells)]
-  lines = filter(None, (glue_line(rows, cut_short), *failures(rows)))
+  lines = filter(None, (glue_line(rows, limits), *failures(rows)))
   parts += [part for line in lines for part in ("", line)]
   with written_whole(file, shared=True) as temporary:
     temporary.write_text("\n".join(parts) + "\n", "utf-8")

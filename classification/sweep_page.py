@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import datetime
 import pathlib
 import statistics
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from classification import scoreboard
 from classification.scoreboard import Row
@@ -15,17 +15,20 @@ from support.study import name_of, run_folder
 
 _GAP = 0.03  # between dots in a column, of the chart's width
 _SPREAD = 0.8  # of a column's width, at most
+_MOST_GROUPS = 8  # that colours tell apart
+_LONGEST_LABEL = 16  # of a column
 
 
 class Dots(NamedTuple):
   """Dots of one kind: finished runs whose settings differ in the x axis's knob alone.
 
   Attributes:
-    name: of the settings' other knobs, at the first kind of a group; "" at the second.
-    group: a number for these, from 0.
+    name: of the settings' other knobs, at the first kind of a group; "" at the second, and where
+      there are too many groups for a legend.
+    group: a number for these from 0, the same in all tasks.
     collapsed: whether these are the runs that have collapsed.
-    points: (place, score times 100) of each run. The place is a column's number, and a part of a
-      column to the left or the right, so that runs with equal scores stand side by side.
+    points: (place, score times 100) of each run. The place is the column's number, moved a little
+      for each run, so that equal scores stand side by side.
   """
 
   name: str
@@ -39,7 +42,7 @@ class ScoreChart(NamedTuple):
 
   Attributes:
     knob: of the x axis: the learning rate, or the first knob swept where that is not.
-    columns: the knob's values.
+    columns: the knob's values; of long texts the end.
     kinds: of dots.
   """
 
@@ -56,23 +59,32 @@ def chart_of(rows: Sequence[Row], task: str, learning_rate: float) -> ScoreChart
     task: the one to be drawn.
     learning_rate: of all runs, where it is not swept.
   """
-  rows = [row for row in rows if row.task == task]
   knobs = dict.fromkeys(knob for row in rows for knob in row.setting)
   knob = "learning_rate" if "learning_rate" in knobs else next(iter(knobs), "learning_rate")
-  values = sorted({row.setting.get(knob, learning_rate) for row in rows})
-  kinds: dict[tuple[int, bool], Dots] = {}
-  groups: dict[str, int] = {}  # name of the other knobs -> number
+
+  def group_of(row: Row) -> str:
+    return name_of({name: value for name, value in row.setting.items() if name != knob})
+
+  groups = list(dict.fromkeys(map(group_of, rows)))
+  told = len(groups) <= _MOST_GROUPS
+  values = sorted({row.setting.get(knob, learning_rate) for row in rows if row.task == task})
+  points: dict[tuple[int, bool], list[tuple[float, float]]] = {}
   for column, value in enumerate(values):
-    runs = [(row, record) for row in rows for record in row.records
-            if row.setting.get(knob, learning_rate) == value and record.state == "done"]
+    runs = [(row, record) for row in rows for record in row.records if row.task == task
+            and row.setting.get(knob, learning_rate) == value and record.state == "done"]
     step = min(_SPREAD / max(len(runs), 1), _GAP * len(values))
     for i, (row, record) in enumerate(runs):
-      others = name_of({name: x for name, x in row.setting.items() if name != knob})
-      collapsed, group = scoreboard.is_collapsed(record), groups.setdefault(others, len(groups))
-      name = "" if (group, not collapsed) in kinds else others
-      kind = kinds.setdefault((group, collapsed), Dots(name, group, collapsed, []))
-      kind.points.append((column + (i - (len(runs) - 1) / 2) * step, 100 * record.score))
-  return ScoreChart(knob, list(map(str, values)), [kinds[key] for key in sorted(kinds)])
+      key = (groups.index(group_of(row)) if told else 0, scoreboard.is_collapsed(record))
+      points.setdefault(key, []).append(
+          (column + (i - (len(runs) - 1) / 2) * step, 100 * record.score))
+  return ScoreChart(knob, list(map(_label, values)), [
+      Dots(groups[group] if told and not (collapsed and (group, False) in points) else "", group,
+           collapsed, points[group, collapsed]) for group, collapsed in sorted(points)])
+
+
+def _label(value: Any) -> str:
+  text = str(value)
+  return text if len(text) <= _LONGEST_LABEL else f"\u2026{text[1 - _LONGEST_LABEL:]}"
 
 
 def draw_scores(image: pathlib.Path, rows: Sequence[Row], learning_rate: float) -> None:
@@ -103,7 +115,7 @@ def draw_scores(image: pathlib.Path, rows: Sequence[Row], learning_rate: float) 
 
 
 def write_sweep_report(file: pathlib.Path, rows: Sequence[Row], *, learning_rate: float,
-                       runs: str, cut_short: str, command: Sequence[str]) -> None:
+                       runs: str, limits: str, command: Sequence[str]) -> None:
   """Writes the sweep's page: see `support/report.py`.
 
   Args:
@@ -111,22 +123,23 @@ def write_sweep_report(file: pathlib.Path, rows: Sequence[Row], *, learning_rate
     rows: of all tasks.
     learning_rate: see `chart_of`.
     runs: says how many there are.
-    cut_short: see `scoreboard.glue_line`.
+    limits: see `scoreboard.glue_line`.
     command: its words.
   """
   names = list(dict.fromkeys(row.task for row in rows))
   best = [(f"{task} {name_of(row.setting).replace(',', ', ')}{scoreboard.caveats(row)}",
            scoreboard.times_100(statistics.mean(row.scores)))
           for task in names if (row := scoreboard.best_row(rows, task))]
-  sentences = [f"Runs cut short: {cut_short}."] if cut_short else []
-  sentences += filter(None, (scoreboard.glue_line(rows, cut_short), *scoreboard.failures(rows)))
+  sentences = [f"The runs are limited: {limits}."] if limits else []
+  sentences += filter(None, (scoreboard.glue_line(rows, limits), *scoreboard.failures(rows)))
+  charts = report.charts(*(_chart(rows, task, learning_rate) for task in names))
   report.write_page(
       file, f"Sweep: {', '.join(names)}",
       f"{file.parent} \u00b7 {datetime.datetime.now():%Y-%m-%d %H:%M} \u00b7 {runs}", [
           report.section("Best settings", report.scores(best), *map(report.paragraph, sentences)),
-          report.section("Scores", report.paragraph(
-              "Dev scores times 100; those of runs that collapsed are crosses."),
-                         report.charts(*(_chart(rows, task, learning_rate) for task in names))),
+          report.section("Scores", charts, *([report.paragraph(
+              "Dev scores times 100; those of runs that collapsed are crosses.")] if charts else [])
+                         ),
           *_tables(file.parent, rows),
           report.section("Command", report.command(command))])
 
@@ -141,12 +154,12 @@ def _chart(rows: Sequence[Row], task: str, learning_rate: float) -> Html:
 def _tables(folder: pathlib.Path, rows: Sequence[Row]) -> list[Html]:
   """Returns the sections of the settings and, where a score is made of several, of the metrics."""
   knobs = list(dict.fromkeys(knob for row in rows for knob in row.setting))
-  setting = [(row.task, *map(str, row.setting.values())) for row in rows]
+  setting = [(row.task, *(str(row.setting[knob]) for knob in knobs)) for row in rows]
   cells = [dict(zip(scoreboard.HEADER, scoreboard.cells_of(row), strict=True)) for row in rows]
   shown = ("mean", "sd", "median", "best", "collapsed")
   metrics = [(*names, *metric) for names, row in zip(setting, rows, strict=True)
              for metric in scoreboard.row_metrics(row)]
-  seeds = ", ".join(str(record.seed) for row in rows[:1] for record in row.records)
+  seeds = ", ".join(str(record.seed) for record in rows[0].records)
   return [
       report.section("Settings", report.paragraph(
           f"The scores are those of seeds {seeds}; a link leads to the run's page."),

@@ -162,9 +162,7 @@ def load_config(file: str) -> ml_collections.ConfigDict:
   """
   path, *argument = file.split(":", 1)
   if not os.path.exists(path):
-    own = pathlib.Path(__file__).parents[1] / path
-    there = f"; the project's is --config={own}" if own.exists() else files.similar(path)
-    raise UserError(f"config file {path} does not exist in {os.getcwd()}{there}")
+    raise UserError(f"config file {shown(path)} does not exist{_found_elsewhere(path, argument)}")
   try:
     get_config = runpy.run_path(path).get("get_config")
   except Exception as error:  # the file may hold any program
@@ -181,6 +179,17 @@ def load_config(file: str) -> ml_collections.ConfigDict:
   if not isinstance(config, ml_collections.ConfigDict):
     raise UserError(f"{path}: get_config() must return a ConfigDict, not {shown(config)}")
   return config
+
+
+def _found_elsewhere(path: str, argument: Sequence[str]) -> str:
+  """Returns where a config file may lie that is not found at its path."""
+  own = pathlib.Path(__file__).parents[1] / path
+  if path.startswith("~"):
+    return f"; a shell leaves ~ as it is here: give {os.path.expanduser(path)}"
+  here = "" if os.path.isabs(path) else f" in {os.getcwd()}"
+  if own.is_file():
+    return f"{here}; the project's is --config={':'.join([str(own), *argument])}"
+  return here + files.similar(path)
 
 
 def _place(path: str, error: Exception) -> str:

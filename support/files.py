@@ -42,9 +42,12 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
 
 def similar(path: str | os.PathLike) -> str:
   """Returns " (there is demo/minilm)" for a path that does not exist; "" if none is like it."""
+  path = os.fspath(path).rstrip("/")
   parent, name = os.path.split(os.path.abspath(os.path.expanduser(path)))
-  names = os.listdir(parent) if os.path.isdir(parent) else []
-  near = difflib.get_close_matches(name, names, n=1)
+  names: list[str] = []
+  with contextlib.suppress(OSError):  # no such folder, or one that may not be listed
+    names = [other for other in os.listdir(parent) if other != name]  # itself: a dangling link
+  near = difflib.get_close_matches(name, names, n=1) if path else []
   return f" (there is {os.path.join(os.path.dirname(path), near[0])})" if near else ""
 
 

@@ -45,7 +45,7 @@ def said_to(file: pathlib.Path, run: str) -> Iterator[None]:
 
   Args:
     file: takes all lines.
-    run: says at a printed warning whose it is.
+    run: the name that stands before a warning that is printed.
   """
   global _log, _run
   _run = run

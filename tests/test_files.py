@@ -1,5 +1,6 @@
 """Files are written whole or not at all, read as JSON or refused; a cache keeps its bound."""
 
+import errno
 import glob
 import os
 import socket
@@ -156,8 +157,16 @@ def test_a_path_that_is_none_has_a_neighbour(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert files.similar("demo/minilmm") == " (there is demo/minilm)"
   assert files.similar(tmp_path / "dmo") == f" (there is {tmp_path / 'demo'})"
-  for other in ("demo/roberta", "none/minilm", "nyu-mll/glue", "bert-base-uncased"):
+  assert files.similar("demo/minilmm/") == " (there is demo/minilm)"
+  (tmp_path / "demo" / "broken").symlink_to(tmp_path / "gone")
+  for other in ("", "demo/broken", "demo/roberta", "none/minilm", "nyu-mll/glue", "bert-mini"):
     assert files.similar(other) == ""
+
+  def refuse(folder):
+    raise PermissionError(errno.EACCES, "Permission denied", folder)
+
+  monkeypatch.setattr(files.os, "listdir", refuse)
+  assert files.similar("demo/minilmm") == ""
 
 
 def test_a_folder_belongs_to_one_process_until_it_is_killed(tmp_path):

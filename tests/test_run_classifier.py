@@ -4,6 +4,7 @@ import csv
 import datetime
 import html
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -138,7 +139,7 @@ def test_a_run_leaves_a_report(finished):
   results = json.loads((folder / "eval_results.json").read_text())
   for text in ("mrpc: fine-tuning", f"{results['eval_f1']:.4f}", "F1, dev", "Gradient norm",
                "Right and wrong, dev set", "train 40, validation 21, test 7",
-               "--config.learning_rate=0.01", "Collapsed to one answer",
+               "--config.learning_rate=0.01", "Collapsed (learned nothing)",
                "training examples", "Row 0 is the first of the dev set.",
                '<a href="predictions/dev.tsv">', "Learning rate, at the steps logged"):
     assert text in content, text
@@ -832,8 +833,8 @@ def script(*arguments):
      "error: configs/classifier.py:bert-bse names no published BERT; known: bert-base-uncased, "),
     (["--config=configs/classifier.py", "--config.seed=x"], "error: flag --config.seed=x: "),
     (["--config=configs/none.py"],
-     f"error: config file configs/none.py does not exist in {ROOT}\n"),
-    (["--config=configs/clasifier.py:bert-tiny"], "error: config file configs/clasifier.py does "
+     f"error: config file 'configs/none.py' does not exist in {ROOT}\n"),
+    (["--config=configs/clasifier.py:bert-tiny"], "error: config file 'configs/clasifier.py' does "
      f"not exist in {ROOT} (there is configs/classifier.py)\n"),
     (["--config=configs/classifier.py", "--config.do_train=False", "--output_dir=/dev/null/x",
       f"--config.init_checkpoint={GOLDEN}"], "error: "),
@@ -849,10 +850,16 @@ def test_errors_are_one_line_and_exit_1(arguments, message):
 
 def test_a_config_file_is_looked_for_where_one_is(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  with pytest.raises(UserError) as error:
-    command_line.load_config("configs/classifier.py")
-  assert str(error.value) == (f"config file configs/classifier.py does not exist in {tmp_path}; "
-                              f"the project's is --config={ROOT}/configs/classifier.py")
+  for name, message in (
+      ("configs/classifier.py:bert-tiny", f"'configs/classifier.py' does not exist in {tmp_path}; "
+       f"the project's is --config={ROOT}/configs/classifier.py:bert-tiny"),
+      ("", f"'' does not exist in {tmp_path}"), ("tests", f"'tests' does not exist in {tmp_path}"),
+      ("/none.py", "'/none.py' does not exist"),
+      ("~/none.py", "'~/none.py' does not exist; a shell leaves ~ as it is here: give "
+       f"{os.path.expanduser('~')}/none.py")):
+    with pytest.raises(UserError) as error:
+      command_line.load_config(name)
+    assert str(error.value) == f"config file {message}"
 
 
 def test_want_of_memory_is_told_in_one_line(monkeypatch, capsys):

@@ -45,7 +45,7 @@ def test_glues_average_takes_each_tasks_mean_first():
   worse = rows[0]._replace(setting={"learning_rate": 1.0}, records=[record(0, 0.4)])
   assert scoreboard.glue_line([worse, *rows], "max_steps=4") == (
       "GLUE: 70.00, the average of cola, rte, each with its best setting's mean (without sst2, "
-      "mrpc, qqp, stsb, mnli, qnli), of runs cut short (max_steps=4); the leaderboard's also has "
+      "mrpc, qqp, stsb, mnli, qnli), of limited runs (max_steps=4); the leaderboard's also has "
       "wnli")
   assert not scoreboard.glue_line(scoreboard.rows_of("mine", [record(0, 0.5)]), "")
 
@@ -61,10 +61,10 @@ def runs_of(**space):
       for values in itertools.product(*space.values()) for seed in (0, 1, 2)])
 
 
-def write_page(folder, rows, cut_short=""):
+def write_page(folder, rows, limits=""):
   sweep_page.write_sweep_report(
       folder / "report.html", rows, learning_rate=5e-5, runs="1 task x 2 settings", command=[
-          "sweep.py", "--tasks=cola,rte", "--output_dir=a b"], cut_short=cut_short)
+          "sweep.py", "--tasks=cola,rte", "--output_dir=a b"], limits=limits)
   return (folder / "report.html").read_text()
 
 
@@ -92,24 +92,48 @@ def test_a_chart_is_over_the_learning_rate_or_else_the_first_knob():
   assert (chart.knob, chart.columns) == ("learning_rate", ["5e-05"])
 
 
+def test_groups_are_the_same_in_all_tasks_and_named_by_their_dots():
+  rows = runs_of(learning_rate=(1e-5, 3e-5), reinit_layers=(0, 1))
+  rows[0].records[:] = [one._replace(state="failed") for one in rows[0].records]
+  rows[2].records[:] = [record(0, 0.1, collapsed=True), *rows[2].records[:2]]
+  kinds = sweep_page.chart_of(rows, "cola", 0).kinds
+  assert [(kind.name, kind.group, kind.collapsed) for kind in kinds] == [
+      ("reinit_layers=0", 0, False), ("", 0, True), ("reinit_layers=1", 1, False), ("", 1, True)]
+  other = [row._replace(task="rte") for row in rows if row.setting["reinit_layers"]]
+  kinds = sweep_page.chart_of([*rows, *other], "rte", 0).kinds
+  assert [(kind.name, kind.group) for kind in kinds] == [("reinit_layers=1", 1), ("", 1)]
+
+
+def test_too_many_groups_have_no_legend_and_long_values_no_whole_label():
+  rows = runs_of(learning_rate=(1e-5,), reinit_layers=tuple(range(9)))
+  assert [(kind.name, kind.group) for kind in sweep_page.chart_of(rows, "cola", 0).kinds] == [
+      ("", 0), ("", 0)]
+  rows = runs_of(init_checkpoint=("google-bert/bert-base-uncased", "demo/minilm"))
+  assert sweep_page.chart_of(rows, "cola", 0).columns == [
+      "demo/minilm", "\u2026rt-base-uncased"]
+
+
 def test_the_page_of_a_sweep(tmp_path):
   rows = runs_of(learning_rate=(3e-5, 1e-5), reinit_layers=(0, 1))
   run_page = tmp_path / "cola" / "learning_rate=1e-05,reinit_layers=0" / "seed-2" / "report.html"
   run_page.parent.mkdir(parents=True)
   run_page.touch()
+  rows[-1] = rows[-1]._replace(setting=dict(reversed(rows[-1].setting.items())))
   page = write_page(tmp_path, rows, "max_steps=4")
+  assert re.search(r"<td[^>]*>cola</td><td[^>]*>1e-05</td><td[^>]*>1</td><td[^>]*>50.00", page)
   assert re.findall(r'<a href="([^"#][^"]*)" title="([^"]*)">50.00</a>', page) == [
       ("cola/learning_rate%3D1e-05%2Creinit_layers%3D0/seed-2/report.html", "seed 2")]
   assert [dots.count("h0") for dots in re.findall('class="c[01] dots" d="(.*?)"', page)] == [4, 4]
   assert [marks.count("M") for marks in re.findall('class="c[01] crosses" d="(.*?)"', page)
           ] == [4, 4]  # two strokes each
   assert "<th class=\"number\">learning_<wbr>rate</th>" in page  # it may wrap
-  for text in (f"{tmp_path} \u00b7 ", "1 task x 2 settings", "Runs cut short: max_steps=4.",
+  for text in (f"{tmp_path} \u00b7 ", "1 task x 2 settings", "The runs are limited: max_steps=4.",
                "cola learning_rate=3e-05, reinit_layers=0 (1 collapsed)",
                "python3 sweep.py \\\n    --tasks=cola,rte \\\n    &#x27;--output_dir=a b&#x27;"):
     assert text in page, text
-  assert "cut short" not in write_page(tmp_path, rows)
-  assert "Best settings" in write_page(tmp_path, [])  # a study in which nothing is drawn yet
+  assert "limited" not in write_page(tmp_path, rows)
+  failed = scoreboard.rows_of("cola", [record(0, 0, "failed")])
+  assert "are crosses" not in write_page(tmp_path, failed)  # there is no chart
 
 
 def test_the_picture_of_the_scores(tmp_path, monkeypatch):
@@ -135,7 +159,7 @@ def test_another_process_may_write_the_same_files(tmp_path):
     file.touch()
   scoreboard.write_csv(tmp_path / names[0], rows)
   scoreboard.write_markdown(tmp_path / names[1], rows, "max_steps=4")
-  assert "The runs are cut short (max_steps=4)." in (tmp_path / names[1]).read_text()
+  assert "The runs are limited (max_steps=4)." in (tmp_path / names[1]).read_text()
   sweep_page.draw_scores(tmp_path / names[2], rows, 1.0)
   write_page(tmp_path, rows)
   assert all(file.exists() for file in theirs)

@@ -249,6 +249,20 @@ def test_another_sweep_needs_another_folder(swept):
     run(*arguments, "--sweep.learning_rate=0.01")
 
 
+def test_a_sweeps_flags_can_be_typed():
+  assert sweep.sweep_flags({"learning_rate": [2e-5, 0.01], "class_weights": ["", "1,2"]}) == (
+      "--sweep.learning_rate=2e-05,0.01 --sweep.class_weights=;1,2")
+
+
+def test_what_limits_all_runs_is_said():
+  config = CONFIG.copy_and_resolve_references()
+  config.max_steps, config.max_train_samples = 4, 100
+  assert sweep.limits_of(planned(config)) == "max_steps=4, max_train_samples=100"
+  learning_curve = planned(config, lists={"max_train_samples": "100,1000,0"})
+  assert sweep.limits_of(learning_curve) == "max_steps=4"
+  assert not sweep.limits_of(planned())
+
+
 def test_an_interrupted_sweep_goes_on(swept, tmp_path, monkeypatch, capsys):
   """In the middle of the first run: the step is saved, and nothing is recorded."""
   folder, arguments, _ = swept
@@ -472,7 +486,7 @@ def test_a_first_try_may_be_too_short(tmp_path, capsys):
   assert results == {"eval_collapsed": True}
   assert capsys.readouterr().out == (
       "warning: the model has collapsed: it gives all examples of a dev set one answer; max_steps "
-      "4 may be too few to learn anything\n")
+      f"4 may be too few; else {collapse.REMEDY}\n")
 
 
 def test_a_collapsed_run_says_so_in_a_line(swept):
