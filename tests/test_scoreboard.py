@@ -104,6 +104,13 @@ def test_groups_are_the_same_in_all_tasks_and_named_by_their_dots():
   assert [(kind.name, kind.group) for kind in kinds] == [("reinit_layers=1", 1), ("", 1)]
 
 
+def test_a_group_of_collapsed_runs_alone_has_its_name_too():
+  rows = runs_of(reinit_layers=(0, 1), learning_rate=(1e-5,))
+  rows[1].records[:2] = [one._replace(state="failed") for one in rows[1].records[:2]]
+  assert [(kind.name, kind.collapsed) for kind in sweep_page.chart_of(rows, "cola", 0).kinds] == [
+      ("reinit_layers=0", False), ("", True), ("reinit_layers=1", True)]
+
+
 def test_too_many_groups_have_no_legend_and_long_values_no_whole_label():
   rows = runs_of(learning_rate=(1e-5,), reinit_layers=tuple(range(9)))
   assert [(kind.name, kind.group) for kind in sweep_page.chart_of(rows, "cola", 0).kinds] == [
