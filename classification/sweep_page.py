@@ -137,9 +137,9 @@ def write_sweep_report(file: pathlib.Path, rows: Sequence[Row], *, learning_rate
       file, f"Sweep: {', '.join(names)}",
       f"{file.parent} \u00b7 {datetime.datetime.now():%Y-%m-%d %H:%M} \u00b7 {runs}", [
           report.section("Best settings", report.scores(best), *map(report.paragraph, sentences)),
-          report.section("Scores", charts, *([report.paragraph(
-              "Dev scores times 100; those of runs that collapsed are crosses.")] if charts else [])
-                         ),
+          report.section("Scores", *([report.paragraph(
+              "Dev scores times 100; those of runs that collapsed are crosses.")] if charts else []),
+                         charts),
           *_tables(file.parent, rows),
           report.section("Command", report.command(command))])
 
