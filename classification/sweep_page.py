@@ -138,8 +138,8 @@ def write_sweep_report(file: pathlib.Path, rows: Sequence[Row], *, learning_rate
       f"{file.parent} \u00b7 {datetime.datetime.now():%Y-%m-%d %H:%M} \u00b7 {runs}", [
           report.section("Best settings", report.scores(best), *map(report.paragraph, sentences)),
           report.section("Scores", *([report.paragraph(
-              "Dev scores times 100; those of runs that collapsed are crosses.")] if charts else []),
-                         charts),
+              "Dev scores times 100; those of runs that collapsed are crosses."), charts]
+                                     if charts else [])),
           *_tables(file.parent, rows),
           report.section("Command", report.command(command))])
 

@@ -139,29 +139,30 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> Html:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], texts: Sequence[str] = ()) -> Html:
-  """Returns a table, which scrolls where the window is narrow.
+  """Returns a table; in a narrow window it scrolls, or stacks its cells where it has long texts.
 
   Args:
     header: the columns' names.
     rows: a value each column; numbers stand right.
     texts: the columns of long text, which wrap.
   """
-  cells = [[_cell(value, name in texts) for name, value in zip(header, row, strict=True)]
+  cells = [[_cell(value, name, name in texts) for name, value in zip(header, row, strict=True)]
            for row in rows]
   body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in cells)
   first = cells[0] if cells else [""] * len(header)
   head = "".join(  # long names of knobs wrap
       f'<th{_NUMBER if _NUMBER in cell else ""}>{escaped(name).replace("_", "_<wbr>")}</th>'
       for name, cell in zip(header, first, strict=True))
-  return _scrolling(f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>")
+  return _scrolling(f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>",
+                    ' class="stacks"' if texts else "")
 
 
-def _cell(value: Any, is_text: bool) -> str:
+def _cell(value: Any, name: str, is_text: bool) -> str:
   number = isinstance(value, int | float) or (
       isinstance(value, str) and re.fullmatch(r"[-+±]?[0-9][0-9,.e+-]*%?", value))
   # dir=auto: a text in Arabic or Hebrew runs from the right, in its own cell alone.
   kind = ' class="text" dir="auto"' if is_text else _NUMBER if number else ' dir="auto"'
-  return f"<td{kind}>{escaped(value)}</td>"
+  return f'<td{kind} data-name="{escaped(name)}">{escaped(value)}</td>'
 
 
 def _scrolling(content: str, kind: str = "") -> Html:
@@ -438,7 +439,13 @@ td.text { min-width: min(15rem, 60vw); max-width: 44rem; white-space: pre-wrap;
 .matrix .right { --c: var(--c0); } .matrix .wrong { --c: var(--c1); }
 details { margin-top: 1.2rem; } summary { cursor: pointer; color: var(--c0); }
 details[open] summary { margin-bottom: .6rem; }
-@media (max-width: 34rem) { .facts { grid-template-columns: 1fr; gap: 0; }
+@media (max-width: 34rem) { .stacks thead { display: none; }
+  .stacks tr { display: flex; flex-wrap: wrap; gap: 0 1.2rem; padding: .6rem 0;
+    border-bottom: 1px solid var(--line); }
+  .stacks td, .stacks td:last-child { border: 0; padding: .1rem 0; }
+  .stacks td.text { flex: 1 0 100%; min-width: 0; }
+  .stacks td::before { content: attr(data-name) "\\a0"; color: var(--soft); font-size: .85em; }
+  .facts { grid-template-columns: 1fr; gap: 0; }
   .facts dd { margin-bottom: .6rem; } .scores { grid-template-columns: 1fr 1fr; } }
 @media print { :root { color-scheme: light; } nav { display: none; }
   body { padding: 0; max-width: none; font-size: 10pt; }

@@ -293,6 +293,9 @@ def test_a_browser_shows_it(folder, tmp_path):
         assert window.value("document.title").startswith("own: <script>")
         assert window.value("document.scripts.length + document.images.length") == 0
         assert window.value("document.documentElement.scrollWidth") <= width
+        right = window.value("Math.max(...[...document.querySelectorAll('td.text')].map("
+                             "cell => cell.getBoundingClientRect().right))")
+        assert 200 < right <= width  # a text needs no scrolling
         sizes = window.value("[...document.querySelectorAll('svg')].map(s => s.clientWidth)")
         assert len(sizes) == 4 and min(sizes) > 300
         background = window.value("getComputedStyle(document.body).backgroundColor")
