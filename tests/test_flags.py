@@ -133,7 +133,7 @@ def test_a_mistake_is_one_line(name, arguments, message):
 
 def test_a_config_file_that_is_none(tmp_path):
   file = tmp_path / "config.py"
-  for content, message in ((None, "cannot be loaded: .*No such file"),
+  for content, message in ((None, "config file .*config.py. does not exist$"),
                            ("import nothing_of_this_name", "cannot be loaded: .*:1: No module"),
                            ("x = 1", "cannot be loaded: .* defines no get_config"),
                            ("x =\n", "cannot be loaded: .*config.py, line 1"),
