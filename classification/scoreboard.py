@@ -93,7 +93,7 @@ def cells_of(row: Row) -> tuple[str, ...]:
   scores = row.scores
   collapsed = ", ".join(f"seed {seed}" for seed in row.collapsed) or "none"
   return (row.task, name_of(row.setting) or "-", ", ".join(map(score_or_state, row.records)),
-          _mean(scores) + _finished(row), _deviation(scores), *(
+          _mean(scores) + _behind(_finished(row)), _deviation(scores), *(
               (times_100(statistics.median(scores)), times_100(max(scores))) if scores
               else ("-", "-")), collapsed if scores else "-")
 
@@ -117,17 +117,27 @@ def _deviation(values: Sequence[float]) -> str:
 
 
 def _finished(row: Row) -> str:
-  """Returns " (3 of 5 seeds)" where a mean has only these runs; "" where all are done."""
+  """Returns "3 of 5 seeds" where a mean has only these runs; "" where all are done, or none."""
   done, all_runs = len(row.scores), len(row.records)
-  return f" ({done} of {all_runs} seeds)" if 0 < done < all_runs else ""
+  return f"{done} of {all_runs} seeds" if 0 < done < all_runs else ""
+
+
+def _behind(*remarks: str) -> str:
+  """Returns remarks in brackets, to stand behind a number or a name; "" without any."""
+  said = ", ".join(filter(None, remarks))
+  return f" ({said})" if said else ""
 
 
 def caveats(row: Row) -> str:
   """Returns " (3 of 5 seeds, all collapsed)" of a mean that is to be read with care; or ""."""
-  collapsed, done = len(row.collapsed), len(row.scores)
-  parts = [f"{done} of {len(row.records)} seeds"] if done < len(row.records) else []
-  parts += [f"{'all' if collapsed == done else collapsed} collapsed"] if collapsed else []
-  return f" ({', '.join(parts)})" if parts else ""
+  count = len(row.collapsed)
+  collapsed = f"{'all' if count == len(row.scores) else count} collapsed" if count else ""
+  return _behind(_finished(row), collapsed)
+
+
+def seeds_of(rows: Sequence[Row]) -> str:
+  """Returns the seeds of each setting's runs: 0, 1, 2."""
+  return ", ".join(str(record.seed) for row in rows[:1] for record in row.records)
 
 
 def metric_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -142,7 +152,8 @@ def row_metrics(row: Row) -> Iterator[tuple[str, str, str]]:
   names = done[0].results["metrics"] if done else ()
   for name in names if len(names) > 1 else ():
     values = row.metric(name)
-    yield name.removeprefix("eval_"), _mean(values) + _finished(row), _deviation(values)
+    mean = _mean(values) + _behind(_finished(row))
+    yield name.removeprefix("eval_"), mean, _deviation(values)
 
 
 def glue_line(rows: Sequence[Row], limits: str) -> str:
@@ -204,8 +215,7 @@ def write_csv(file: pathlib.Path, rows: Sequence[Row]) -> None:
 
 def write_markdown(file: pathlib.Path, rows: Sequence[Row], limits: str) -> None:
   """Writes the tables, GLUE's average and the failures; for `limits` see `glue_line`."""
-  seeds = ", ".join(str(record.seed) for record in rows[0].records) if rows else ""
-  parts = [f"Dev scores times 100 of seeds {seeds}; sd is the sample standard deviation."
+  parts = [f"Dev scores times 100 of seeds {seeds_of(rows)}; sd is the sample standard deviation."
            + f" The runs are limited ({limits})." * bool(limits), "",
            *aligned(HEADER, list(map(cells_of, rows)))]
   if cells := metric_cells(rows):

@@ -159,10 +159,10 @@ def _tables(folder: pathlib.Path, rows: Sequence[Row]) -> list[Html]:
   shown = ("mean", "sd", "median", "best", "collapsed")
   metrics = [(*names, *metric) for names, row in zip(setting, rows, strict=True)
              for metric in scoreboard.row_metrics(row)]
-  seeds = ", ".join(str(record.seed) for record in rows[0].records)
   return [
       report.section("Settings", report.paragraph(
-          f"The scores are those of seeds {seeds}; a link leads to the run's page."),
+          f"The scores are those of seeds {scoreboard.seeds_of(rows)}; a link leads to the run's "
+          "page."),
           report.table(("task", *knobs, *shown, "scores"), [
               (*names, *map(cell.get, shown), _linked_scores(folder, row))
               for names, cell, row in zip(setting, cells, rows, strict=True)], ("scores",))),
