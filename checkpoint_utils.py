@@ -24,6 +24,7 @@ import checkpointing
 import modeling
 from support import files, hub
 from support.errors import first_line, shown, UserError
+from support.reporting import say
 from tokenization import load_tokenizer, Tokenizer
 
 Tensors = dict[str, np.ndarray]
@@ -214,6 +215,8 @@ def _local_checkpoint(folder: pathlib.Path, bert_config_file: str = "") -> Check
     steps = checkpointing.complete_steps(folder / "checkpoints")
     if not steps:
       raise UserError(f"{folder} holds a run that has saved no checkpoint yet")
+    say(f"warning: the run in {folder} is not finished; its newest checkpoint is taken, of step "
+        f"{steps[-1]}")
     return _our_checkpoint(folder / "checkpoints" / str(steps[-1]))
   if (folder / "params").is_dir() and (folder / "model").is_dir():
     return _our_checkpoint(folder)

@@ -618,6 +618,19 @@ def export(run: Run, bert_config: modeling.BertConfig, params: training.Params,
   say(f"model: {run.folder / 'model'} ({origin})")
 
 
+def scored_again(run: Run) -> str:
+  """Returns a sentence for the page of a finished run that is scored in another way than before.
+
+  "" where the scores are those of the training's end.
+  """
+  if not run.finished:
+    return ""
+  stored = files.read_json(run.folder / "config.json")["config"]
+  changed = run_folder.differences(stored, run.config.to_dict(),
+                                   set(rules.FREE_KEYS) - set(rules.SCORING_KEYS))
+  return f"Scored again after the training, differently: {'; '.join(changed)}." if changed else ""
+
+
 @hosts.only_first
 def push(run: Run) -> None:
   """Uploads model/ to the hub, if config.push_to_hub asks for it."""

@@ -42,6 +42,7 @@ import tokenization
 from tokenization import Tokenizer
 import training
 
+_LAYERS = ("-1", "-2", "-3", "-4")  # unless --layers names others: the original's
 _LINES = 1024  # that are tokenized at a time
 _DIGITS = 6  # of a value in JSON, as in the original
 _PAIR = re.compile(r"(.*) \|\|\| (.*)")
@@ -53,7 +54,7 @@ class Settings(FlagSettings):
 
   input_file: str
   output_file: str
-  layers: Sequence[str]
+  layers: Sequence[str] | None
   bert_config_file: str
   init_checkpoint: str
   vocab_file: str
@@ -95,8 +96,8 @@ def define_flags(values: flags.FlagValues) -> None:
   define(flags.DEFINE_string, "input_file", "", "UTF-8 text: a line is a text, or two with "
          "\" ||| \" between them. -: the standard input.")
   define(flags.DEFINE_string, "output_file", "", "The file to write. -: the standard output.")
-  define(flags.DEFINE_list, "layers", ["-1", "-2", "-3", "-4"], "Layers, from 0 for the first or "
-         "backwards from -1 for the last.")
+  define(flags.DEFINE_list, "layers", None, "Layers, from 0 for the first or backwards from -1 for "
+         "the last. Default: -1,-2,-3,-4.")
   define(flags.DEFINE_string, "bert_config_file", "", "Of a Google checkpoint. Default: the one "
          "beside it.")
   define(flags.DEFINE_string, "init_checkpoint", "", "A Google TF1 prefix or folder, a HuggingFace "
@@ -128,6 +129,10 @@ def extract(settings: Settings) -> None:
       raise UserError(f"--{name} is missing")
   if settings.output_file == "-" and settings.format == "npz":
     raise UserError("--format=npz needs a file: --output_file=features.npz")
+  if settings.vectors == "pooled" and settings.layers is not None:
+    raise UserError("--vectors=pooled is the pooler's output, of the last layer: leave --layers "
+                    "out")
+  files.check_other_file(settings.output_file, settings.input_file, ("output_file", "input_file"))
   with reporting.beside_results(settings.output_file):
     devices.prepare_to_use("extract_features")
     write_features(settings)
@@ -136,7 +141,8 @@ def extract(settings: Settings) -> None:
 def write_features(settings: Settings) -> None:
   """Loads the model, writes the features, and counts the lines."""
   encoder = load_encoder(settings)
-  layers = layer_numbers(["-1"] if settings.vectors == "pooled" else settings.layers,
+  layers = layer_numbers(_LAYERS[:1] if settings.vectors == "pooled" else
+                         _LAYERS if settings.layers is None else settings.layers,
                          encoder.config.num_hidden_layers)
   truncated: list[int] = []
   features = features_of(encoder, lines_of(settings.input_file), layers, settings, truncated)

@@ -135,8 +135,13 @@ def find_runs(folder: pathlib.Path) -> list[FinishedRun]:
   if not folder.is_dir():
     raise UserError(f"--runs={folder} is no folder")
   runs, unfinished, tries = [], [], []
-  for place, names, file_names in os.walk(folder):
+  seen: set[str] = set()  # links may lead back, or twice to the same run
+  for place, names, file_names in os.walk(folder, followlinks=True):
     names[:] = sorted(name for name in names if name not in _NOT_RUNS)
+    if os.path.realpath(place) in seen:
+      names.clear()
+      continue
+    seen.add(os.path.realpath(place))
     if "config.json" not in file_names:
       continue
     stored = files.read_json(pathlib.Path(place, "config.json"))

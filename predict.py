@@ -90,6 +90,7 @@ def predict(settings: Settings) -> None:
   """
   if not settings.model:
     raise UserError("--model is missing: a run's folder, or that of a HuggingFace classifier")
+  files.check_other_file(settings.output, settings.input, ("output", "input"))
   with reporting.beside_results(settings.output):
     devices.prepare_to_use("predict")
     classifier = load_classifier(settings.model, settings.max_seq_length, settings.dtype,
@@ -166,8 +167,13 @@ def read_table(file: pathlib.Path, text_columns: Sequence[str],
                "has columns, of which the model does not say which ones hold the texts")
     raise UserError(f"{file} {problem}; it has {quoted(there)}; name the texts: "
                     "--text_columns=NAME (or write a text a line into a .txt)")
+  delimiter, needed = classifier.classifier.text_delimiter, classifier.num_texts
+  if needed and not delimiter and len(names) != needed:
+    raise UserError(f"--text_columns names {len(names)} columns of {file}; the model takes "
+                    f"{needed} text{'s' * (needed > 1)}: "
+                    f"{quoted(classifier.classifier.text_columns)} in training")
   table.check_texts(names)
-  layout = tables.Layout(names, "", delimiter=classifier.classifier.text_delimiter)
+  layout = tables.Layout(names, "", delimiter=delimiter)
   # A row has text where all its columns have or, of those that are joined, one.
   blank = (np.all if layout.delimiter else np.any)([table.missing(name) for name in names], axis=0)
   cells = tables.texts_to_tokenize(table, layout).with_format("arrow")[:]

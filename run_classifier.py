@@ -13,7 +13,7 @@ if __name__ == "__main__":
 
   stopping.catch_signals()  # first: the imports below take seconds
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -133,9 +133,7 @@ def build_classifier(run: experiment.Run, checkpoint: checkpoint_utils.Checkpoin
   A head for other classes starts afresh, and so do the layers of config.reinit_layers.
   """
   config, task, label_names = run.config, run_data.task, run_data.label_names
-  base = checkpoint.config if checkpoint else modeling.BertConfig(vocab_size=tokenizer.vocab_size)
-  bert_config = experiment.model_config(config, base, tokenizer.vocab_size, config.max_seq_length,
-                                        segments=task.segments)
+  bert_config = architecture_of(config, checkpoint, run_data.task, tokenizer)
   model = modeling.BertForSequenceClassification(bert_config, max(len(label_names), 1),
                                                  jnp.dtype(config.dtype))
   classifier = Classifier(model, {}, label_names, task.text_columns, task.text_delimiter,
@@ -169,6 +167,19 @@ def build_classifier(run: experiment.Run, checkpoint: checkpoint_utils.Checkpoin
                     f"{_several(task.multi_label)}): train one first, or say what its outputs are "
                     "called, in their order: --config.label_names=a,b")
   return dataclasses.replace(classifier, params=params)
+
+
+def architecture_of(config: ml_collections.ConfigDict,
+                    checkpoint: checkpoint_utils.Checkpoint | None, task: tasks.Task,
+                    tokenizer: Tokenizer) -> modeling.BertConfig:
+  """Returns the checkpoint's architecture, BERT-base's without one, with config.model's changes.
+
+  Raises:
+    UserError: the tokenizer, the length or the task's texts do not fit it.
+  """
+  base = checkpoint.config if checkpoint else modeling.BertConfig(vocab_size=tokenizer.vocab_size)
+  return experiment.model_config(config, base, tokenizer.vocab_size, config.max_seq_length,
+                                 segments=task.segments)
 
 
 def _several(multi_label: bool) -> str:
@@ -227,15 +238,12 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
     dev_logits: gets each evaluation's: see `score_splits`.
   """
   examples = run_data.splits[run_data.task.train_split].examples
-  num_train_steps, num_warmup_steps = optimization.training_steps(
-      len(examples), config.train_batch_size, config.num_train_epochs, config.warmup_proportion,
-      config.max_steps)
-  if not num_train_steps:
-    raise UserError(f"{len(examples)} training examples x {config.num_train_epochs} epochs make "
-                    f"not one batch of train_batch_size {config.train_batch_size}")
+  num_train_steps, num_warmup_steps = number_of_steps(config, len(examples))
   eval_steps = config.eval_every_epochs * len(examples) / config.train_batch_size
   schedule = optimization.create_schedule(config.learning_rate_schedule, config.learning_rate,
                                           num_train_steps, num_warmup_steps)
+  target = training_target(config, run_data)
+  say_class_weights(target, classifier.label_names)
   frozen = frozen_modules(config, classifier.model.config.num_hidden_layers)
   optimizer = optimization.train_all_but(
       experiment.optimizer_from_config(config, config.layerwise_lr_decay), frozen)
@@ -252,7 +260,7 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
       num_warmup_steps=num_warmup_steps, batch_description=f"{config.train_batch_size} examples",
       step_fn=losses.make_classifier_step(
           classifier.model, optimizer, skip_nonfinite=config.skip_nonfinite_steps > 0,
-          target=training_target(config, classifier, examples.labels), frozen=frozen),
+          target=target, frozen=frozen),
       batches_from=functools.partial(train_batches, config, examples, num_train_steps),
       evaluate=(lambda params, _: score_splits(
           config, dataclasses.replace(classifier, params=params), run_data, dev_logits)
@@ -260,6 +268,37 @@ def plan_fine_tuning(config: ml_collections.ConfigDict, classifier: Classifier,
       curve=f"eval_{run_data.task.metrics[0]}", frozen=frozen,
       summary={"class_counts": run_data.class_counts()} if classifier.label_names else {},
       selection=selection_of(config, run_data.task))
+
+
+def check_training(config: ml_collections.ConfigDict,
+                   checkpoint: checkpoint_utils.Checkpoint | None, tokenizer: Tokenizer,
+                   run_data: RunData) -> None:
+  """Checks all of a training that is known before its weights are read.
+
+  Raises:
+    UserError: a knob that does not fit the architecture or the data.
+  """
+  num_layers = architecture_of(config, checkpoint, run_data.task, tokenizer).num_hidden_layers
+  redrawn_modules(config, num_layers)
+  frozen_modules(config, num_layers)
+  selection_of(config, run_data.task)
+  training_target(config, run_data)
+  number_of_steps(config, len(run_data.splits[run_data.task.train_split].examples))
+
+
+def number_of_steps(config: ml_collections.ConfigDict, num_examples: int) -> tuple[int, int]:
+  """Returns the number of steps, and of those of the warm-up.
+
+  Raises:
+    UserError: the examples make not one batch.
+  """
+  steps, warmup = optimization.training_steps(
+      num_examples, config.train_batch_size, config.num_train_epochs, config.warmup_proportion,
+      config.max_steps)
+  if not steps:
+    raise UserError(f"{num_examples} training examples x {config.num_train_epochs} epochs make "
+                    f"not one batch of train_batch_size {config.train_batch_size}")
+  return steps, warmup
 
 
 def selection_of(config: ml_collections.ConfigDict, task: tasks.Task) -> Selection:
@@ -276,22 +315,28 @@ def selection_of(config: ml_collections.ConfigDict, task: tasks.Task) -> Selecti
                                  config.keep_best)
 
 
-def training_target(config: ml_collections.ConfigDict, classifier: Classifier,
-                    labels: np.ndarray) -> losses.Target:
+def training_target(config: ml_collections.ConfigDict, run_data: RunData) -> losses.Target:
   """Returns what label_smoothing and class_weights make of the training loss.
 
   Raises:
     UserError: a regression or several classes a text, or weights that do not fit the classes.
   """
+  task = run_data.task
   for knob in ("label_smoothing", "class_weights"):
-    if config[knob] and (classifier.multi_label or not classifier.label_names):
-      raise UserError(f"{knob} {config[knob]} is for one class a text; this is " + (
-          "any number of classes" if classifier.multi_label else "a regression"))
-  weights = weights_of_classes(config.class_weights, classifier.label_names, labels)
-  if weights:
-    say("class weights: " + ", ".join(f"{shown(name)} {weight:.4g}" for name, weight in
-                                      zip(classifier.label_names, weights, strict=True)))
+    if config[knob] and (task.multi_label or not run_data.label_names):
+      raise UserError(f"{knob} {config[knob]} is for one class a text; "
+                      f"{task.name if task.folder else 'this'} is " + (
+          "any number of classes" if task.multi_label else "a regression"))
+  weights = weights_of_classes(config.class_weights, run_data.label_names,
+                               run_data.splits[task.train_split].examples.labels)
   return losses.Target(config.label_smoothing, weights)
+
+
+def say_class_weights(target: losses.Target, label_names: Sequence[str]) -> None:
+  """Prints the weight of each class, where there are any."""
+  if target.class_weights:
+    say("class weights: " + ", ".join(f"{shown(name)} {weight:.4g}" for name, weight in zip(
+        label_names, target.class_weights, strict=True)))
 
 
 def train_batches(config: ml_collections.ConfigDict, examples: data.TokenizedSplit,
@@ -363,7 +408,7 @@ def with_collapse(run: experiment.Run, results: Mapping[str, float]) -> dict[str
             f"{collapse.entropy(counts):.2f} of the classes' frequencies")
     few = f"max_steps {run.config.max_steps} may be too few; else "
     say(f"warning: the model has collapsed: {sign}; {few * bool(run.config.max_steps)}"
-        f"{collapse.REMEDY}")
+        f"{collapse.remedy(bool(run.config.init_checkpoint))}")
   return {**results, "eval_collapsed": results["eval_collapsed"] or idle}
 
 
@@ -400,7 +445,7 @@ def report_fine_tuning(run: experiment.Run, run_data: RunData, dev_logits: Mappi
       f"{'fine-tuning' if run.config.do_train or run.finished else 'scores'}", sections,
       more_facts=(("Examples", ", ".join(f"{name} {len(split.examples):,}"
                                          for name, split in run_data.splits.items())),),
-      titles={"collapsed": "Collapsed (learned nothing)"})
+      titles={"collapsed": "Collapsed (learned nothing)"}, note=experiment.scored_again(run))
   say(f"report: {run.folder / 'report.html'}")
 
 

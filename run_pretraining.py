@@ -430,7 +430,8 @@ def report_pretraining(run: experiment.Run, phases: list[PhasePlan]) -> None:
   run_page.write_run_report(
       run.folder, f"{run.config.size}: pre-training",
       [report.section("Phases", report.table(header, rows))] if records else [],
-      more_facts=(("Objective", run.config.objective),), bands=bands, titles=TITLES)
+      more_facts=(("Objective", run.config.objective),), bands=bands, titles=TITLES,
+      note=experiment.scored_again(run))
   say(f"report: {run.folder / 'report.html'}")
 
 

@@ -47,15 +47,19 @@ GRIDS = {"paper": {"learning_rate": (5e-5, 3e-5, 2e-5), "train_batch_size": (16,
 _MOST_SEEDS = 10_000
 _LONGEST_NAME = 255  # of a folder, in bytes
 _MOST_NAMED = 20  # unfinished runs
-# Free in a run, and not in a sweep: the scores of its runs are compared.
-_DECIDE_SCORES = ("eval_split", "max_eval_samples", "positive_class")
 _HAVE_A_FLAG = {"seed": "--seeds=0..4", "dataset_name": "--tasks=cola,mrpc"}
 # Knobs whose own values have commas.
 _HOLD_COMMAS = ("class_weights", "label_column", "label_names", "text_columns")
-# Knobs that the weights and the tokenizer, and the data, are found by.
+# What a run can fail by before its first step: knobs of the weights and the tokenizer, of the data,
+# and those that must fit them.
 _NAME_WEIGHTS = ("init_checkpoint", "tokenizer", "do_lower_case", "resize_embeddings")
-_NAME_DATA = ("dataset_path", "train_split", "skip_bad_rows")
+_NAME_SPLITS = ("dataset_path", "train_split", "skip_bad_rows")
+_NAME_DATA = (*_NAME_SPLITS, "text_columns", "text_delimiter", "label_column", "label_type",
+              "label_names", "missing_label", "max_seq_length", "max_train_samples")
 _SIZE_BATCHES = ("train_batch_size", "gradient_accumulation_steps")
+_MUST_FIT = (*_SIZE_BATCHES, "num_train_epochs", "max_steps", "freeze_layers", "freeze_embeddings",
+             "reinit_layers", "keep_best", "early_stopping_patience", "label_smoothing",
+             "class_weights", "model")
 
 _Result = TypeVar("_Result")
 
@@ -101,6 +105,7 @@ class Sweep:
 def main() -> None:
   sweep = plan_sweep(parsed_sweep_flags())
   devices.prepare_devices(sweep.asked.config, "sweep")
+  check_new_folder(sweep)
   check_runs(sweep)
   sweep.folder.mkdir(parents=True, exist_ok=True)
   advise_to_go_on(sweep)
@@ -199,7 +204,8 @@ def read_tasks(text: str) -> tuple[str, ...]:
   """
   if text == "glue":
     return tuple(tasks.GLUE_TASKS)
-  names = tuple(tasks.glue_task(name.strip()).name for name in text.split(",")) if text else ()
+  names = tuple(tasks.glue_task(name.strip(), "tasks", "leave --tasks out").name
+                for name in text.split(",")) if text else ()
   return _without_repeats("tasks", text, names)
 
 
@@ -352,29 +358,56 @@ def asked_of(sweep: Sweep, task: str, setting: Setting, seed: int,
   return experiment.Asked(config, sweep.asked.overrides | own, str(folder))
 
 
+def check_new_folder(sweep: Sweep) -> None:
+  """Raises UserError for a folder whose files are not a sweep's: it would write among them."""
+  folder = sweep.folder
+  if folder.exists() and not folder.is_dir():
+    raise UserError(f"output_dir {folder} is a file")
+  own = sweep.storage == own_database(folder)
+  if (folder / "config.json").exists() or (
+      own and folder.exists() and any(folder.iterdir()) and not (folder / "study.db").exists()):
+    raise UserError(f"output_dir {folder} is not empty and holds no sweep; choose another "
+                    "--output_dir")
+
+
 def check_runs(sweep: Sweep) -> None:
-  """Looks for everything that the runs need: weights, tokenizer, the data of all tasks.
+  """Looks for everything that the runs need, and at every row of the data of all tasks.
+
+  What is tokenized here, the runs find in the cache.
 
   Raises:
-    UserError: something is missing, or a setting cannot be run on these devices.
+    UserError: something is missing, a row is bad, or a setting fits not the devices, the weights
+      or the data.
   """
-  for setting in settings_of(sweep, _NAME_WEIGHTS):
-    asked = asked_of(sweep, sweep.tasks[0], setting, 0, sweep.folder).config
-    run = experiment.Run(sweep.folder, asked, finished=False)
-    experiment.find_tokenizer(run, experiment.find_weights(run), usual="")
-  cache_dir = splits.cache_folder(sweep.asked.config.cache_dir)
-  for task, setting in itertools.product(sweep.tasks, settings_of(sweep, _NAME_DATA)):
-    asked = asked_of(sweep, task, setting, 0, sweep.folder).config
-    path = remote.local_copies(asked.dataset_path, "dataset_path", asked.cache_dir)
-    splits.wanted_splits(asked, sources.find_source(task, path, asked.skip_bad_rows, cache_dir))
   for setting in settings_of(sweep, _SIZE_BATCHES):
-    asked = asked_of(sweep, sweep.tasks[0], setting, 0, sweep.folder).config
-    run_classifier.check_batch_sizes(experiment.Run(sweep.folder, asked, finished=False))
+    run_classifier.check_batch_sizes(run_of(sweep, sweep.tasks[0], setting))
+  cache_dir = splits.cache_folder(sweep.asked.config.cache_dir)
+  for task, setting in itertools.product(sweep.tasks, settings_of(sweep, _NAME_SPLITS)):
+    config = run_of(sweep, task, setting).config
+    path = remote.local_copies(config.dataset_path, "dataset_path", config.cache_dir)
+    splits.wanted_splits(config, sources.find_source(task, path, config.skip_bad_rows, cache_dir))
+  for weights in settings_of(sweep, _NAME_WEIGHTS):
+    run = run_of(sweep, sweep.tasks[0], weights)
+    checkpoint = experiment.find_weights(run)
+    tokenizer = experiment.find_tokenizer(run, checkpoint, usual="")
+    for task, rows in itertools.product(sweep.tasks, settings_of(sweep, _NAME_DATA)):
+      config = run_of(sweep, task, weights | rows).config
+      run_data = splits.read_run_data(config, checkpoint, tokenizer)
+      for rest in settings_of(sweep, _MUST_FIT):
+        config = run_of(sweep, task, weights | rows | rest).config
+        run_classifier.check_training(config, checkpoint, tokenizer, run_data)
+
+
+def run_of(sweep: Sweep, task: str, setting: Setting) -> experiment.Run:
+  """Returns a run with a setting, for checks that need no folder of its own."""
+  return experiment.Run(sweep.folder, asked_of(sweep, task, setting, 0, sweep.folder).config,
+                        finished=False)
 
 
 def settings_of(sweep: Sweep, knobs: Collection[str]) -> Iterator[Setting]:
   """Yields each setting of some of the knobs once; {} where none of them is swept."""
-  space = {knob: values for knob, values in sweep.search.space.items() if knob in knobs}
+  space = {knob: values for knob, values in sweep.search.space.items()
+           if knob.partition(".")[0] in knobs}
   return dataclasses.replace(sweep.search, space=space).grid()
 
 
@@ -400,7 +433,7 @@ def open_study(sweep: Sweep, task: str) -> Study:
     study.store("sweep", here)
     there = here
   run_folder.check_same_run(sweep.folder, there["config"], here["config"], asked.overrides,
-                            set(rules.FREE_KEYS) - set(_DECIDE_SCORES))
+                            set(rules.FREE_KEYS) - set(rules.SCORING_KEYS))  # they are compared
   if list(there["space"].items()) != list(here["space"].items()):  # the order names the folders
     held = f"over {sweep_flags(there['space'])}" if there["space"] else "of one setting"
     raise UserError(f"output_dir {sweep.folder} already holds a sweep {held}; choose another "
@@ -529,7 +562,7 @@ def write_newest_scores(sweep: Sweep, studies: Mapping[str, Study]) -> list[scor
   written: list[str] | None = None
   while True:
     rows = [row for task, study in studies.items()
-            for row in scoreboard.rows_of(title_of(sweep, task), study.records())]
+            for row in scoreboard.rows_of(title_of(sweep, task), study.records(), bool(task))]
     states = [record.state for row in rows for record in row.records]
     if states == written:
       return rows
@@ -559,7 +592,11 @@ def limits_of(sweep: Sweep) -> str:
 
 
 def say_scores(sweep: Sweep, rows: Sequence[scoreboard.Row]) -> None:
-  """Prints the table, and the runs that it lacks with the processes that have them."""
+  """Prints the table, and the runs that it lacks with the processes that have them.
+
+  Raises:
+    UserError: every run has failed.
+  """
   say((sweep.folder / "results.md").read_text("utf-8").rstrip())
   left = [(row.task, record) for row in rows for record in row.records
           if record.state in ("under way", "waiting")]
@@ -571,6 +608,10 @@ def say_scores(sweep: Sweep, rows: Sequence[scoreboard.Row]) -> None:
     say(f"not finished: {'; '.join(names[:_MOST_NAMED])}{more}")
     say("  the same command completes the table; what a dead process of another machine had under "
         "way, it takes up there, or here with --lost_hosts=HOST")
+  states = [record.state for row in rows for record in row.records]
+  if set(states) == {"failed"}:
+    raise UserError(f"every run has failed ({len(states)} of {len(states)}); "
+                    f"{sweep.folder / 'results.md'} has their lines")
   say(f"done: {sweep.folder}")
 
 

@@ -10,8 +10,11 @@ import numpy as np
 
 from classification import tasks
 
-REMEDY = ("a lower --config.learning_rate, another --config.seed, a longer "
-          "--config.warmup_proportion or a larger --config.num_train_epochs helps")
+# Mosbach et al.; Zhang et al., 2021 (https://arxiv.org/abs/2006.05987), whose two last ones need
+# pre-trained weights.
+_REMEDY = ("a lower --config.learning_rate, another --config.seed, a longer "
+           "--config.warmup_proportion or a larger --config.num_train_epochs helps")
+_TOOLS = "; so may --config.layerwise_lr_decay=0.9 or --config.reinit_layers=1"
 _CONSTANT = 0.01  # a spread of predicted values that is so small a share of the labels' is none
 _NEAR = 0.99  # of the loss at the classes' frequencies
 
@@ -29,6 +32,11 @@ def answers_alike(task: tasks.Task, predictions: np.ndarray, labels: np.ndarray)
   if task.regression:
     return bool(np.std(predictions) < _CONSTANT * np.std(labels))
   return bool((predictions == predictions[:1]).all())
+
+
+def remedy(pretrained: bool) -> str:
+  """Returns what helps a run that has collapsed, from pre-trained weights or from random ones."""
+  return _REMEDY + _TOOLS * pretrained
 
 
 def entropy(counts: Sequence[int]) -> float:

@@ -89,11 +89,16 @@ class TextClassifier:
   max_seq_length: int
 
   def predict(self, examples: Iterable[Texts]) -> list[Prediction]:
-    """Predicts the label of each text, or pair of texts, in their order.
+    """Predicts the label of each text, or pair of texts, in their order; of one text, if it is one.
 
     Raises:
-      UserError: another number of texts than the model was trained on.
+      UserError: another number of texts than the model was trained on, or no list of texts.
     """
+    examples = [examples] if isinstance(examples, str) else list(examples)
+    for number, texts in enumerate(examples, start=1):
+      if not (texts is None or isinstance(texts, str) or (
+          isinstance(texts, (tuple, list)) and all(isinstance(text, str) for text in texts))):
+        raise UserError(f"example {number} is {shown(texts)}, must be a text or a pair of texts")
     return [prediction for outputs in self.outputs(examples)
             for prediction in self.predictions(outputs.logits)]
 
@@ -126,7 +131,7 @@ class TextClassifier:
       blank_is_text: blank texts are predicted too, as GLUE's original code does.
 
     Raises:
-      UserError: like `predict`.
+      UserError: like `predict`; or outputs that are not finite.
     """
     predict_fn = make_predict_fn(self.classifier.model)
     for chunk in data.prefetch(self._chunks(iter(examples), blank_is_text)):
@@ -139,6 +144,8 @@ class TextClassifier:
         for (output, _), (indices, _) in zip(found, chunk.batches, strict=True):
           there = indices >= 0
           logits[chunk.places[indices[there]]] = np.asarray(output)[there]
+      if not np.isfinite(logits[chunk.places]).all():  # NaN is that of a row without text
+        raise UserError("the model's outputs are not finite numbers: its weights are damaged")
       yield Outputs(logits, truncated)
 
   def _chunks(self, examples: Iterator[Texts | None], blank_is_text: bool) -> Iterator[_Chunk]:

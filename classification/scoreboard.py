@@ -19,11 +19,13 @@ class Row(NamedTuple):
     task: the name in the table.
     setting: knob -> value.
     records: a run each, in the order of the seeds.
+    of_glue: whether the task is GLUE's: the folder of one's own data may be called like one.
   """
 
   task: str
   setting: Setting
   records: list[Record]
+  of_glue: bool = True
 
   @property
   def scores(self) -> list[float]:
@@ -67,11 +69,11 @@ def score_of(results: Mapping[str, Any]) -> float:
   return statistics.mean(results["scores"][name] for name in results["metrics"])
 
 
-def rows_of(task: str, records: Sequence[Record]) -> list[Row]:
-  """Gathers a task's runs by setting."""
+def rows_of(task: str, records: Sequence[Record], of_glue: bool = True) -> list[Row]:
+  """Gathers a task's runs by setting; see `Row`."""
   rows: dict[str, Row] = {}
   for record in records:
-    row = rows.setdefault(name_of(record.setting), Row(task, record.setting, []))
+    row = rows.setdefault(name_of(record.setting), Row(task, record.setting, [], of_glue))
     row.records.append(record)
   return list(rows.values())
 
@@ -165,7 +167,8 @@ def glue_line(rows: Sequence[Row], limits: str) -> str:
     rows: of all tasks.
     limits: the knobs that limit all runs to a first try; "" where nothing does.
   """
-  best = {task: row for task in tasks.GLUE_TASKS if (row := best_row(rows, task))}
+  of_glue = [row for row in rows if row.of_glue]
+  best = {task: row for task in tasks.GLUE_TASKS if (row := best_row(of_glue, task))}
   if not best:
     return ""
   score = statistics.mean(statistics.mean(row.scores) for row in best.values())

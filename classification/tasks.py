@@ -120,8 +120,13 @@ def named_task(dataset_name: str, dataset_path: str) -> Task | None:
   return glue_task(name) if name else None
 
 
-def glue_task(name: str) -> Task:
+def glue_task(name: str, called: str = "dataset_name", otherwise: str = "blank") -> Task:
   """Looks up a GLUE task by its name on the hub or its folder's: mrpc, MRPC, sst2, SST-2.
+
+  Args:
+    name: of the task.
+    called: the flag that names it, for messages.
+    otherwise: what to give for it where the data is no task of GLUE.
 
   Raises:
     UserError: no such task, or WNLI.
@@ -130,8 +135,8 @@ def glue_task(name: str) -> Task:
   if known == "wnli":
     raise UserError(_WNLI)
   if known not in GLUE_TASKS:
-    raise UserError(f"dataset_name {shown(name)} is no GLUE task; known: {', '.join(GLUE_TASKS)} "
-                    "(blank for your own files at dataset_path)")
+    raise UserError(f"{called} {shown(name)} is no GLUE task; known: {', '.join(GLUE_TASKS)} "
+                    f"({otherwise} for your own files at dataset_path)")
   return GLUE_TASKS[known]
 
 

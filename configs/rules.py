@@ -125,6 +125,8 @@ RETRY_KEYS = ("learning_rate", "learning_rate_schedule", "max_grad_norm", "adam_
 # Free knobs that may not change in an unfinished run whose evaluations decide on its end or result.
 DECIDING_KEYS = ("do_eval", "eval_split", "eval_batch_size", "eval_every_epochs",
                  "max_eval_samples", "positive_class")
+# Free knobs that say what the scores are of.
+SCORING_KEYS = ("eval_split", "max_eval_samples", "max_eval_examples", "positive_class")
 # Knobs of a first try: 0 in a run on all examples, for whole epochs.
 LIMITING_KEYS = ("max_steps", "max_train_samples", "max_eval_samples")
 FREE_KEYS = tuple(name for name, rule in RULES.items() if rule.free)

@@ -135,6 +135,21 @@ def output_file(name: str) -> pathlib.Path:
   return path
 
 
+def check_other_file(output: str, given: str, flags: tuple[str, str]) -> None:
+  """Raises UserError where a command would replace the file that it reads.
+
+  Args:
+    output: the file that it writes; "-" is none.
+    given: the file that it reads; "-" is none.
+    flags: what the two are called in messages.
+  """
+  paths = [pathlib.Path(os.path.expanduser(name)) for name in (output, given)]
+  if "-" not in (output, given) and all(path.is_file() for path in paths) and paths[0].samefile(
+      paths[1]):
+    raise UserError(f"--{flags[0]}={output} is the file of --{flags[1]} too, which it would "
+                    "replace; name another")
+
+
 @contextlib.contextmanager
 def opened_output(name: str) -> Iterator[TextIO]:
   """Yields the text stream of a command's results.

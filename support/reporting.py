@@ -59,13 +59,16 @@ def said_to(file: pathlib.Path, run: str) -> Iterator[None]:
 
 def say(text: str) -> None:
   """Prints one line and flushes it."""
+  warns = text.lstrip().startswith("warning")
   if _log:
     _log.write(f"{text}\n")
     _log.flush()
-    if text in _warned or not text.lstrip().startswith("warning"):
+    if text in _warned or not warns:
       return
     _warned.add(text)
     text = f"{_run}: {text.lstrip()}"
+  elif warns:
+    _warned.add(text)
   if not _muted:
     print(text, file=sys.stderr if _on_stderr else sys.stdout, flush=True)
 
@@ -184,6 +187,9 @@ class Reporter:
     draw_curves(self._file, self._file.with_name("curves.png"), curve, learning_rates)
 
 
+_LONGEST_RUN_NAME = 128  # at Weights & Biases
+
+
 def check_tracker(project: str) -> None:
   """Raises UserError for a project of Weights & Biases where its package is not installed."""
   if project and not importlib.util.find_spec("wandb"):
@@ -211,8 +217,9 @@ def open_tracker(project: str, folder: pathlib.Path, config: Mapping[str, Any]) 
   start = read_json(folder / "config.json").get("start", "")
   key = hashlib.sha256(f"{folder.absolute()} {start}".encode()).hexdigest()[:16]
   try:
-    return wandb.init(project=project, name=folder.name, id=key, resume="allow",
-                      config=dict(config))
+    # Of a sweep's run, that is its task, its setting and its seed.
+    name = "/".join(folder.absolute().parts[-3:])[-_LONGEST_RUN_NAME:]
+    return wandb.init(project=project, name=name, id=key, resume="allow", config=dict(config))
   except Exception as error:  # of several types
     raise UserError(f"wandb_project {shown(project)}: {first_line(error)}") from error
 

@@ -21,7 +21,7 @@ _LINKED = ("eval_results.json", "summary.json", "metrics.jsonl", "config.json", 
 
 def write_run_report(folder: pathlib.Path, title: str, sections: Sequence[Html] = (), *,
                  more_facts: Sequence[tuple[str, Any]] = (), bands: Sequence[Band] = (),
-                 titles: Mapping[str, str] | None = None) -> None:
+                 titles: Mapping[str, str] | None = None, note: str = "") -> None:
   """Writes report.html of the whole run, whichever of its processes made which step.
 
   Args:
@@ -31,6 +31,7 @@ def write_run_report(folder: pathlib.Path, title: str, sections: Sequence[Html] 
     more_facts: names and values beside those of the command and the machine.
     bands: of steps, marked in each curve.
     titles: metric's name without eval_ -> its heading, where it is not the name itself.
+    note: of the scores; "" for none.
   """
   config, summary, results = (
       read_json(folder / name) if (folder / name).exists() else {}
@@ -38,7 +39,7 @@ def write_run_report(folder: pathlib.Path, title: str, sections: Sequence[Html] 
   curves = draw_metrics(read_metrics(folder / "metrics.jsonl"), bands, titles or {})
   report.write_page(
       folder / "report.html", title, f"{folder} · {datetime.datetime.now():%Y-%m-%d %H:%M}",
-      (report.section("Scores", report.scores(
+      (report.section("Scores", report.paragraph(note) if note else Html(""), report.scores(
           (_heading(name, titles or {}), _score(value)) for name, value in results.items())
                       if results else Html("")),
        report.section("Curves", report.charts(*curves)), *sections,

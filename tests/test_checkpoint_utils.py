@@ -532,7 +532,7 @@ def test_the_description_of_a_checkpoint_is_checked(tiny, tmp_path):
       checkpoint_utils.find_checkpoint(str(tmp_path))
 
 
-def test_a_run_can_be_continued_from(tiny, tmp_path):
+def test_a_run_can_be_continued_from(tiny, tmp_path, capsys):
   """An unfinished run's latest checkpoint, and one of its steps."""
   model, params, batch = tiny
   (tmp_path / "checkpoints").mkdir()
@@ -546,7 +546,10 @@ def test_a_run_can_be_continued_from(tiny, tmp_path):
     checkpoint = checkpoint_utils.find_checkpoint(str(name))
     assert checkpoint.label_names == ("a", "b", "c")
     assert checkpoint.tokenizer == str(tmp_path / "tokenizer")
+  capsys.readouterr()
   assert checkpoint_utils.find_checkpoint(str(tmp_path)).path.endswith("10")
+  assert capsys.readouterr().out == (f"warning: the run in {tmp_path} is not finished; its newest "
+                                     "checkpoint is taken, of step 10\n")
 
 
 def test_only_the_fresh_parameters_are_drawn(tiny, folder):

@@ -104,7 +104,8 @@ def test_npz_of_tokens(tmp_path, model):
 def test_a_file_without_lines(tmp_path, model):
   assert extracted(tmp_path, model, "--layers=0", lines=()) == []
   for vectors, shape in (("tokens", (4, 0, 16)), ("mean", (0, 4, 16)), ("pooled", (0, 16))):
-    with extracted(tmp_path, model, "--layers=-1,-2,0,1", "--format=npz", f"--vectors={vectors}",
+    layers = () if vectors == "pooled" else ("--layers=-1,-2,0,1",)
+    with extracted(tmp_path, model, *layers, "--format=npz", f"--vectors={vectors}",
                    lines=()) as arrays:
       assert arrays["values"].shape == shape and arrays["values"].dtype == np.float32
       assert vectors != "tokens" or arrays["offsets"].tolist() == [0]
@@ -135,6 +136,7 @@ def test_messages(tmp_path, model, capsys):
       (("--layers=-3",), "--layers: '-3' is no layer of the model, which has 0 to 1, or -1 to -2"),
       (("--layers=a",), "--layers: 'a' is no layer of the model"),
       (("--max_seq_length=33",), "--max_seq_length=33 must be from 5 to the model's 32 positions"),
+      (("--vectors=pooled",), "--vectors=pooled is the pooler's output, of the last layer: leave "),
       (("--batch_size=0",), "--batch_size=0 must be 1 or more"),
       (("--input_file=none",), "--input_file=none does not exist"),
       (("--output_file=-", "--format=npz"), "--format=npz needs a file"),

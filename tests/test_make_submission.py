@@ -184,6 +184,11 @@ def test_runs_compete_by_a_sweeps_score_and_first_tries_do_not(tmp_path, glue, c
       "max_eval_samples", "max_steps", "max_train_samples"))
   assert capsys.readouterr().out == (
       f"first tries (max_steps, max_train_samples, max_eval_samples), left out: {tries}\n")
+  (tmp_path / "chosen").mkdir()  # by hand, with links; one leads back
+  (tmp_path / "chosen" / "mine").symlink_to(tmp_path / "good")
+  (tmp_path / "chosen" / "again").symlink_to(tmp_path / "chosen")
+  assert [run.folder for run in make_submission.find_runs(tmp_path / "chosen")] == [
+      tmp_path / "chosen" / "mine"]
   with pytest.raises(UserError, match="has no finished run of cola, .* or of any other GLUE task"):
     run(f"--runs={tmp_path}/tries", f"--output={tmp_path / 'submission.zip'}", "--partial")
 

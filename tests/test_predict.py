@@ -1,5 +1,6 @@
 """predict.py: the predictions of transformers, in the input's order, whatever the input holds."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 from absl import flags
 from conftest import init_params, ROOT, WORDS
+import jax
 import numpy as np
 import pytest
 
@@ -122,8 +124,17 @@ def test_five_lines_of_python(model):
   assert set(blank) == {None}
   (alone,) = classifier.predict(["it was bad"])
   assert alone.probabilities == pytest.approx(second.probabilities, abs=2e-6)
+  assert classifier.predict("it was bad") == [alone]  # not a prediction for each letter
   with pytest.raises(UserError, match="example 2 has 2 texts; the model takes 1"):
     classifier.predict(["it was good", ("it was", "good")])
+  for wrong in (3.5, ("it was", None)):
+    with pytest.raises(UserError, match="^example 1 is .*, must be a text or a pair of texts$"):
+      classifier.predict([wrong])
+  params = jax.tree.map(lambda leaf: leaf * np.nan, classifier.classifier.params)
+  damaged = dataclasses.replace(classifier, classifier=dataclasses.replace(
+      classifier.classifier, params=params))
+  with pytest.raises(UserError, match="outputs are not finite numbers: its weights are damaged"):
+    damaged.predict(["it was good"])
 
 
 def test_a_runs_own_length_is_taken(tmp_path, model):
@@ -200,6 +211,9 @@ def test_bad_input_is_one_line(model, tmp_path, capsys):
   assert complaint("a,b\n1,2\n", name="rows.csv") == (
       f"{tmp_path}/rows.csv has no column 'text'; it has 'a', 'b'; name the texts: "
       "--text_columns=NAME (or write a text a line into a .txt)")
+  assert complaint("text,b\n1,2\n", "--text_columns=text,b", name="rows.csv") == (
+      f"--text_columns names 2 columns of {tmp_path}/rows.csv; the model takes 1 text: 'text' in "
+      "training")
   assert complaint("text,b\n1\n1,2\n", name="rows.csv") == (
       f"{tmp_path}/rows.csv:2: 1 fields, must be 2")
   for cell, message in (('["a"]', ": column 'text' holds lists, not text"),
@@ -221,6 +235,10 @@ def test_bad_input_is_one_line(model, tmp_path, capsys):
     with pytest.raises(UserError) as raised:
       run(*arguments)
     assert str(raised.value) == message
+  (tmp_path / "link.txt").symlink_to(tmp_path / "texts.txt")
+  with pytest.raises(UserError, match=r"^--output=.*link\.txt is the file of --input too"):
+    run(f"--model={model}", f"--input={tmp_path}/texts.txt", f"--output={tmp_path}/link.txt")
+  assert (tmp_path / "texts.txt").read_text() == "the film\na\tb\n"
   assert capsys.readouterr().out.count("{") == 0
 
 

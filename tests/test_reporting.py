@@ -207,8 +207,9 @@ def test_weights_and_biases_gets_the_metrics(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"start": start}))
     opened = reporting.open_tracker("bert", tmp_path, {"seed": 1})
   assert opened is tracker
-  assert calls[0] == {"project": "bert", "name": tmp_path.name, "id": calls[0]["id"],
-                      "resume": "allow", "config": {"seed": 1}}
+  assert calls[0] == {
+      "project": "bert", "name": "/".join(tmp_path.parts[-3:]), "id": calls[0]["id"],
+      "resume": "allow", "config": {"seed": 1}}
   assert calls[0]["id"] == calls[1]["id"] != calls[2]["id"]
   reporter = reporting.Reporter(tmp_path, 10, tracker=opened)
   reporter.metrics(1, {"loss": 2.0})
@@ -260,3 +261,7 @@ def test_a_warning_of_one_of_several_runs_has_its_name(tmp_path, capsys, monkeyp
       reporting.say("  warning: odd")
   assert capsys.readouterr().out == "mrpc seed 0: warning: odd\n"
   assert (tmp_path / "mrpc" / "seed-1.log").read_text() == "step 1\n  warning: odd\n"
+  reporting.say("  warning: seen before any run")
+  with reporting.said_to(tmp_path / "seed-2.log", "mrpc seed 2"):
+    reporting.say("  warning: seen before any run")
+  assert capsys.readouterr().out == "  warning: seen before any run\n"

@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import unittest.mock
 
 from conftest import GOLDEN, ROOT, run_script_in_process, WORDS
 import jax
@@ -182,6 +181,17 @@ def test_a_finished_run_is_scored_again_without_its_flags(finished, capsys):
   run(*arguments)  # the same command again trains nothing
   assert "this run is finished: nothing to train" in capsys.readouterr().out
   assert json.loads((folder / "summary.json").read_text())["steps"] == 30
+
+
+def test_the_page_says_what_later_scores_are_of(finished, tmp_path):
+  """The knobs and the command on it are the training's."""
+  folder = shutil.copytree(finished[0], tmp_path / "out")
+  page = folder / "report.html"
+  run("--config.do_train=False", "--config.max_eval_samples=5", f"--output_dir={folder}")
+  assert ("<p>Scored again after the training, differently: max_eval_samples is 0 there and 5 here."
+          "</p>") in page.read_text()
+  run("--config.do_train=False", f"--output_dir={folder}")
+  assert "Scored again" not in page.read_text()
 
 
 def test_a_finished_run_goes_to_the_hub(finished, monkeypatch):
@@ -626,9 +636,11 @@ def test_a_split_of_two_uses_has_one_number_of_rows():
 def test_only_one_class_a_text_can_be_smoothed_and_weighed(knob, value, kind, names, multi_label):
   config = configs.classifier.get_config()
   config[knob] = value
-  with pytest.raises(UserError, match=f"{knob} {value} is for one class a text; this is {kind}"):
-    run_classifier.training_target(config, unittest.mock.Mock(
-        label_names=names, multi_label=multi_label), np.zeros(3, np.float32))
+  for task, subject in ((tasks.own_task(("text",), names, multi_label=multi_label), "this"),
+                        (tasks.GLUE_TASKS["stsb"]._replace(multi_label=multi_label), "stsb")):
+    with pytest.raises(UserError, match=f"{knob} {value} is for one class a text; {subject} is "
+                                        f"{kind}"):
+      run_classifier.training_target(config, splits.RunData(task, names, {}))
 
 
 @pytest.mark.parametrize("value,expected", [

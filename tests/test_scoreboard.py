@@ -47,7 +47,8 @@ def test_glues_average_takes_each_tasks_mean_first():
       "GLUE: 70.00, the average of cola, rte, each with its best setting's mean (without sst2, "
       "mrpc, qqp, stsb, mnli, qnli), of limited runs (max_steps=4); the leaderboard's also has "
       "wnli")
-  assert not scoreboard.glue_line(scoreboard.rows_of("mine", [record(0, 0.5)]), "")
+  for name in ("mine", "cola"):  # a folder of one's own may be called like a task
+    assert not scoreboard.glue_line(scoreboard.rows_of(name, [record(0, 0.5)], of_glue=False), "")
 
 
 # --- The picture and the page -----------------------------------------------------------------

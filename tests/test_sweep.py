@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import re
+import shutil
 import signal
 import sys
 import unittest.mock
@@ -291,17 +292,19 @@ def test_an_interrupted_sweep_goes_on(swept, tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_that_fails_does_not_stop_the_others(swept, tmp_path, capsys):
-  """A length beyond the model's positions is found out by the run itself."""
+  """A loss that is not finite is found out by the run itself; a sweep of such runs fails."""
   _, arguments, _ = swept
-  run(*swept_instead(arguments, "--sweep.max_seq_length=64,16"), "--sweep.learning_rate=0.01",
-      "--seeds=0", f"--output_dir={tmp_path / 'out'}")
+  run(*swept_instead(arguments, "--sweep.learning_rate=1e38,0.01"), "--seeds=0",
+      f"--output_dir={tmp_path / 'out'}")
   failed, done = rows_of(tmp_path / "out")
   assert failed["state"] == "failed"
-  assert failed["error"] == ("max_seq_length 64 is over the model's max_position_embeddings 32")
+  assert failed["error"].startswith("the loss is nan at step ")
   assert done["state"] == "done"
-  assert "failed: max_seq_length 64 is over" in (tmp_path / "out" / "results.md").read_text()
-  printed = capsys.readouterr().out
-  assert "mrpc learning_rate=0.01,max_seq_length=64 seed 0: failed: max_seq_length 64" in printed
+  assert f"failed: {failed['error']}" in (tmp_path / "out" / "results.md").read_text()
+  assert f"mrpc learning_rate=1e%2B38 seed 0: failed: {failed['error']}" in capsys.readouterr().out
+  with pytest.raises(UserError, match=r"^every run has failed \(2 of 2\); .*/none/results.md has "):
+    run(*swept_instead(arguments, "--sweep.learning_rate=1e38"),
+        f"--output_dir={tmp_path / 'none'}")
 
 
 @pytest.mark.parametrize("change,message", [
@@ -311,14 +314,42 @@ def test_a_run_that_fails_does_not_stop_the_others(swept, tmp_path, capsys):
     ("--sweep.tokenizer=VOCAB,/no/model", "/no/model"),
     ("--sweep.init_checkpoint=,/no/checkpoint", "/no/checkpoint"),
     ("--sweep.dataset_path=GLUE,/no/data", "dataset_path /no/data does not exist"),
-    ("--storage=nodatabase://x", "storage nodatabase://x cannot be opened")])
+    ("--storage=nodatabase://x", "storage nodatabase://x cannot be opened"),
+    ("--sweep.max_seq_length=16,64", "max_seq_length 64 is over the model's max_position_embeddin"),
+    ("--sweep.model.hidden_size=16,18,19", "hidden_size 19"),
+    ("--sweep.reinit_layers=0,2", "reinit_layers 2 is over the model's 1 layers"),
+    ("--sweep.freeze_layers=0,1", "freeze_layers 1 needs --config.init_checkpoint"),
+    ("--sweep.num_train_epochs=1,0.01", "not one batch of train_batch_size 8"),
+    ("--sweep.class_weights=;balanced;other=1,equivalent=1", "class_weights 'other=1,equivalent=1"),
+    ("--sweep.text_delimiter=, | ", "text_delimiter is for your own data; mrpc has the texts"),
+    ("--config.dataset_path=BAD", r"BAD/MRPC/train.tsv:3: .*label")])
 def test_nothing_is_run_before_all_is_checked(asked, tmp_path, monkeypatch, change, message):
   monkeypatch.setattr(run_classifier, "run_command", None)
+  bad = shutil.copytree(pathlib.Path(value_of(asked, "config.dataset_path")), tmp_path / "BAD")
+  lines = (bad / "MRPC" / "train.tsv").read_text().splitlines(keepends=True)
+  (bad / "MRPC" / "train.tsv").write_text("".join([*lines[:2], f"9{lines[2][1:]}", *lines[3:]]))
+  change = change.replace("BAD", str(bad))
   for word, flag in (("VOCAB", "config.tokenizer"), ("GLUE", "config.dataset_path")):
     change = change.replace(word, value_of(asked, flag))
   with pytest.raises(UserError, match=message):
     run(*swept_instead(asked, change), f"--output_dir={tmp_path / 'out'}")
   assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_folder_of_something_else_is_left_alone(asked, tmp_path):
+  """The URL is that of a database of several machines, whose runs are elsewhere."""
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out" / "results.csv").write_text("mine")
+  flags = (*asked, f"--output_dir={tmp_path / 'out'}")
+  with pytest.raises(UserError, match="/out is not empty and holds no sweep; choose another"):
+    run(*flags)
+  (tmp_path / "out" / "config.json").touch()
+  with pytest.raises(UserError, match="/out is not empty and holds no sweep; choose another"):
+    run(*flags, f"--storage=sqlite:///{tmp_path}/study.db")
+  with pytest.raises(UserError, match="output_dir .*results.csv is a file"):
+    run(*flags[:-1], f"--output_dir={tmp_path / 'out' / 'results.csv'}")
+  assert (tmp_path / "out" / "results.csv").read_text() == "mine"
+  assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 # --- Runs that are only played ----------------------------------------------------------------
@@ -486,7 +517,7 @@ def test_a_first_try_may_be_too_short(tmp_path, capsys):
   assert results == {"eval_collapsed": True}
   assert capsys.readouterr().out == (
       "warning: the model has collapsed: it gives all examples of a dev set one answer; max_steps "
-      f"4 may be too few; else {collapse.REMEDY}\n")
+      f"4 may be too few; else {collapse.remedy(False)}\n")
 
 
 def test_a_collapsed_run_says_so_in_a_line(swept):
