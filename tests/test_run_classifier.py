@@ -1,6 +1,7 @@
 """The script from its flags to its files, on a tiny BERT and tiny tables."""
 
 import csv
+import dataclasses
 import datetime
 import html
 import json
@@ -636,8 +637,9 @@ def test_a_split_of_two_uses_has_one_number_of_rows():
 def test_only_one_class_a_text_can_be_smoothed_and_weighed(knob, value, kind, names, multi_label):
   config = configs.classifier.get_config()
   config[knob] = value
+  stsb = dataclasses.replace(tasks.GLUE_TASKS["stsb"], multi_label=multi_label)
   for task, subject in ((tasks.own_task(("text",), names, multi_label=multi_label), "this"),
-                        (tasks.GLUE_TASKS["stsb"]._replace(multi_label=multi_label), "stsb")):
+                        (stsb, "stsb")):
     with pytest.raises(UserError, match=f"{knob} {value} is for one class a text; {subject} is "
                                         f"{kind}"):
       run_classifier.training_target(config, splits.RunData(task, names, {}))
