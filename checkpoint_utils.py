@@ -644,13 +644,15 @@ def count_outputs(checkpoint: Checkpoint) -> int:
   return len(checkpoint.read().get(getattr(bias, checkpoint.format), ()))
 
 
-def load_trained(checkpoint: Checkpoint, model: nn.Module, needed: tuple[str, ...]) -> Params:
+def load_trained(checkpoint: Checkpoint, model: nn.Module, needed: tuple[str, ...],
+                 remedy: str = "") -> Params:
   """Loads a model to be used as it is; heads that the checkpoint lacks are zeros.
 
   Args:
     checkpoint: what `find_checkpoint` found.
     model: takes a batch.
     needed: prefixes of HEADS that must be there.
+    remedy: ends the message where one is not.
 
   Raises:
     UserError: like `load_params`; or a needed head is missing.
@@ -659,7 +661,7 @@ def load_trained(checkpoint: Checkpoint, model: nn.Module, needed: tuple[str, ..
       lambda x: np.zeros(x.shape, x.dtype), modeling.parameter_shapes(model)))
   missing = [name for name in report.initialized if name.startswith(needed)]
   if missing:
-    raise UserError(f"{checkpoint.path} has no trained {', '.join(missing)}")
+    raise UserError(f"{checkpoint.path} has no trained {', '.join(missing)}{remedy}")
   return params
 
 

@@ -150,9 +150,10 @@ def write_features(settings: Settings) -> None:
            if settings.format == "npz" else write_json_lines(settings, layers, features))
   if truncated:
     more = f" and {len(truncated) - 10:,} more" if len(truncated) > 10 else ""
-    say(f"{len(truncated):,} lines longer than {settings.max_seq_length} tokens are truncated: "
-        f"{', '.join(map(str, truncated[:10]))}{more}")
-  say(f"{count:,} lines: {settings.output_file}")
+    several = len(truncated) > 1
+    say(f"{len(truncated):,} line{'s' * several} longer than {settings.max_seq_length} tokens "
+        f"{'are' if several else 'is'} truncated: {', '.join(map(str, truncated[:10]))}{more}")
+  say(f"{count:,} line{'s' * (count != 1)}: {settings.output_file}")
 
 
 # --- Model ------------------------------------------------------------------------------------

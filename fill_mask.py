@@ -93,8 +93,10 @@ def load_masked_lm(path: str) -> MaskedLm:
   if tokenizer.mask_token_id is None:
     raise UserError(f"the tokenizer at {checkpoint.tokenizer!r} lacks mask_token")
   model = modeling.BertForPreTraining(checkpoint.config)
-  return MaskedLm(model, checkpoint_utils.load_trained(checkpoint, model, ("masked_lm/",)),
-                  tokenizer)
+  params = checkpoint_utils.load_trained(
+      checkpoint, model, ("masked_lm/",), "; a pre-trained model has them, as run_pretraining.py "
+      "makes one, not a classifier or a sentence encoder")
+  return MaskedLm(model, params, tokenizer)
 
 
 def encode_masked(masked_lm: MaskedLm, text: str) -> list[int]:

@@ -80,11 +80,13 @@ def run_command(asked: experiment.Asked) -> "CommandResult":
   if plan:
     trained = experiment.run_training(run, plan)
     classifier, results = dataclasses.replace(classifier, params=trained.params), trained.results
-    export_classifier(run, classifier, run_data.task, tokenizer, trained)
   else:
     results = score_splits(config, classifier, run_data, dev_logits) if config.do_eval else {}
   if config.do_eval:
     results = hosts.told_by_first(functools.partial(with_collapse, run, results))
+  if plan:
+    export_classifier(run, classifier, run_data.task, tokenizer, trained._replace(results=results))
+  if config.do_eval:
     hosts.only_first(reporting.write_results)(run.folder, "eval_results", results)
   if config.do_predict:
     write_predictions(run, classifier, run_data)
@@ -400,15 +402,15 @@ def with_collapse(run: experiment.Run, results: Mapping[str, float]) -> dict[str
   stored = files.read_json(config_file) if config_file.exists() else {}
   counts = list(stored.get("class_counts", {}).values())
   plain = not (run.config.label_smoothing or run.config.class_weights)  # else another loss
-  idle = plain and collapse.never_learned(
-      reporting.read_metrics(run.folder / "metrics.jsonl"), counts)
+  records = collapse.trained_records(reporting.read_metrics(run.folder / "metrics.jsonl"))
+  idle = plain and collapse.never_learned(records, counts)
   if results["eval_collapsed"] or idle:
     sign = ("it gives all examples of a dev set one answer" if results["eval_collapsed"] else
             "its training loss stayed at the "
             f"{collapse.entropy(counts):.2f} of the classes' frequencies")
-    few = f"max_steps {run.config.max_steps} may be too few; else "
-    say(f"warning: the model has collapsed: {sign}; {few * bool(run.config.max_steps)}"
-        f"{collapse.remedy(bool(run.config.init_checkpoint))}")
+    remedy = collapse.remedy(bool(run.config.init_checkpoint),
+                             records[-1]["step"] if records else 0, run.config.max_steps)
+    say(f"warning: the model has collapsed: {sign}; {remedy}")
   return {**results, "eval_collapsed": results["eval_collapsed"] or idle}
 
 
@@ -470,7 +472,8 @@ def export_classifier(run: experiment.Run, classifier: Classifier, task: tasks.T
       f"{duration}, length {config.max_seq_length}, "
       f"seed {config.seed}, {config.dtype}. The parameters are {trained.origin}.\n"
       f"Task: {task.name}; classes: {quoted(classifier.label_names) or 'none (regression)'}"
-      f"{_several(task.multi_label)}.",
+      f"{_several(task.multi_label)}."
+      + " **It has collapsed: it learned nothing.**" * trained.results.get("eval_collapsed", False),
       "dev set", trained.results)
   experiment.export(
       run, classifier.model.config, classifier.params, tokenizer, card, trained.origin,

@@ -114,6 +114,7 @@ def main() -> None:
   for task, study in studies.items():
     while claim := uninterrupted(study.claim):
       make_run(sweep, task, study, claim)
+      write_scores(sweep, newest_rows(sweep, studies))  # a sweep may take days
   say_scores(sweep, write_newest_scores(sweep, studies))
 
 
@@ -507,7 +508,7 @@ def make_run(sweep: Sweep, task: str, study: Study, claim: Claim) -> None:
     line = failure_of(error)
     if not line:  # a signal, or an error of this program: the run is to be continued
       saved = stopping.advice()
-      stopping.advise(lambda: saved + new_folder_flag(sweep))
+      stopping.advise(lambda: f"{name}: {saved}{new_folder_flag(sweep)}")
       give_back(study, claim)
       raise
     advise_to_go_on(sweep)  # the run has left its own advice
@@ -561,13 +562,18 @@ def write_newest_scores(sweep: Sweep, studies: Mapping[str, Study]) -> list[scor
   """
   written: list[str] | None = None
   while True:
-    rows = [row for task, study in studies.items()
-            for row in scoreboard.rows_of(title_of(sweep, task), study.records(), bool(task))]
+    rows = newest_rows(sweep, studies)
     states = [record.state for row in rows for record in row.records]
     if states == written:
       return rows
     write_scores(sweep, rows)
     written = states
+
+
+def newest_rows(sweep: Sweep, studies: Mapping[str, Study]) -> list[scoreboard.Row]:
+  """Returns the scores of all tasks as the studies stand."""
+  return [row for task, study in studies.items()
+          for row in scoreboard.rows_of(title_of(sweep, task), study.records(), bool(task))]
 
 
 def write_scores(sweep: Sweep, rows: Sequence[scoreboard.Row]) -> None:
@@ -612,6 +618,7 @@ def say_scores(sweep: Sweep, rows: Sequence[scoreboard.Row]) -> None:
   if set(states) == {"failed"}:
     raise UserError(f"every run has failed ({len(states)} of {len(states)}); "
                     f"{sweep.folder / 'results.md'} has their lines")
+  say(f"report: {sweep.folder / 'report.html'}")
   say(f"done: {sweep.folder}")
 
 

@@ -10,11 +10,13 @@ import numpy as np
 
 from classification import tasks
 
-# Mosbach et al.; Zhang et al., 2021 (https://arxiv.org/abs/2006.05987), whose two last ones need
+# Mosbach et al.; Zhang et al., 2021 (https://arxiv.org/abs/2006.05987), whose tools need
 # pre-trained weights.
 _REMEDY = ("a lower --config.learning_rate, another --config.seed, a longer "
            "--config.warmup_proportion or a larger --config.num_train_epochs helps")
 _TOOLS = "; so may --config.layerwise_lr_decay=0.9 or --config.reinit_layers=1"
+_FEW_STEPS = 100  # MiniLM learns hardly more than the larger class of MRPC in so many
+_MORE_STEPS = "a larger --config.num_train_epochs or a smaller --config.train_batch_size makes more"
 _CONSTANT = 0.01  # a spread of predicted values that is so small a share of the labels' is none
 _NEAR = 0.99  # of the loss at the classes' frequencies
 
@@ -34,9 +36,18 @@ def answers_alike(task: tasks.Task, predictions: np.ndarray, labels: np.ndarray)
   return bool((predictions == predictions[:1]).all())
 
 
-def remedy(pretrained: bool) -> str:
-  """Returns what helps a run that has collapsed, from pre-trained weights or from random ones."""
-  return _REMEDY + _TOOLS * pretrained
+def remedy(pretrained: bool, steps: int, max_steps: int) -> str:
+  """Returns what helps a run that has collapsed.
+
+  Args:
+    pretrained: whether it began from pre-trained weights.
+    steps: that it has trained; 0 where it has not.
+    max_steps: of its config.
+  """
+  if not 0 < steps < _FEW_STEPS:
+    return _REMEDY + _TOOLS * pretrained
+  return (f"{steps} steps of training are few: "
+          + ("leave --config.max_steps out" if max_steps else _MORE_STEPS))
 
 
 def entropy(counts: Sequence[int]) -> float:
@@ -44,6 +55,11 @@ def entropy(counts: Sequence[int]) -> float:
   shares = np.asarray([count for count in counts if count], np.float64)
   shares /= shares.sum()
   return float(-(shares * np.log(shares)).sum())
+
+
+def trained_records(records: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
+  """Returns those of a metrics.jsonl that are of training steps."""
+  return [record for record in records if "loss" in record and "learning_rate" in record]
 
 
 def never_learned(records: Sequence[Mapping[str, float]], counts: Sequence[int]) -> bool:
@@ -55,7 +71,7 @@ def never_learned(records: Sequence[Mapping[str, float]], counts: Sequence[int])
     records: of a metrics.jsonl: averages of the steps up to `step`, since the record before.
     counts: training examples of each class; nothing is known of [] and of one class.
   """
-  trained = [record for record in records if "loss" in record and "learning_rate" in record]
+  trained = trained_records(records)
   if len([count for count in counts if count]) < 2 or not trained:
     return False
   steps = np.diff([0, *(record["step"] for record in trained)])

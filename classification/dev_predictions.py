@@ -173,7 +173,7 @@ def _class_table(dev: DevPredictions, trained: Mapping[str, int]) -> Html:
                  *([f"{trained.get(name, 0):,}"] if trained else ()), f"{gold.sum():,}",
                  f"{predicted.sum():,}", _share(right, predicted.sum()), _share(right, gold.sum())))
   return report.table(("class", *(["training examples"] if trained else ()), "dev examples",
-                       "predicted", "precision", "recall"), rows)
+                       "predicted", "precision", "recall"), rows, ("class",))
 
 
 def _share(part: int, whole: int) -> str:

@@ -194,7 +194,9 @@ def weights_of_classes(value: str, label_names: Sequence[str],
   names = [piece.rpartition("=")[0].strip() for piece in pieces] if named else list(label_names)
   if len(pieces) != len(label_names) or set(names) != set(label_names):
     raise UserError(f"class_weights {shown(value)} must be balanced, or a number for each of the "
-                    f"classes {quoted(label_names)}, in this order or as NAME=NUMBER")
+                    f"classes {quoted(label_names)}, in this order or as NAME=NUMBER"
+                    + (', a name with a comma in quotes: "a, b"=1' if any(
+                        "," in name for name in label_names) else ""))
   weights = {name: _weight(piece.rpartition("=")[2] if named else piece)
              for name, piece in zip(names, pieces, strict=True)}
   return tuple(weights[name] for name in label_names)

@@ -11,6 +11,7 @@ import functools
 import itertools
 import pathlib
 from typing import Any, NamedTuple
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,8 @@ class TextClassifier:
   def predict(self, examples: Iterable[Texts]) -> list[Prediction]:
     """Predicts the label of each text, or pair of texts, in their order; of one text, if it is one.
 
+    Warns of truncated texts.
+
     Raises:
       UserError: another number of texts than the model was trained on, or no list of texts.
     """
@@ -99,8 +102,12 @@ class TextClassifier:
       if not (texts is None or isinstance(texts, str) or (
           isinstance(texts, (tuple, list)) and all(isinstance(text, str) for text in texts))):
         raise UserError(f"example {number} is {shown(texts)}, must be a text or a pair of texts")
-    return [prediction for outputs in self.outputs(examples)
-            for prediction in self.predictions(outputs.logits)]
+    outputs = list(self.outputs(examples))
+    truncated = sum(int(some.truncated.sum()) for some in outputs)
+    if truncated:
+      warnings.warn(f"{truncated:,} of {len(examples):,} texts are longer than "
+                    f"{self.max_seq_length} tokens and were truncated", stacklevel=2)
+    return [prediction for some in outputs for prediction in self.predictions(some.logits)]
 
   def predictions(self, logits: np.ndarray) -> Iterator[Prediction]:
     """Yields what [examples, outputs] mean."""

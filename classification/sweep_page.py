@@ -103,7 +103,8 @@ def draw_scores(image: pathlib.Path, rows: Sequence[Row], learning_rate: float) 
       axis.plot(*zip(*kind.points, strict=True), "x" if kind.collapsed else "o",
                 color=f"C{kind.group}", label=kind.name)
     crossed = " (a cross: collapsed)" * any(kind.collapsed for kind in chart.kinds)
-    axis.set(title=task, xlabel=chart.knob + crossed, ylabel="dev score",
+    axis.set(title=task, xlabel=chart.knob + crossed,
+             ylabel=scoreboard.score_name(rows, task),
              xlim=(-0.5, len(chart.columns) - 0.5))
     axis.set_xticks(range(len(chart.columns)), chart.columns)
     axis.grid(alpha=0.3, axis="y")
@@ -148,7 +149,8 @@ def _chart(rows: Sequence[Row], task: str, learning_rate: float) -> Html:
   chart = chart_of(rows, task, learning_rate)
   return report.chart(
       task, [Series(kind.name, kind.points, "crosses" if kind.collapsed else "dots", kind.group)
-             for kind in chart.kinds], chart.knob, y_name="dev score", columns=chart.columns)
+             for kind in chart.kinds], chart.knob,
+      y_name=scoreboard.score_name(rows, task), columns=chart.columns)
 
 
 def _tables(folder: pathlib.Path, rows: Sequence[Row]) -> list[Html]:

@@ -7,6 +7,7 @@ splits are scored and how. Files are read in `sources.py`.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
 import dataclasses
+import difflib
 import functools
 import io
 import pathlib
@@ -135,8 +136,10 @@ def glue_task(name: str, called: str = "dataset_name", otherwise: str = "blank")
   if known == "wnli":
     raise UserError(_WNLI)
   if known not in GLUE_TASKS:
-    raise UserError(f"{called} {shown(name)} is no GLUE task; known: {', '.join(GLUE_TASKS)} "
-                    f"({otherwise} for your own files at dataset_path)")
+    near = difflib.get_close_matches(known, GLUE_TASKS, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    raise UserError(f"{called} {shown(name)} is no GLUE task{meant}; known: "
+                    f"{', '.join(GLUE_TASKS)} ({otherwise} for your own files at dataset_path)")
   return GLUE_TASKS[known]
 
 

@@ -358,11 +358,11 @@ def _crosses(places: Sequence[tuple[float, float]]) -> str:
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d5dbe1;
-  --ground: #ffffff; --raised: #f5f7f9; --c0: #0067a3; --c1: #c24600; --c2: #00795a;
+  --ground: #ffffff; --raised: #f5f7f9; --faint: .45; --c0: #0067a3; --c1: #c24600; --c2: #00795a;
   --c3: #a23f7b; --c4: #7d5c00; --c5: #4f43b5; --c6: #b3261e; --c7: #4a6a00; }
 @media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e4e8ec; --soft: #9ba6b1; --line: #363d46; --ground: #14171a;
-    --raised: #1d2126; --c0: #62bdf5; --c1: #ff9d61; --c2: #46cfa7; --c3: #e896c6;
+    --raised: #1d2126; --faint: .8; --c0: #62bdf5; --c1: #ff9d61; --c2: #46cfa7; --c3: #e896c6;
     --c4: #e5c04e; --c5: #aaa0ff; --c6: #ff8a80; --c7: #a9d45e; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
@@ -399,7 +399,7 @@ figcaption > span { display: flex; flex-wrap: wrap; gap: 0 .9rem; font-weight: 4
   font-size: .82rem; color: var(--soft); overflow-wrap: anywhere; min-width: 0; }
 figcaption span span::before { content: ""; display: inline-block; width: 1.1em;
   border-top: 2.5px solid var(--c); vertical-align: .28em; margin-right: .4em; }
-figcaption span .faint::before { border-top-width: 1px; }
+figcaption span .faint::before { border-top-width: 1px; opacity: var(--faint); }
 figcaption span .dotted::before { border-top-style: dashed; }
 figcaption span .cloud::before, figcaption span .dots::before { width: .5em; height: .5em;
   border: 0; border-radius: 50%; background: var(--c); vertical-align: .1em; }
@@ -411,7 +411,7 @@ figcaption span .crosses::before { content: "\\d7"; width: auto; border: 0; colo
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font-size: 12px; fill: var(--soft); }
 svg path { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; }
-svg .faint { stroke-width: 1; opacity: .45; }
+svg .faint { stroke-width: 1; opacity: var(--faint); }
 svg .dotted { stroke-dasharray: 6 3; stroke-width: 1.6; }
 svg .dots { stroke-width: 6; stroke-linecap: round; }
 svg .cloud { stroke-width: 6; stroke-linecap: round; opacity: .45; }

@@ -368,7 +368,8 @@ def complete_summary(folder: pathlib.Path, curve: str, dev_scores: Mapping[str, 
     folder: the run's.
     curve: the metric that says which evaluation was the best: the lowest of a loss, or else the
       highest.
-    dev_scores: of the trained model; {} where it was not scored.
+    dev_scores: of the trained model; {} where it was not scored. Its numbers are kept: whether it
+      has collapsed is found out later.
     **more: what else the summary is to hold.
   """
   file = folder / "summary.json"
@@ -377,7 +378,8 @@ def complete_summary(folder: pathlib.Path, curve: str, dev_scores: Mapping[str, 
   if best:
     content |= {"best_step": best["step"], f"best_{curve}": best[curve]}
   end = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-  write_json(file, {**content, "dev_scores": dict(dev_scores), **more, "end": end})
+  numbers = {name: value for name, value in dev_scores.items() if not isinstance(value, bool)}
+  write_json(file, {**content, "dev_scores": numbers, **more, "end": end})
 
 
 def best_record(records: Sequence[Mapping[str, float]], metric: str) -> Mapping[str, float]:

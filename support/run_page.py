@@ -15,6 +15,7 @@ from support.reporting import read_metrics
 
 _SPEED = ("train_seconds", "examples_per_step", "examples_per_second", "tokens_per_second",
           "padding_share", "waiting_share", "skipped_steps")
+_FEWEST_SMOOTHED = 10  # points
 _LINKED = ("eval_results.json", "summary.json", "metrics.jsonl", "config.json", "predictions",
            "model")
 
@@ -63,6 +64,8 @@ def _about(folder: pathlib.Path, config: Mapping[str, Any], summary: Mapping[str
   """Returns the command, the facts of the run and its machine, and all knobs."""
   machine, versions = config.get("machine", {}), config.get("versions", {})
   seconds = summary.get("train_seconds")
+  last_not_best = (config.get("config", {}).get("keep_best") is False
+                   and summary.get("model_step", 0) > summary.get("best_step", 0))
   facts = [
       ("Model", "parameters" in config and f"{config['parameters']:,} parameters, from "
        + (config["config"].get("init_checkpoint") or "random weights")),
@@ -73,7 +76,7 @@ def _about(folder: pathlib.Path, config: Mapping[str, Any], summary: Mapping[str
        + (f" (from step {summary['first_step']} on)" if summary.get("first_step") else "")),
       ("Best step", "best_step" in summary and f"{summary['best_step']:,}"
        + (f"; the model is that of step {summary['model_step']:,}" if "model_step" in summary
-          else "")),
+          else "") + " (--config.keep_best=True would take the best)" * last_not_best),
       ("Peak memory", "; ".join(
           f"{summary[name] / 1e9:.2f} GB of {what}" for name, what in (
               ("peak_host_bytes", "the process"), ("peak_device_bytes", "the fullest device"))
@@ -128,8 +131,9 @@ def draw_metrics(records: Sequence[Mapping[str, float]], bands: Sequence[Band],
 
 def _training_series(records: Sequence[Mapping[str, float]], name: str) -> list[Series]:
   points = _points(records, name)
-  return [Series("training", points, "faint"),
-          Series("smoothed", report.smoothed(points))]
+  if len(points) < _FEWEST_SMOOTHED:
+    return [Series("training", points)]
+  return [Series("training", points, "faint"), Series("smoothed", report.smoothed(points))]
 
 
 def _points(records: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:

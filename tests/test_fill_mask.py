@@ -4,6 +4,7 @@ from absl import flags
 import numpy as np
 import pytest
 from test_extract_features import model  # noqa: F401  a fixture
+from test_predict import export
 
 import fill_mask
 from support.errors import UserError
@@ -35,6 +36,12 @@ def test_words_and_probabilities_are_those_of_transformers(model, capsys):  # no
     found = [line.split() for line in lines[first:first + 3]]
     np.testing.assert_allclose([float(share) for share, _ in found], expected.values, atol=6e-5)
     assert [word for _, word in found] == tokenizer.convert_ids_to_tokens(expected.indices.tolist())
+
+
+def test_a_classifier_has_no_words(tmp_path, tiny_config, tokenizer):
+  classifier = export(tmp_path / "model", tiny_config, tokenizer)
+  with pytest.raises(UserError, match="has no trained masked_lm/.*; a pre-trained model has them"):
+    run(f"--model={classifier}", "[MASK]")
 
 
 def test_messages(model, tmp_path):  # noqa: F811

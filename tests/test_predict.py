@@ -124,6 +124,8 @@ def test_five_lines_of_python(model):
   assert set(blank) == {None}
   (alone,) = classifier.predict(["it was bad"])
   assert alone.probabilities == pytest.approx(second.probabilities, abs=2e-6)
+  with pytest.warns(UserWarning, match="1 of 2 texts are longer than 32 tokens and were truncated"):
+    classifier.predict(["it was bad", "bad " * 40])
   assert classifier.predict("it was bad") == [alone]  # not a prediction for each letter
   with pytest.raises(UserError, match="example 2 has 2 texts; the model takes 1"):
     classifier.predict(["it was good", ("it was", "good")])

@@ -193,9 +193,9 @@ def test_smoothing_keeps_a_slope_and_drops_noise():
 
 
 def test_the_dev_set_stands_beside_the_training_of_the_same_name():
-  records = [{"step": 1, "loss": 2.0, "learning_rate": 1.0, "masked_lm_loss": 1.0},
-             {"step": 2, "loss": 1.0, "learning_rate": 1.0, "masked_lm_loss": 1.0},
-             {"step": 2, "eval_loss": 3.0, "eval_loss_mismatched": 4.0, "eval_masked_lm_loss": 1.0,
+  records = [*({"step": i, "loss": 2.0, "learning_rate": 1.0, "masked_lm_loss": 1.0}
+               for i in range(10)),
+             {"step": 9, "eval_loss": 3.0, "eval_loss_mismatched": 4.0, "eval_masked_lm_loss": 1.0,
               "eval_f1": 0.5, "eval_f1_macro": 0.4}]
   figures = run_page.draw_metrics(records, [], {"masked_lm_loss": "Masked LM loss"})
   titles = [re.search("<figcaption>([^<]*)<", figure)[1] for figure in figures]
@@ -203,6 +203,8 @@ def test_the_dev_set_stands_beside_the_training_of_the_same_name():
   assert [re.findall(r'<span class="c\d [a-z]*">([^<]*)</span>', figure) for figure in figures] == [
       ["training", "smoothed", "dev", "dev mismatched"], ["training", "smoothed", "dev"],
       ["dev", "dev macro"], []]
+  short = run_page.draw_metrics(records[:9], [], {})  # too few to be smoothed
+  assert "smoothed" not in "".join(short)
 
 
 # --- Dev predictions --------------------------------------------------------------------------

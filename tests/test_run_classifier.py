@@ -83,7 +83,7 @@ def test_a_run_leaves_everything_behind(finished):
   assert (summary["steps"], summary["examples"]) == (30, 240)
   assert {"real_tokens", "train_seconds", "compile_seconds", "examples_per_second",
           "padding_share", "waiting_share"} <= set(summary)
-  assert summary["dev_scores"] == results
+  assert {**summary["dev_scores"], "eval_collapsed": False} == results
   assert summary["class_counts"]["train"]["equivalent"] + summary["class_counts"]["train"][
       "not_equivalent"] == 40
   assert sum(summary["class_counts"]["validation"].values()) == 21
@@ -649,6 +649,7 @@ def test_only_one_class_a_text_can_be_smoothed_and_weighed(knob, value, kind, na
     ("", ()), ("balanced", (2 / 3, 1, 2)), ("1,2.5,1e-1", (1, 2.5, 0.1)),
     ('c=3, "a, b"=1,d=2', (1, 2, 3)), ('"a, b=1",d=2,c=3', (1, 2, 3)),
     ("balance", "must be balanced, or a number for each of the classes 'a, b', 'd', 'c', in this"),
+    ("a, b=1,d=2,c=3", "as NAME=NUMBER, a name with a comma in quotes: \"a, b\"=1"),
     ("1,2", "must be balanced, or a number for each"), ("c=3,d=2,e=1", "must be balanced, or a nu"),
     ("1,2,0", "'0' must be a number above 0"), ("1,2,x", "'x' must be a number above 0"),
     ("1,d=2,3", "'d=2' must be a number")])
@@ -765,7 +766,7 @@ def test_another_vocabulary_is_warned_of(capitals, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("changes,message", [
-    (["--config.dataset_name=mrcp"], "dataset_name 'mrcp' is no GLUE task; known: cola, sst2"),
+    (["--config.dataset_name=mrcp"], "dataset_name 'mrcp' is no GLUE task .did you mean mrpc"),
     (["--config.dataset_name=wnli"], "wnli is refused"),
     (["--config.dataset_name=cola"], r"has no folder CoLA/ \(GLUE's layout of cola\)"),
     (["--config.train_batch_size=6"],

@@ -25,8 +25,9 @@ def test_leaderboard_file_names():
 
 
 def test_unknown_task():
-  with pytest.raises(UserError, match="^dataset_name 'MRCP' is no GLUE task; known: cola, sst2, "
-                                      "mrpc, qqp, stsb, mnli, qnli, rte .*blank for your own"):
+  with pytest.raises(UserError, match="^dataset_name 'MRCP' is no GLUE task .did you mean mrpc.*; "
+                                      "known: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte "
+                                      ".*blank for your own"):
     tasks.glue_task("MRCP")
 
 
