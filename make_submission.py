@@ -179,7 +179,7 @@ def dev_score(folder: pathlib.Path, task: tasks.Task) -> float:
   summary, later = (files.read_json(file) if file.is_file() else {}
                     for file in (folder / "summary.json", folder / "eval_results.json"))
   for scores in (summary.get("dev_scores", {}), later):
-    results = scoreboard.run_results(task, scores, 0.0)
+    results = scoreboard.run_results(task, scores, {})
     if results["scores"].keys() >= set(results["metrics"]):
       return scoreboard.score_of(results)
   return -math.inf

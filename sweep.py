@@ -517,12 +517,13 @@ def make_run(sweep: Sweep, task: str, study: Study, claim: Claim) -> None:
     return
   advise_to_go_on(sweep)
   summary = claim.folder / "summary.json"
-  trained = files.read_json(summary).get("train_seconds", 0.0) if summary.exists() else 0.0
-  results = scoreboard.run_results(done.task, done.scores, trained)
+  results = scoreboard.run_results(
+      done.task, done.scores, files.read_json(summary) if summary.exists() else {})
   say(f"{name}: " + ", ".join(
       f"{metric.removeprefix('eval_')} {done.scores[metric]:.4f}" for metric in results["metrics"])
       + (", collapsed" if done.scores["eval_collapsed"] else "")
-      + f", {time.perf_counter() - began:.0f} s here, trained for {trained:.0f} s")
+      + f", {time.perf_counter() - began:.0f} s here, trained for {results['train_seconds']:.0f} s"
+      + f" from step {results['first_step']} on" * bool(results["first_step"]))
   uninterrupted(study.finish, claim, scoreboard.score_of(results), results)
 
 

@@ -47,15 +47,18 @@ def is_collapsed(record: Record) -> bool:
   return record.state == "done" and bool(record.results["scores"].get("eval_collapsed"))
 
 
-def run_results(task: tasks.Task, scores: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def run_results(task: tasks.Task, scores: Mapping[str, Any],
+                summary: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what a sweep keeps of a finished run, for `Study.finish`.
 
   Args:
     task: of the run.
     scores: its eval_results.
-    seconds: of training.
+    summary: its summary.json, for the seconds of training, which are those from `first_step` on.
   """
-  return {"scores": dict(scores), "metrics": _counted(task), "train_seconds": seconds}
+  timing = {"train_seconds": summary.get("train_seconds", 0.0),
+            "first_step": summary.get("first_step", 0)}
+  return {"scores": dict(scores), "metrics": _counted(task), **timing}
 
 
 def _counted(task: tasks.Task) -> list[str]:
@@ -212,14 +215,15 @@ def write_csv(file: pathlib.Path, rows: Sequence[Row]) -> None:
       name for row in rows for record in row.records for name in record.results.get("scores", ())))
   table = io.StringIO()
   writer = csv.writer(table, lineterminator="\n")
-  writer.writerow(("task", *knobs, "seed", "state", "score", *metrics, "train_seconds", "error"))
+  writer.writerow(("task", *knobs, "seed", "state", "score", *metrics, "train_seconds",
+                   "first_step", "error"))
   for row in rows:
     for record in row.records:
       scores = record.results.get("scores", {})
       writer.writerow((
           row.task, *(row.setting[knob] for knob in knobs), record.seed, record.state,
           record.score, *(scores.get(name) for name in metrics),
-          record.results.get("train_seconds"), record.error))
+          record.results.get("train_seconds"), record.results.get("first_step"), record.error))
   with written_whole(file, shared=True) as temporary:
     temporary.write_text(table.getvalue(), "utf-8")
 

@@ -150,11 +150,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], texts: Sequence[
            for row in rows]
   body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in cells)
   first = cells[0] if cells else [""] * len(header)
-  head = "".join(  # long names of knobs wrap
-      f'<th{_NUMBER if _NUMBER in cell else ""}>{escaped(name).replace("_", "_<wbr>")}</th>'
+  head = "".join(
+      f'<th{_NUMBER if _NUMBER in cell else ""}>{_breakable(name)}</th>'
       for name, cell in zip(header, first, strict=True))
   return _scrolling(f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>",
                     ' class="stacks"' if texts else "")
+
+
+def _breakable(name: str) -> str:
+  """Returns a name, of a knob or a class, that may wrap after each underscore."""
+  return escaped(name).replace("_", "_<wbr>")
 
 
 def _cell(value: Any, name: str, is_text: bool) -> str:
@@ -178,10 +183,10 @@ def matrix(names: Sequence[str], counts: Sequence[Sequence[int]], corner: str) -
     counts: [rows, columns].
     corner: says what rows and columns are.
   """
-  head = "".join(f"<th>{escaped(name)}</th>" for name in names)
+  head = "".join(f"<th>{_breakable(name)}</th>" for name in names)
   body = []
   for i, row in enumerate(counts):
-    cells = [f'<th scope="row">{escaped(names[i])}</th>']
+    cells = [f'<th scope="row">{_breakable(names[i])}</th>']
     for j, count in enumerate(row):
       share = count / sum(row) if sum(row) else 0.0
       kind = "right" if i == j else "wrong"
@@ -439,7 +444,7 @@ td.text { min-width: min(15rem, 60vw); max-width: 44rem; white-space: pre-wrap;
 .matrix .right { --c: var(--c0); } .matrix .wrong { --c: var(--c1); }
 details { margin-top: 1.2rem; } summary { cursor: pointer; color: var(--c0); }
 details[open] summary { margin-bottom: .6rem; }
-@media (max-width: 34rem) { .stacks thead { display: none; }
+@media (max-width: 34rem) { .matrix td { min-width: 4.5rem; } .stacks thead { display: none; }
   .stacks tr { display: flex; flex-wrap: wrap; gap: 0 1.2rem; padding: .6rem 0;
     border-bottom: 1px solid var(--line); }
   .stacks td, .stacks td:last-child { border: 0; padding: .1rem 0; }

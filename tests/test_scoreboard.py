@@ -36,10 +36,10 @@ def test_cells():
 
 def test_glues_average_takes_each_tasks_mean_first():
   results = scoreboard.run_results(tasks.GLUE_TASKS["mnli"], {
-      "eval_accuracy": 0.8, "eval_accuracy_mismatched": 0.7, "eval_loss": 1.0}, 1.0)
+      "eval_accuracy": 0.8, "eval_accuracy_mismatched": 0.7, "eval_loss": 1.0}, {})
   assert scoreboard.score_of(results) == 0.75
   own = scoreboard.run_results(tasks.own_task(("text",), ("a", "b")), {
-      "eval_accuracy": 0.8, "eval_f1": 0.1}, 1.0)
+      "eval_accuracy": 0.8, "eval_f1": 0.1}, {})
   assert scoreboard.score_of(own) == 0.8
   rows = [*scoreboard.rows_of("cola", [record(0, 0.5), record(1, 0.7)]),
           *scoreboard.rows_of("rte", [record(0, 0.8)])]

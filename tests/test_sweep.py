@@ -286,10 +286,12 @@ def test_an_interrupted_sweep_goes_on(swept, tmp_path, monkeypatch, capsys):
   run(*arguments)
   place = pathlib.Path("mrpc", "learning_rate=0.01")
   assert "continuing after step" in (tmp_path / "out" / place / "seed-0.log").read_text()
+  assert int(rows_of(tmp_path / "out")[0]["first_step"]) > 0  # the seconds are of a part
   weights = place / "seed-0" / "model" / "model.safetensors"
   assert (tmp_path / "out" / weights).read_bytes() == (folder / weights).read_bytes()
   assert rows_of(tmp_path / "out") == [
-      {**row, "train_seconds": there["train_seconds"]}
+      {**row, "train_seconds": there["train_seconds"],
+       "first_step": there["first_step"]}
       for row, there in zip(rows_of(folder), rows_of(tmp_path / "out"), strict=False)]
 
 
