@@ -626,9 +626,10 @@ def scored_again(run: Run) -> str:
   if not run.finished:
     return ""
   stored = files.read_json(run.folder / "config.json")["config"]
-  changed = run_folder.differences(stored, run.config.to_dict(),
-                                   set(rules.FREE_KEYS) - set(rules.SCORING_KEYS))
-  return f"Scored again after the training, differently: {'; '.join(changed)}." if changed else ""
+  changed = [f"{knob} {run.config[knob]!r} ({stored[knob]!r} in training)"
+             for knob in rules.SCORING_KEYS
+             if knob in stored and stored[knob] != run.config[knob]]
+  return f"Scored again after the training, with {', '.join(changed)}." if changed else ""
 
 
 @hosts.only_first

@@ -408,8 +408,9 @@ def with_collapse(run: experiment.Run, results: Mapping[str, float]) -> dict[str
     sign = ("it gives all examples of a dev set one answer" if results["eval_collapsed"] else
             "its training loss stayed at the "
             f"{collapse.entropy(counts):.2f} of the classes' frequencies")
+    chosen = records and not run.config.early_stopping_patience
     remedy = collapse.remedy(bool(run.config.init_checkpoint),
-                             records[-1]["step"] if records else 0, run.config.max_steps)
+                             records[-1]["step"] if chosen else 0, run.config.max_steps)
     say(f"warning: the model has collapsed: {sign}; {remedy}")
   return {**results, "eval_collapsed": results["eval_collapsed"] or idle}
 

@@ -29,6 +29,7 @@ from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
+import checkpoint_utils
 from classification import scoreboard, sources, splits, sweep_page, tasks
 from configs import rules
 import experiment
@@ -39,6 +40,7 @@ from support.command_line import run_script
 from support.errors import shown, UserError
 from support.reporting import say
 from support.study import Claim, name_of, Search, Setting, sqlite_url, Study
+from tokenization import Tokenizer
 
 SAMPLERS = ("grid", "random", "tpe")
 # Appendix A.3 of Devlin et al., 2019 (https://arxiv.org/abs/1810.04805).
@@ -46,12 +48,13 @@ GRIDS = {"paper": {"learning_rate": (5e-5, 3e-5, 2e-5), "train_batch_size": (16,
                    "num_train_epochs": (2.0, 3.0, 4.0)}}
 _MOST_SEEDS = 10_000
 _LONGEST_NAME = 255  # of a folder, in bytes
+_WRITES = ("results.csv", "results.md", "scores.png", "report.html")
 _MOST_NAMED = 20  # unfinished runs
 _HAVE_A_FLAG = {"seed": "--seeds=0..4", "dataset_name": "--tasks=cola,mrpc"}
 # Knobs whose own values have commas.
 _HOLD_COMMAS = ("class_weights", "label_column", "label_names", "text_columns")
-# What a run can fail by before its first step: knobs of the weights and the tokenizer, of the data,
-# and those that must fit them.
+# Knobs that can make a run fail before its first step: those of the weights and the tokenizer,
+# those of the data, and those that must fit them.
 _NAME_WEIGHTS = ("init_checkpoint", "tokenizer", "do_lower_case", "resize_embeddings")
 _NAME_SPLITS = ("dataset_path", "train_split", "skip_bad_rows")
 _NAME_DATA = (*_NAME_SPLITS, "text_columns", "text_delimiter", "label_column", "label_type",
@@ -106,6 +109,8 @@ def main() -> None:
   sweep = plan_sweep(parsed_sweep_flags())
   devices.prepare_devices(sweep.asked.config, "sweep")
   check_new_folder(sweep)
+  if sweep.folder.exists():
+    advise_to_go_on(sweep)
   check_runs(sweep)
   sweep.folder.mkdir(parents=True, exist_ok=True)
   advise_to_go_on(sweep)
@@ -360,15 +365,18 @@ def asked_of(sweep: Sweep, task: str, setting: Setting, seed: int,
 
 
 def check_new_folder(sweep: Sweep) -> None:
-  """Raises UserError for a folder whose files are not a sweep's: it would write among them."""
+  """Raises UserError if the folder holds files that a sweep writes too, and not this sweep's."""
   folder = sweep.folder
   if folder.exists() and not folder.is_dir():
     raise UserError(f"output_dir {folder} is a file")
-  own = sweep.storage == own_database(folder)
-  if (folder / "config.json").exists() or (
-      own and folder.exists() and any(folder.iterdir()) and not (folder / "study.db").exists()):
-    raise UserError(f"output_dir {folder} is not empty and holds no sweep; choose another "
-                    "--output_dir")
+  titles = [title_of(sweep, task) for task in sweep.tasks]
+  begun = ((folder / "study.db").exists() or sweep.storage != own_database(folder)
+           or any(next((folder / title).rglob("seed-*"), None) for title in titles))
+  names = ["config.json", *(() if begun else (*_WRITES, *titles))]  # a run has a config.json
+  for name in names:
+    if (folder / name).exists():
+      raise UserError(f"output_dir {folder} holds no sweep, but a {name}; choose another "
+                      "--output_dir")
 
 
 def check_runs(sweep: Sweep) -> None:
@@ -377,8 +385,8 @@ def check_runs(sweep: Sweep) -> None:
   What is tokenized here, the runs find in the cache.
 
   Raises:
-    UserError: something is missing, a row is bad, or a setting fits not the devices, the weights
-      or the data.
+    UserError: something is missing, a row is bad, or a value of a knob does not fit the devices,
+      the architecture or the data.
   """
   for setting in settings_of(sweep, _SIZE_BATCHES):
     run_classifier.check_batch_sizes(run_of(sweep, sweep.tasks[0], setting))
@@ -387,16 +395,58 @@ def check_runs(sweep: Sweep) -> None:
     config = run_of(sweep, task, setting).config
     path = remote.local_copies(config.dataset_path, "dataset_path", config.cache_dir)
     splits.wanted_splits(config, sources.find_source(task, path, config.skip_bad_rows, cache_dir))
-  for weights in settings_of(sweep, _NAME_WEIGHTS):
-    run = run_of(sweep, sweep.tasks[0], weights)
+  loaded = []
+  for setting in settings_of(sweep, _NAME_WEIGHTS):
+    run = run_of(sweep, sweep.tasks[0], setting)
     checkpoint = experiment.find_weights(run)
-    tokenizer = experiment.find_tokenizer(run, checkpoint, usual="")
-    for task, rows in itertools.product(sweep.tasks, settings_of(sweep, _NAME_DATA)):
-      config = run_of(sweep, task, weights | rows).config
+    loaded.append((setting, checkpoint, experiment.find_tokenizer(run, checkpoint, usual="")))
+  for task in sweep.tasks:
+    refuse_misfits(title_of(sweep, task), list(outcomes_of(sweep, task, loaded)))
+
+
+def outcomes_of(sweep: Sweep, task: str, loaded: Sequence[tuple[
+    Setting, checkpoint_utils.Checkpoint | None, Tokenizer]]) -> Iterator[tuple[Setting, str]]:
+  """Yields each setting that may not fit, with the error that its runs would end in or "".
+
+  Args:
+    sweep: the sweep.
+    task: its data is read.
+    loaded: each setting of the weights, with its checkpoint and its tokenizer.
+  """
+  for (weights, checkpoint, tokenizer), rows in itertools.product(
+      loaded, settings_of(sweep, _NAME_DATA)):
+    config = run_of(sweep, task, weights | rows).config
+    try:
       run_data = splits.read_run_data(config, checkpoint, tokenizer)
-      for rest in settings_of(sweep, _MUST_FIT):
-        config = run_of(sweep, task, weights | rows | rest).config
-        run_classifier.check_training(config, checkpoint, tokenizer, run_data)
+    except UserError as error:
+      yield weights | rows, str(error)
+      continue
+    for rest in settings_of(sweep, _MUST_FIT):
+      setting = weights | rows | rest
+      try:
+        run_classifier.check_training(run_of(sweep, task, setting).config, checkpoint, tokenizer,
+                                      run_data)
+      except UserError as error:
+        yield setting, str(error)
+      else:
+        yield setting, ""
+
+
+def refuse_misfits(title: str, outcomes: Sequence[tuple[Setting, str]]) -> None:
+  """Warns of settings whose runs will fail, as a grid may have some.
+
+  Raises:
+    UserError: all settings with a value of a knob will fail.
+  """
+  for setting, error in outcomes:
+    if not error:
+      continue
+    name = " ".join(filter(None, (title, name_of(setting))))
+    if not setting or any(
+        all(why for other, why in outcomes if other.get(knob, value) == value)
+        for knob, value in setting.items()):
+      raise UserError(f"{name}: {error}")
+    say(f"warning: {name} will fail: {error}")
 
 
 def run_of(sweep: Sweep, task: str, setting: Setting) -> experiment.Run:
@@ -434,7 +484,7 @@ def open_study(sweep: Sweep, task: str) -> Study:
     study.store("sweep", here)
     there = here
   run_folder.check_same_run(sweep.folder, there["config"], here["config"], asked.overrides,
-                            set(rules.FREE_KEYS) - set(rules.SCORING_KEYS))  # they are compared
+                            set(rules.FREE_KEYS) - set(rules.SCORING_KEYS))  # scores are compared
   if list(there["space"].items()) != list(here["space"].items()):  # the order names the folders
     held = f"over {sweep_flags(there['space'])}" if there["space"] else "of one setting"
     raise UserError(f"output_dir {sweep.folder} already holds a sweep {held}; choose another "
@@ -508,7 +558,8 @@ def make_run(sweep: Sweep, task: str, study: Study, claim: Claim) -> None:
     line = failure_of(error)
     if not line:  # a signal, or an error of this program: the run is to be continued
       saved = stopping.advice()
-      stopping.advise(lambda: f"{name}: {saved}{new_folder_flag(sweep)}")
+      flag = new_folder_flag(sweep)
+      stopping.advise(lambda: f"{name}: {saved}" + (flag if flag not in saved else ""))
       give_back(study, claim)
       raise
     advise_to_go_on(sweep)  # the run has left its own advice

@@ -15,7 +15,7 @@ from classification import tasks
 _REMEDY = ("a lower --config.learning_rate, another --config.seed, a longer "
            "--config.warmup_proportion or a larger --config.num_train_epochs helps")
 _TOOLS = "; so may --config.layerwise_lr_decay=0.9 or --config.reinit_layers=1"
-_FEW_STEPS = 100  # MiniLM learns hardly more than the larger class of MRPC in so many
+_FEW_STEPS = 100  # they teach MiniLM little more than MRPC's larger class
 _MORE_STEPS = "a larger --config.num_train_epochs or a smaller --config.train_batch_size makes more"
 _CONSTANT = 0.01  # a spread of predicted values that is so small a share of the labels' is none
 _NEAR = 0.99  # of the loss at the classes' frequencies
@@ -41,13 +41,13 @@ def remedy(pretrained: bool, steps: int, max_steps: int) -> str:
 
   Args:
     pretrained: whether it began from pre-trained weights.
-    steps: that it has trained; 0 where it has not.
+    steps: of its training; 0 where they are not known, or early stopping chose them.
     max_steps: of its config.
   """
   if not 0 < steps < _FEW_STEPS:
     return _REMEDY + _TOOLS * pretrained
-  return (f"{steps} steps of training are few: "
-          + ("leave --config.max_steps out" if max_steps else _MORE_STEPS))
+  return (f"{_FEW_STEPS} steps of training are few, and it had {steps}: "
+          + ("a larger --config.max_steps makes more" if max_steps else _MORE_STEPS))
 
 
 def entropy(counts: Sequence[int]) -> float:

@@ -217,8 +217,7 @@ def open_tracker(project: str, folder: pathlib.Path, config: Mapping[str, Any]) 
   start = read_json(folder / "config.json").get("start", "")
   key = hashlib.sha256(f"{folder.absolute()} {start}".encode()).hexdigest()[:16]
   try:
-    # Of a sweep's run, that is its task, its setting and its seed.
-    name = "/".join(folder.absolute().parts[-3:])[-_LONGEST_RUN_NAME:]
+    name = (_run if _log else folder.name)[-_LONGEST_RUN_NAME:]  # one of several runs has its own
     return wandb.init(project=project, name=name, id=key, resume="allow", config=dict(config))
   except Exception as error:  # of several types
     raise UserError(f"wandb_project {shown(project)}: {first_line(error)}") from error

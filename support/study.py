@@ -209,7 +209,10 @@ class Study:
   def records(self) -> list[Record]:
     """Returns every run, setting by setting, as the study stands."""
     trials = self._trials()
-    return [self._record(trials, setting, seed)
+    runs: dict[tuple[str, int], list[FrozenTrial]] = {}
+    for trial in filter(_is_run, trials):
+      runs.setdefault(_identity(trial), []).append(trial)
+    return [_record(runs.get((name_of(setting), seed), ()), setting, seed)
             for setting in self._settings(trials) for seed in self._search.seeds]
 
   # --- Trials ---
@@ -330,21 +333,22 @@ class Study:
       return self._study.tell(number, score, state, skip_if_finished=True).state is state
     return False
 
-  def _record(self, trials: Iterable[FrozenTrial], setting: Setting, seed: int) -> Record:
-    states = {TrialState.COMPLETE: "done", TrialState.RUNNING: "under way",
-              TrialState.WAITING: "waiting", TrialState.FAIL: "failed"}
-    found = {}
-    for trial in trials:
-      if _is_run(trial) and _identity(trial) == (name_of(setting), seed):
-        state = "waiting" if trial.state is TrialState.FAIL and (
-            "error" not in trial.user_attrs) else states[trial.state]
-        found[state] = trial
-    for state in states.values():
-      if state in found:
-        attributes = found[state].user_attrs
-        return Record(setting, seed, state, found[state].value, attributes.get("results", {}),
-                      attributes.get("error", ""), attributes.get("owner", ""))
-    return Record(setting, seed, "waiting")
+
+def _record(trials: Iterable[FrozenTrial], setting: Setting, seed: int) -> Record:
+  """Returns a run as its trials say: done, if one of them is."""
+  states = {TrialState.COMPLETE: "done", TrialState.RUNNING: "under way",
+            TrialState.WAITING: "waiting", TrialState.FAIL: "failed"}
+  found = {}
+  for trial in trials:
+    state = "waiting" if trial.state is TrialState.FAIL and (
+        "error" not in trial.user_attrs) else states[trial.state]
+    found[state] = trial
+  for state in states.values():
+    if state in found:
+      attributes = found[state].user_attrs
+      return Record(setting, seed, state, found[state].value, attributes.get("results", {}),
+                    attributes.get("error", ""), attributes.get("owner", ""))
+  return Record(setting, seed, "waiting")
 
 
 def _is_run(trial: FrozenTrial) -> bool:

@@ -208,8 +208,11 @@ def test_weights_and_biases_gets_the_metrics(tmp_path, monkeypatch):
     opened = reporting.open_tracker("bert", tmp_path, {"seed": 1})
   assert opened is tracker
   assert calls[0] == {
-      "project": "bert", "name": "/".join(tmp_path.parts[-3:]), "id": calls[0]["id"],
-      "resume": "allow", "config": {"seed": 1}}
+      "project": "bert", "name": tmp_path.name, "id": calls[0]["id"], "resume": "allow",
+      "config": {"seed": 1}}
+  with reporting.said_to(tmp_path / "seed-0.log", "mrpc learning_rate=2e-05 seed 0"):
+    reporting.open_tracker("bert", tmp_path, {})
+  assert calls.pop()["name"] == "mrpc learning_rate=2e-05 seed 0"
   assert calls[0]["id"] == calls[1]["id"] != calls[2]["id"]
   reporter = reporting.Reporter(tmp_path, 10, tracker=opened)
   reporter.metrics(1, {"loss": 2.0})

@@ -189,8 +189,8 @@ def test_the_page_says_what_later_scores_are_of(finished, tmp_path):
   folder = shutil.copytree(finished[0], tmp_path / "out")
   page = folder / "report.html"
   run("--config.do_train=False", "--config.max_eval_samples=5", f"--output_dir={folder}")
-  assert ("<p>Scored again after the training, differently: max_eval_samples is 0 there and 5 here."
-          "</p>") in page.read_text()
+  assert ("<p>Scored again after the training, with max_eval_samples 5 (0 in training).</p>"
+          ) in page.read_text()
   run("--config.do_train=False", f"--output_dir={folder}")
   assert "Scored again" not in page.read_text()
 

@@ -341,19 +341,34 @@ def test_nothing_is_run_before_all_is_checked(asked, tmp_path, monkeypatch, chan
 
 
 def test_a_folder_of_something_else_is_left_alone(asked, tmp_path):
-  """The URL is that of a database of several machines, whose runs are elsewhere."""
-  (tmp_path / "out").mkdir()
-  (tmp_path / "out" / "results.csv").write_text("mine")
-  flags = (*asked, f"--output_dir={tmp_path / 'out'}")
-  with pytest.raises(UserError, match="/out is not empty and holds no sweep; choose another"):
+  folder, storage = tmp_path / "out", f"sqlite:///{tmp_path}/study.db"
+  folder.mkdir()
+  (folder / "results.csv").write_text("mine")
+  flags = (*asked, f"--output_dir={folder}")
+  with pytest.raises(UserError, match="/out holds no sweep, but a results.csv; choose another"):
     run(*flags)
-  (tmp_path / "out" / "config.json").touch()
-  with pytest.raises(UserError, match="/out is not empty and holds no sweep; choose another"):
-    run(*flags, f"--storage=sqlite:///{tmp_path}/study.db")
+  # At a URL, the sweep may be one of several machines: the files may be its own.
+  sweep.check_new_folder(planned(tasks="mrpc", output_dir=str(folder), storage=storage))
+  (folder / "config.json").touch()
+  with pytest.raises(UserError, match="/out holds no sweep, but a config.json; choose another"):
+    run(*flags, f"--storage={storage}")
   with pytest.raises(UserError, match="output_dir .*results.csv is a file"):
     run(*flags[:-1], f"--output_dir={tmp_path / 'out' / 'results.csv'}")
-  assert (tmp_path / "out" / "results.csv").read_text() == "mine"
-  assert len(list((tmp_path / "out").iterdir())) == 2
+  assert (folder / "results.csv").read_text() == "mine"
+  assert len(list(folder.iterdir())) == 2
+  (folder / "config.json").unlink()
+  (folder / "mrpc" / "learning_rate=0.01" / "seed-0").mkdir(parents=True)  # its study.db is lost
+  sweep.check_new_folder(planned(tasks="mrpc", output_dir=str(folder)))
+
+
+def test_a_cell_of_a_grid_that_does_not_fit_is_named(played, capsys):
+  """Each value fits in another one."""
+  played(lambda folder: None, "--sweep.model.hidden_size=16,18",
+         "--sweep.model.num_attention_heads=2,3")
+  said = capsys.readouterr().out
+  assert re.findall("^warning: .*will fail.*$", said, re.M) == [
+      "warning: mrpc model.hidden_size=16,model.num_attention_heads=3 will fail: config.model: "
+      "hidden_size 16 is not a multiple of num_attention_heads 3"]
 
 
 # --- Runs that are only played ----------------------------------------------------------------
@@ -372,7 +387,10 @@ def played(asked, tmp_path, monkeypatch):
           {"eval_accuracy": 0.5, "eval_f1": 0.5, "eval_collapsed": False})
 
     monkeypatch.setattr(run_classifier, "run_command", run_command)
-    run(*asked, "--seeds=0", f"--output_dir={tmp_path / 'out'}", *changes)
+    flags = [*asked, "--seeds=0", f"--output_dir={tmp_path / 'out'}"]
+    for change in changes:
+      flags = swept_instead(flags, change)
+    run(*flags)
 
   return play
 
@@ -536,8 +554,8 @@ def test_a_first_try_may_be_too_short(tmp_path, capsys):
   rate = "a lower --config.learning_rate, another --config.seed, "
   assert capsys.readouterr().out.startswith(sign + rate)  # nothing is known of its training
   for max_steps, steps, remedy in (
-      (4, 4, "4 steps of training are few: leave --config.max_steps out\n"),
-      (0, 99, "99 steps of training are few: a larger --config.num_train_epochs or a smaller "),
+      (4, 4, "100 steps of training are few, and it had 4: a larger --config.max_steps makes mo"),
+      (0, 99, "100 steps of training are few, and it had 99: a larger --config.num_train_epoch"),
       (0, 100, rate)):
     config.max_steps = max_steps
     (tmp_path / "metrics.jsonl").write_text(
