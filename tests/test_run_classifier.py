@@ -383,8 +383,8 @@ def test_early_stopping_and_the_best_outlive_every_kill(finished, tmp_path, monk
   whole, broken = tmp_path / "whole", tmp_path / "broken"
   run(*arguments, f"--output_dir={whole}")
   said = capsys.readouterr().out
-  assert ("no eval_f1 in 2 evaluations was above that of step 10: the training ends here\n"
-          f"model: {whole / 'model'} (the best, step 10 of 20: eval_f1 0.8000)\n") in said
+  assert "no eval_f1 in 2 evaluations was above that of step 10: the training ends here\n" in said
+  assert f"model: {whole / 'model'} (the best, step 10 of 20: eval_f1 0.8000)\n" in said
 
   def killed(owner, name, at):
     """Kills the run in the `at`-th call of a function."""
