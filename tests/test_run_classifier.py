@@ -83,7 +83,8 @@ def test_a_run_leaves_everything_behind(finished):
   assert (summary["steps"], summary["examples"]) == (30, 240)
   assert {"real_tokens", "train_seconds", "compile_seconds", "examples_per_second",
           "padding_share", "waiting_share"} <= set(summary)
-  assert {**summary["dev_scores"], "eval_collapsed": False} == results
+  assert summary["dev_scores"] == {
+      name: value for name, value in results.items() if name != "eval_collapsed"}
   assert summary["class_counts"]["train"]["equivalent"] + summary["class_counts"]["train"][
       "not_equivalent"] == 40
   assert sum(summary["class_counts"]["validation"].values()) == 21
@@ -182,6 +183,14 @@ def test_a_finished_run_is_scored_again_without_its_flags(finished, capsys):
   run(*arguments)  # the same command again trains nothing
   assert "this run is finished: nothing to train" in capsys.readouterr().out
   assert json.loads((folder / "summary.json").read_text())["steps"] == 30
+
+
+def test_a_model_that_never_learned_is_marked(finished, tmp_path, monkeypatch):
+  """Its loss shows it; its answers are not all alike."""
+  monkeypatch.setattr(run_classifier.collapse, "never_learned", lambda *_: True)
+  run(*finished[1], "--config.num_train_epochs=1.0", f"--output_dir={tmp_path / 'out'}")
+  assert json.loads((tmp_path / "out" / "eval_results.json").read_text())["eval_collapsed"] is True
+  assert "**It has collapsed" in (tmp_path / "out" / "model" / "README.md").read_text()
 
 
 def test_the_page_says_what_later_scores_are_of(finished, tmp_path):
