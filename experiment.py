@@ -435,7 +435,7 @@ def run_training(run: Run, plan: TrainingPlan) -> Trained:
     step = int(state.step)
     results = plan.evaluate(state.params, step)
     verdict = evaluations.add(step, results)  # first: what is in metrics.jsonl is not made again
-    numbers = {name: value for name, value in results.items() if not isinstance(value, bool)}
+    numbers = reporting.numbers_in(results)
     reporter.metrics(step, numbers)
     reporter.say(f"step {step}: " + "  ".join(
         f"{name} {value:.4f}" for name, value in numbers.items()))
@@ -653,8 +653,8 @@ def model_card(title: str, pipeline_tag: str, recipe: str, scored_on: str,
   import huggingface_hub  # here: the end of a run needs it
 
   metadata = huggingface_hub.ModelCardData(library_name="transformers", pipeline_tag=pipeline_tag)
-  rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in results.items()
-                 if not isinstance(value, bool))
+  rows = "".join(f"| {name} | {value:.4f} |\n"
+                 for name, value in reporting.numbers_in(results).items())
   scores = f"| {scored_on} | |\n|---|---|\n{rows}" if rows else "Not scored.\n"
   return str(huggingface_hub.ModelCard(
       f"---\n{metadata.to_yaml()}\n---\n# {title}\n\n{recipe}\n\n{scores}"))

@@ -135,7 +135,7 @@ def build_classifier(run: experiment.Run, checkpoint: checkpoint_utils.Checkpoin
   A head for other classes starts afresh, and so do the layers of config.reinit_layers.
   """
   config, task, label_names = run.config, run_data.task, run_data.label_names
-  bert_config = architecture_of(config, checkpoint, run_data.task, tokenizer)
+  bert_config = architecture_of(config, checkpoint, task, tokenizer)
   model = modeling.BertForSequenceClassification(bert_config, max(len(label_names), 1),
                                                  jnp.dtype(config.dtype))
   classifier = Classifier(model, {}, label_names, task.text_columns, task.text_delimiter,
@@ -289,10 +289,10 @@ def check_training(config: ml_collections.ConfigDict,
 
 
 def number_of_steps(config: ml_collections.ConfigDict, num_examples: int) -> tuple[int, int]:
-  """Returns the number of steps, and of those of the warm-up.
+  """Returns the number of training steps, and how many of them are warm-up.
 
   Raises:
-    UserError: the examples make not one batch.
+    UserError: the examples do not make one batch.
   """
   steps, warmup = optimization.training_steps(
       num_examples, config.train_batch_size, config.num_train_epochs, config.warmup_proportion,
@@ -402,15 +402,14 @@ def with_collapse(run: experiment.Run, results: Mapping[str, float]) -> dict[str
   stored = files.read_json(config_file) if config_file.exists() else {}
   counts = list(stored.get("class_counts", {}).values())
   plain = not (run.config.label_smoothing or run.config.class_weights)  # else another loss
-  records = collapse.trained_records(reporting.read_metrics(run.folder / "metrics.jsonl"))
+  records = reporting.read_metrics(run.folder / "metrics.jsonl")
   idle = plain and collapse.never_learned(records, counts)
   if results["eval_collapsed"] or idle:
     sign = ("it gives all examples of a dev set one answer" if results["eval_collapsed"] else
             "its training loss stayed at the "
             f"{collapse.entropy(counts):.2f} of the classes' frequencies")
-    chosen = records and not run.config.early_stopping_patience
-    remedy = collapse.remedy(bool(run.config.init_checkpoint),
-                             records[-1]["step"] if chosen else 0, run.config.max_steps)
+    steps = 0 if run.config.early_stopping_patience else collapse.steps_trained(records)
+    remedy = collapse.remedy(bool(run.config.init_checkpoint), steps, run.config.max_steps)
     say(f"warning: the model has collapsed: {sign}; {remedy}")
   return {**results, "eval_collapsed": results["eval_collapsed"] or idle}
 

@@ -391,6 +391,7 @@ def check_runs(sweep: Sweep) -> None:
   for setting in settings_of(sweep, _SIZE_BATCHES):
     run_classifier.check_batch_sizes(run_of(sweep, sweep.tasks[0], setting))
   cache_dir = splits.cache_folder(sweep.asked.config.cache_dir)
+  # What is not there is found before the first task is read, which takes minutes.
   for task, setting in itertools.product(sweep.tasks, settings_of(sweep, _NAME_SPLITS)):
     config = run_of(sweep, task, setting).config
     path = remote.local_copies(config.dataset_path, "dataset_path", config.cache_dir)
@@ -441,7 +442,7 @@ def refuse_misfits(title: str, outcomes: Sequence[tuple[Setting, str]]) -> None:
   for setting, error in outcomes:
     if not error:
       continue
-    name = " ".join(filter(None, (title, name_of(setting))))
+    name = title_of_setting(title, setting)
     if not setting or any(
         all(why for other, why in outcomes if other.get(knob, value) == value)
         for knob, value in setting.items()):
@@ -586,7 +587,12 @@ def uninterrupted(call: Callable[..., _Result], *args: Any) -> _Result:
 
 def title_of_run(title: str, setting: Setting, seed: int) -> str:
   """Returns a run's name for the user: mrpc learning_rate=3e-05 seed 0."""
-  return " ".join(filter(None, (title, name_of(setting), f"seed {seed}")))
+  return f"{title_of_setting(title, setting)} seed {seed}"
+
+
+def title_of_setting(title: str, setting: Setting) -> str:
+  """Returns the name of a task's setting for the user: mrpc learning_rate=3e-05."""
+  return " ".join(filter(None, (title, name_of(setting))))
 
 
 def give_back(study: Study, claim: Claim) -> None:

@@ -57,9 +57,14 @@ def entropy(counts: Sequence[int]) -> float:
   return float(-(shares * np.log(shares)).sum())
 
 
-def trained_records(records: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
+def _trained(records: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
   """Returns those of a metrics.jsonl that are of training steps."""
   return [record for record in records if "loss" in record and "learning_rate" in record]
+
+
+def steps_trained(records: Sequence[Mapping[str, float]]) -> int:
+  """Returns the last training step of a metrics.jsonl; 0 where it has none."""
+  return max((record["step"] for record in _trained(records)), default=0)
 
 
 def never_learned(records: Sequence[Mapping[str, float]], counts: Sequence[int]) -> bool:
@@ -71,7 +76,7 @@ def never_learned(records: Sequence[Mapping[str, float]], counts: Sequence[int])
     records: of a metrics.jsonl: averages of the steps up to `step`, since the record before.
     counts: training examples of each class; nothing is known of [] and of one class.
   """
-  trained = trained_records(records)
+  trained = _trained(records)
   if len([count for count in counts if count]) < 2 or not trained:
     return False
   steps = np.diff([0, *(record["step"] for record in trained)])

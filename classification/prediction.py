@@ -90,23 +90,18 @@ class TextClassifier:
   max_seq_length: int
 
   def predict(self, examples: Iterable[Texts]) -> list[Prediction]:
-    """Predicts the label of each text, or pair of texts, in their order; of one text, if it is one.
+    """Predicts the label of each text, or pair of texts, in their order.
 
-    Warns of truncated texts.
+    A string alone is one text. Warns of truncated texts.
 
     Raises:
       UserError: another number of texts than the model was trained on, or no list of texts.
     """
-    examples = [examples] if isinstance(examples, str) else list(examples)
-    for number, texts in enumerate(examples, start=1):
-      if not (texts is None or isinstance(texts, str) or (
-          isinstance(texts, (tuple, list)) and all(isinstance(text, str) for text in texts))):
-        raise UserError(f"example {number} is {shown(texts)}, must be a text or a pair of texts")
-    outputs = list(self.outputs(examples))
+    outputs = list(self.outputs([examples] if isinstance(examples, str) else examples))
     truncated = sum(int(some.truncated.sum()) for some in outputs)
     if truncated:
-      warnings.warn(f"{truncated:,} of {len(examples):,} texts are longer than "
-                    f"{self.max_seq_length} tokens and were truncated", stacklevel=2)
+      warnings.warn(f"{truncated:,} of {sum(len(some.truncated) for some in outputs):,} texts are "
+                    f"longer than {self.max_seq_length} tokens and were truncated", stacklevel=2)
     return [prediction for some in outputs for prediction in self.predictions(some.logits)]
 
   def predictions(self, logits: np.ndarray) -> Iterator[Prediction]:
@@ -158,9 +153,10 @@ class TextClassifier:
   def _chunks(self, examples: Iterator[Texts | None], blank_is_text: bool) -> Iterator[_Chunk]:
     """Yields the tokens of all examples; chunks of several sizes, see `_CHUNKS`."""
     done = 0
-    for number in itertools.count():
-      size = _CHUNKS[min(number, len(_CHUNKS) - 1)]
-      some = [_as_tuple(texts) for texts in itertools.islice(examples, size)]
+    for chunk in itertools.count():
+      size = _CHUNKS[min(chunk, len(_CHUNKS) - 1)]
+      some = [_as_tuple(texts, number) for number, texts in enumerate(
+          itertools.islice(examples, size), start=done + 1)]
       if not some:
         return
       places = np.asarray([i for i, texts in enumerate(some)
@@ -170,7 +166,7 @@ class TextClassifier:
       columns = list(zip(*(some[i] for i in places), strict=True)) or [()]
       encoded = data.encode_examples(columns, self.tokenizer, self.max_seq_length)
       split = data.unlabelled_split(encoded)
-      batches = list(self._batches(split, first=not number, last=len(some) < size))
+      batches = list(self._batches(split, first=not chunk, last=len(some) < size))
       yield _Chunk(len(some), places, encoded.truncated, batches)
 
   @property
@@ -215,11 +211,15 @@ class TextClassifier:
           slots=num_rows * length // (4 if short else 16) or 1)
 
 
-def _as_tuple(texts: Texts | None) -> tuple[str, ...]:
-  """Returns an example's texts; a blank one where there is none."""
+def _as_tuple(texts: Texts | None, number: int) -> tuple[str, ...]:
+  """Returns the texts of the example of a number, from 1; a blank one where there is none."""
   if texts is None:
     return ("",)
-  return (texts,) if isinstance(texts, str) else tuple(texts)
+  if isinstance(texts, str):
+    return (texts,)
+  if isinstance(texts, (tuple, list)) and all(isinstance(text, str) for text in texts):
+    return tuple(texts)
+  raise UserError(f"example {number} is {shown(texts)}, must be a text or a pair of texts")
 
 
 # --- Loading ----------------------------------------------------------------------------------

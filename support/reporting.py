@@ -377,8 +377,12 @@ def complete_summary(folder: pathlib.Path, curve: str, dev_scores: Mapping[str, 
   if best:
     content |= {"best_step": best["step"], f"best_{curve}": best[curve]}
   end = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-  numbers = {name: value for name, value in dev_scores.items() if not isinstance(value, bool)}
-  write_json(file, {**content, "dev_scores": numbers, **more, "end": end})
+  write_json(file, {**content, "dev_scores": numbers_in(dev_scores), **more, "end": end})
+
+
+def numbers_in(results: Mapping[str, float]) -> dict[str, float]:
+  """Returns the results that are numbers, without what is true or false: eval_collapsed."""
+  return {name: value for name, value in results.items() if not isinstance(value, bool)}
 
 
 def best_record(records: Sequence[Mapping[str, float]], metric: str) -> Mapping[str, float]:
