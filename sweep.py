@@ -19,7 +19,6 @@ import dataclasses
 import itertools
 import math
 import pathlib
-import re
 import socket
 import sys
 import time
@@ -31,7 +30,7 @@ from ml_collections import config_flags
 
 import checkpoint_utils
 from classification import scoreboard, sources, splits, sweep_page, tasks
-from configs import rules
+from configs import rules, swept
 import experiment
 import modeling
 import run_classifier
@@ -42,17 +41,9 @@ from support.reporting import say
 from support.study import Claim, name_of, Search, Setting, sqlite_url, Study
 from tokenization import Tokenizer
 
-SAMPLERS = ("grid", "random", "tpe")
-# Appendix A.3 of Devlin et al., 2019 (https://arxiv.org/abs/1810.04805).
-GRIDS = {"paper": {"learning_rate": (5e-5, 3e-5, 2e-5), "train_batch_size": (16, 32),
-                   "num_train_epochs": (2.0, 3.0, 4.0)}}
-_MOST_SEEDS = 10_000
 _LONGEST_NAME = 255  # of a folder, in bytes
 _WRITES = ("results.csv", "results.md", "scores.png", "report.html")
 _MOST_NAMED = 20  # unfinished runs
-_HAVE_A_FLAG = {"seed": "--seeds=0..4", "dataset_name": "--tasks=cola,mrpc"}
-# Knobs whose own values have commas.
-_HOLD_COMMAS = ("class_weights", "label_column", "label_names", "text_columns")
 # Knobs that can make a run fail before its first step: those of the weights and the tokenizer,
 # those of the data, and those that must fit them.
 _NAME_WEIGHTS = ("init_checkpoint", "tokenizer", "do_lower_case", "resize_embeddings")
@@ -178,11 +169,12 @@ def plan_sweep(given: SweepFlags) -> Sweep:
   title = "-".join(filter(None, names)) or data_folder(config)
   folder = (pathlib.Path(output_dir).expanduser() if output_dir
             else run_folder.default_folder("sweep", title))
-  search = Search(read_space(config, given.grid, given.lists),
-                  read_seeds(given.seeds, config.seed),
-                  *read_sampler(given.sampler, given.num_trials))
+  search = Search(swept.read_space(config, given.grid, given.lists),
+                  swept.read_seeds(given.seeds, config.seed),
+                  *swept.read_sampler(given.sampler, given.num_trials))
   check_no_other_value(given, search.space)
-  check_settings_differ(config, search.space)
+  swept.check_settings_differ(config, search.space)
+  check_architectures(config, search.space)
   check_folder_names(search.space)
   if given.study and not given.storage:
     raise UserError(f"study {shown(given.study)} is a name in the database of --storage=URL; "
@@ -212,107 +204,21 @@ def read_tasks(text: str) -> tuple[str, ...]:
     return tuple(tasks.GLUE_TASKS)
   names = tuple(tasks.glue_task(name.strip(), "tasks", "leave --tasks out").name
                 for name in text.split(",")) if text else ()
-  return _without_repeats("tasks", text, names)
+  return swept.without_repeats("tasks", text, names)
 
 
-def read_seeds(text: str, default: int) -> tuple[int, ...]:
-  """Reads --seeds: numbers and ranges such as 0..4, both ends included.
-
-  Raises:
-    UserError: it cannot be read, has a seed twice, or more than 10,000.
-  """
-  seeds: list[int] = []
-  for part in text.split(",") if text else [str(default)]:
-    numbers = re.fullmatch(r"\s*(\d{1,10})\s*(?:\.\.\s*(\d{1,10})\s*)?", part)
-    first, last = (int(numbers[1]), int(numbers[2] or numbers[1])) if numbers else (1, 0)
-    if first > last or last >= 1 << 32 or last - first >= _MOST_SEEDS:
-      raise UserError(f"seeds must be such as 0..4 or 0,1,2, not {shown(text)}")
-    seeds += range(first, last + 1)
-  return _without_repeats("seeds", text, tuple(seeds))
-
-
-def read_sampler(sampler: str, num_trials: int) -> tuple[str, int]:
-  """Checks --sampler and --num_trials, which belong together.
-
-  Raises:
-    UserError: they do not.
-  """
-  if sampler not in SAMPLERS:
-    raise UserError(f"sampler {shown(sampler)} is not one of {', '.join(SAMPLERS)}")
-  if (sampler == "grid") != (num_trials == 0) or num_trials < 0:
-    raise UserError(f"num_trials {num_trials}: --sampler=grid runs all settings (leave it out), "
-                    "random and tpe draw --num_trials=N of them")
-  return sampler, num_trials
-
-
-def read_space(config: ml_collections.ConfigDict, grid: str,
-               lists: dict[str, str]) -> dict[str, tuple[Any, ...]]:
-  """Returns the values of each swept knob; a list of one's own comes before the grid's.
-
-  Raises:
-    UserError: no such grid, or a value that the knob cannot have.
-  """
-  if grid and grid not in GRIDS:
-    raise UserError(f"grid {shown(grid)} is not one of {', '.join(GRIDS)}")
-  own = {knob: read_values(config, knob, text) for knob, text in lists.items()}
-  return {**(GRIDS[grid] if grid else {}), **own}
-
-
-def read_values(config: ml_collections.ConfigDict, knob: str, text: str) -> tuple[Any, ...]:
-  """Reads the values of --sweep.KNOB by the knob's type, and checks them by its rule.
-
-  A comma divides them; a semicolon, where a text has one, so that its values may have commas.
-
-  Raises:
-    UserError: a value that is none for the knob, or a knob that is not to be swept.
-  """
-  flag = f"sweep.{knob}"
-  if knob in _HAVE_A_FLAG:
-    raise UserError(f"{flag} is no flag: give {_HAVE_A_FLAG[knob]}")
-  if knob in rules.FREE_KEYS:
-    raise UserError(f"{flag}: the trained weights do not depend on {knob}; set it for all runs "
-                    f"with --config.{knob}")
-  at, name = _place_of(config, knob)
-  kind = at.get_type(name)
-  divider = ";" if kind is str and ";" in text else ","
-  if knob in _HOLD_COMMAS and divider == "," in text:
-    raise UserError(f"{flag} {shown(text)}: a comma is part of a value here; divide the values by "
-                    f"semicolons, or set one for all runs with --config.{knob}")
-  values = []
-  for part in map(str.strip, text.split(divider)):
-    try:
-      values.append({"True": True, "False": False}[part] if kind is bool else kind(part))
-    except (KeyError, TypeError, ValueError):
-      raise UserError(f"{flag} must be values such as {_example(kind)}, not "
-                      f"{shown(text)}") from None
-    trial = config.copy_and_resolve_references()
-    trial.update_from_flattened_dict({knob: values[-1]})
-    rules.check_values(trial)
-    _check_architecture(trial)
-  return _without_repeats(flag, text, tuple(values))
-
-
-def _example(kind: type) -> str:
-  return {bool: "True,False", int: "16,32", float: "2e-5,3e-5"}.get(kind, "a,b")
-
-
-def _place_of(config: ml_collections.ConfigDict, knob: str
-              ) -> tuple[ml_collections.ConfigDict, str]:
-  """Returns the node of a dotted knob's name, and the last part of the name."""
-  *above, name = knob.split(".")
-  for part in above:
-    config = config[part]
-  return config, name
-
-
-def _check_architecture(config: ml_collections.ConfigDict) -> None:
+def check_architectures(config: ml_collections.ConfigDict,
+                        space: Mapping[str, Sequence[Any]]) -> None:
   """Raises UserError for a value that no BERT has; what the weights allow is checked later."""
-  changes = {name: value for name, value in config.model.items() if value is not None}
-  if not {"hidden_size", "num_attention_heads"} & changes.keys():  # one must divide the other
-    try:
-      dataclasses.replace(modeling.BertConfig(), **changes)
-    except ValueError as error:
-      raise UserError(f"sweep.model: {error}") from error
+  for knob, values in space.items():
+    for value in values:
+      changes = {name: given for name, given in swept.with_value(config, knob, value).model.items()
+                 if given is not None}
+      if not {"hidden_size", "num_attention_heads"} & changes.keys():  # one must divide the other
+        try:
+          dataclasses.replace(modeling.BertConfig(), **changes)
+        except ValueError as error:
+          raise UserError(f"sweep.model: {error}") from error
 
 
 def check_no_other_value(given: SweepFlags, space: Mapping[str, Any]) -> None:
@@ -327,16 +233,6 @@ def check_no_other_value(given: SweepFlags, space: Mapping[str, Any]) -> None:
       raise UserError(f"--config.{knob} has no effect beside {replaced_by[knob]}; leave it out")
 
 
-def check_settings_differ(config: ml_collections.ConfigDict, space: Mapping[str, Any]) -> None:
-  """Raises UserError for numbers of epochs that max_steps makes equal."""
-  steps = max(space.get("max_steps", (config.max_steps,)))
-  epochs = space.get("num_train_epochs", ())
-  if steps and len(epochs) > 1:
-    raise UserError(f"max_steps {steps} makes settings equal that differ in num_train_epochs "
-                    f"({', '.join(map(str, epochs))}); leave it out, or give one "
-                    f"--sweep.num_train_epochs={epochs[0]}")
-
-
 def check_folder_names(space: Mapping[str, Sequence[Any]]) -> None:
   """Raises UserError for a setting whose name is too long for a folder."""
   name = ",".join(max((name_of({knob: value}) for value in values), key=len)
@@ -344,12 +240,6 @@ def check_folder_names(space: Mapping[str, Sequence[Any]]) -> None:
   if len(name.encode()) > _LONGEST_NAME:
     raise UserError(f"the folder of a setting would be called {shown(name)}, {len(name.encode())} "
                     f"bytes long; {_LONGEST_NAME} fit: sweep fewer knobs, or shorter values")
-
-
-def _without_repeats(flag: str, text: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
-  if len(set(values)) < len(values):
-    raise UserError(f"{flag} {shown(text)} has a value twice")
-  return values
 
 
 # --- Before anything is run -------------------------------------------------------------------

@@ -46,7 +46,7 @@ def remedy(pretrained: bool, steps: int, max_steps: int) -> str:
   """
   if not 0 < steps < _FEW_STEPS:
     return _REMEDY + _TOOLS * pretrained
-  return (f"{_FEW_STEPS} steps of training are few, and it had {steps}: "
+  return (f"{steps} step{'s' * (steps > 1)} of training are few: "
           + ("a larger --config.max_steps makes more" if max_steps else _MORE_STEPS))
 
 

@@ -554,8 +554,8 @@ def test_a_first_try_may_be_too_short(tmp_path, capsys):
   rate = "a lower --config.learning_rate, another --config.seed, "
   assert capsys.readouterr().out.startswith(sign + rate)  # nothing is known of its training
   for max_steps, steps, remedy in (
-      (4, 4, "100 steps of training are few, and it had 4: a larger --config.max_steps makes mo"),
-      (0, 99, "100 steps of training are few, and it had 99: a larger --config.num_train_epoch"),
+      (4, 4, "4 steps of training are few: a larger --config.max_steps makes mo"),
+      (0, 99, "99 steps of training are few: a larger --config.num_train_epoch"),
       (0, 100, rate)):
     config.max_steps = max_steps
     (tmp_path / "metrics.jsonl").write_text(
