@@ -1,6 +1,6 @@
 """A run: its start, its architecture and weights, its training, its end."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import os
@@ -27,7 +27,7 @@ import data
 import modeling
 import optimization
 from support import devices, files, hosts, hub, remote, reporting, run_folder, stopping
-from support.command_line import define_config
+from support.command_line import define_config, given_command
 from support.errors import first_line, UserError
 from support.mirror import local_folder, Mirror
 from support.reporting import say
@@ -47,6 +47,7 @@ class Run:
   config: ml_collections.ConfigDict
   finished: bool
   mirror: Mirror | None = None  # of an output_dir that is a URL
+  command: Sequence[str] = ()  # that makes it
 
   @property
   def trains(self) -> bool:
@@ -72,13 +73,15 @@ class Asked(NamedTuple):
   config: ml_collections.ConfigDict
   overrides: dict[str, Any]  # dotted name -> value of each --config.name on the command line
   output_dir: str
+  config_file: str = ""  # with its :ARGUMENT
+  command: Sequence[str] = ()  # the script and its flags; in a sweep, of this run alone
 
 
 def parsed_flags() -> Asked:
   """Returns the flags that `define_flags` defined."""
   values = flags.FLAGS
   return Asked(values.config, config_flags.get_override_values(values["config"]),
-               values.output_dir)
+               values.output_dir, values["config"].config_filename, given_command())
 
 
 def open_run(asked: Asked, script: str, name: str) -> Run:
@@ -128,7 +131,7 @@ def open_run(asked: Asked, script: str, name: str) -> Run:
     hosts.agree({"git_commit": code["git_commit"], **code["versions"], **{
         f"config.{name}": value for name, value in flatten_dict(config.to_dict(), sep=".").items()
         if name not in _HOSTS_OWN}})
-  return Run(folder, config, finished, mirror)
+  return Run(folder, config, finished, mirror, asked.command)
 
 
 def _find_run(output_dir: str, script: str, name: str
@@ -332,9 +335,9 @@ def start_run(run: Run, script: str, bert_config: modeling.BertConfig, params: t
   run_folder.own_folder(run.folder)
   if run_folder.stored_config(run.folder, script) is None:
     run_folder.write_config(
-        run.folder, run.config.to_dict(), script=script, model=dataclasses.asdict(bert_config),
-        devices=[str(d) for d in jax.devices()], machine=_machine(),
-        parameters=size, **more)
+        run.folder, run.config.to_dict(), run.command, script=script,
+        model=dataclasses.asdict(bert_config), devices=[str(d) for d in jax.devices()],
+        machine=_machine(), parameters=size, **more)
   if run.config.do_train and not (run.folder / "tokenizer").exists():
     with files.written_whole(run.folder / "tokenizer") as folder:
       tokenizer.save_pretrained(folder)

@@ -251,7 +251,13 @@ def asked_of(sweep: Sweep, task: str, setting: Setting, seed: int,
   own = {"dataset_name": task, **setting, "seed": seed}
   config = sweep.asked.config.copy_and_resolve_references()
   config.update_from_flattened_dict(own)
-  return experiment.Asked(config, sweep.asked.overrides | own, str(folder))
+  overrides = sweep.asked.overrides | own
+  words = [f"--config.{knob}={value}" for knob, value in overrides.items()
+           if value != "" or knob in sweep.asked.overrides]
+  command = ["run_classifier.py", f"--config={sweep.asked.config_file}", *words,
+             f"--output_dir={folder}"]
+  return experiment.Asked(config, overrides, str(folder), sweep.asked.config_file,
+                          command_line.without_passwords(command))
 
 
 def check_new_folder(sweep: Sweep) -> None:

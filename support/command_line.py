@@ -104,7 +104,12 @@ class FlagSettings:
 
 def given_command() -> list[str]:
   """Returns this process's command line, for files; passwords in URLs are masked."""
-  return [re.sub(r"(?<=://)([^:/@\s]*):[^/@\s]*@", r"\1:***@", word) for word in sys.argv]
+  return without_passwords(sys.argv)
+
+
+def without_passwords(command: Sequence[str]) -> list[str]:
+  """Returns a command's words with the passwords of URLs masked."""
+  return [re.sub(r"(?<=://)([^:/@\s]*):[^/@\s]*@", r"\1:***@", word) for word in command]
 
 
 def define_config(default: str) -> str:

@@ -1,6 +1,6 @@
 """A run's folder: whose it is, and config.json, by which the same command finds its run again."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 import datetime
 import functools
 import importlib.metadata
@@ -56,11 +56,21 @@ def mirror_of(url: str) -> Mirror:
 # --- config.json ---------------------------------------------------------------------------
 
 
-def write_config(folder: pathlib.Path, config: Mapping[str, Any], **more: Any) -> None:
-  """Creates the folder and writes config.json: everything needed to run it again."""
+def write_config(folder: pathlib.Path, config: Mapping[str, Any], command: Sequence[str],
+                 **more: Any) -> None:
+  """Creates the folder and writes config.json: everything needed to run it again.
+
+  Args:
+    folder: the run's.
+    config: every knob.
+    command: that makes this run; that of this process may make many, and stands beside it then.
+    more: other entries.
+  """
   folder.mkdir(parents=True, exist_ok=True)
   start = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-  content = {"config": config, "command": command_line.given_command(), **more,
+  given = command_line.given_command()
+  content = {"config": config, "command": list(command),
+             **({"made_by": given} if given != list(command) else {}), **more,
              **code_version(), "start": start}
   reporting.write_json(folder / "config.json", content)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import datetime
 import functools
 import pathlib
+import shlex
 from typing import Any
 
 from flax.traverse_util import flatten_dict
@@ -70,6 +71,7 @@ def _about(folder: pathlib.Path, config: Mapping[str, Any], summary: Mapping[str
       ("Model", "parameters" in config and f"{config['parameters']:,} parameters, from "
        + (config["config"].get("init_checkpoint") or "random weights")),
       *more_facts,
+      ("Made by", shlex.join(("python3", *config["made_by"])) if "made_by" in config else ""),
       ("Started", summary.get("start")), ("Ended", summary.get("end")),
       ("Training", seconds and f"{seconds:,.1f} s, {summary['examples_per_second']:,.1f} examples/s"
        f"; compilation {summary['compile_seconds']:,.1f} s"

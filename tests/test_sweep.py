@@ -200,6 +200,23 @@ def test_every_run_is_an_ordinary_run(swept):
       assert f"done: {place}" in (place.parent / f"seed-{seed}.log").read_text()
 
 
+def test_a_run_has_the_command_that_makes_it_alone(swept, tmp_path):
+  folder, arguments, _ = swept
+  place = folder / "mrpc" / "learning_rate=0.01" / "seed-1"
+  stored = json.loads((place / "config.json").read_text())
+  assert set(arguments) < set(stored["made_by"])
+  assert "<dt>Made by</dt>" in (place / "report.html").read_text()
+  script, *flags, last = stored["command"]
+  assert (script, last) == ("run_classifier.py", f"--output_dir={place}")
+  run_script_in_process(run_classifier, "classifier", *flags, f"--output_dir={tmp_path / 'alone'}")
+  assert ((tmp_path / "alone" / "model" / "model.safetensors").read_bytes()
+          == (place / "model" / "model.safetensors").read_bytes())
+  alone = json.loads((tmp_path / "alone" / "config.json").read_text())
+  assert alone["config"] == stored["config"]
+  assert alone["command"][1:-1] == flags
+  assert "made_by" not in alone
+
+
 def test_nothing_is_compiled_twice(swept):
   *_, counts = swept
   assert len(counts) == 4
