@@ -169,7 +169,7 @@ def program(statement, **environment):
 
 
 @pytest.mark.parametrize("statement, message", [
-    ("open('/dev/full', 'w', buffering=1).write('text\\n')",
+    ("with open('/dev/full', 'w', buffering=1) as file: file.write('text\\n')",
      "a file could not be written: No space left on device; nothing is saved; the same command "
      "begins again"),
     ("open('nothing/here', 'w')", "nothing/here: No such file or directory"),
