@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from support import files
-from support.errors import first_line, UserError
+from support.errors import first_line, MachineError, UserError
 from support.reporting import say
 import training
 
@@ -93,7 +93,7 @@ class Checkpointer:
     """Copies a state to the host and writes it in the background, after the one before it.
 
     Raises:
-      UserError: the checkpoint before it could not be written; see `check`.
+      MachineError: the checkpoint before it could not be written; see `check`.
     """
     self.wait()
     step = int(state.step)
@@ -107,7 +107,7 @@ class Checkpointer:
     """Notices a checkpoint that could not be written, without waiting for one that is under way.
 
     Raises:
-      UserError: names the checkpoint, the reason and the last step that is saved.
+      MachineError: names the checkpoint, the reason and the last step that is saved.
     """
     if self._saving and self._saving[1].done():
       self.wait()
@@ -124,8 +124,8 @@ class Checkpointer:
       good = self.steps()
       saved = (f"step {good[-1]} is saved; the same command continues from it" if good else
                "there is no saved step; the same command begins again")
-      raise UserError(f"{self._folder / str(step)} cannot be written: {_reason(error)}; {saved}"
-                      ) from error
+      raise MachineError(f"{self._folder / str(step)} cannot be written: {_reason(error)}; {saved}"
+                         ) from error
 
   def restore(self, state: training.TrainState) -> training.TrainState:
     """Returns the newest saved state that is whole, as numpy arrays, or `state` if none is saved.
@@ -270,7 +270,7 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
 
   Raises:
     DamagedCheckpointError: a file is missing, cut or changed.
-    UserError: the machine lacks handles, memory or the permission.
+    MachineError: the machine lacks handles, memory or the permission.
   """
   try:
     yield
@@ -278,7 +278,7 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
     raise
   except Exception as error:  # Orbax and tensorstore raise many types for a damaged folder
     if _number(error, _EXHAUSTED):
-      raise UserError(f"{folder} cannot be read: {_reason(error)}") from error
+      raise MachineError(f"{folder} cannot be read: {_reason(error)}") from error
     raise DamagedCheckpointError(f"{folder} is damaged: {first_line(error)[:100]}") from error
 
 

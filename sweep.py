@@ -36,7 +36,7 @@ import modeling
 import run_classifier
 from support import command_line, devices, files, remote, reporting, run_folder, stopping
 from support.command_line import run_script
-from support.errors import shown, UserError
+from support.errors import MachineError, shown, UserError
 from support.reporting import say
 from support.study import Claim, name_of, Search, Setting, sqlite_url, Study
 from tokenization import Tokenizer
@@ -453,7 +453,7 @@ def make_run(sweep: Sweep, task: str, study: Study, claim: Claim) -> None:
       done = run_classifier.run_command(asked)
   except BaseException as error:
     line = failure_of(error)
-    if not line:  # a signal, or an error of this program: the run is to be continued
+    if not line:  # a signal, a full disk, or an error of this program: the run is to be continued
       saved = stopping.advice()
       flag = new_folder_flag(sweep)
       stopping.advise(lambda: f"{name}: {saved}" + (flag if flag not in saved else ""))
@@ -501,6 +501,8 @@ def give_back(study: Study, claim: Claim) -> None:
 
 def failure_of(error: BaseException) -> str:
   """Returns the line of an error that may be this run's alone; "" for any other."""
+  if isinstance(error, MachineError):
+    return ""
   if isinstance(error, UserError):
     return str(error)
   return command_line.memory_line(error) if isinstance(error, RuntimeError) else ""

@@ -19,6 +19,10 @@ class UserError(Exception):
     super().__init__(one_line(message))
 
 
+class MachineError(UserError):
+  """Nothing is wrong with the input, but the machine lacks something: every run would end so."""
+
+
 def one_line(message: str) -> str:
   """Returns a message as one line of at most 300 printable characters."""
   line = "".join(

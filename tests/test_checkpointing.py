@@ -12,7 +12,7 @@ import pytest
 
 import checkpointing
 import optimization
-from support.errors import UserError
+from support.errors import MachineError, UserError
 import training
 
 
@@ -212,8 +212,8 @@ def test_a_failed_save_is_noticed_before_the_next(tmp_path):
     concurrent.futures.wait([checkpointer._saving[1]])
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  with pytest.raises(UserError, match="2 cannot be written: File too large; step 1 is saved; the "
-                                      "same command continues from it"):
+  with pytest.raises(MachineError, match="2 cannot be written: File too large; step 1 is saved; "
+                                         "the same command continues from it"):
     checkpointer.check()
   assert [path.name for path in tmp_path.iterdir()] == ["1"]
   checkpointer.save(state_at(2))

@@ -24,7 +24,7 @@ import configs.classifier
 import experiment
 import run_classifier
 from support import stopping
-from support.errors import UserError
+from support.errors import MachineError, UserError
 from support.study import Search
 import sweep
 
@@ -463,6 +463,23 @@ def test_the_scores_are_written_after_each_run(played, tmp_path):
 def test_a_sampler_is_not_promised_more_settings_than_there_are(played, capsys):
   played(lambda folder: None, "--sampler=random", "--num_trials=5")
   assert "sweep: 1 task x 2 settings x 1 seed = 2 runs in " in capsys.readouterr().out
+
+
+def test_a_full_disk_ends_the_sweep_and_fails_no_run(played, tmp_path):
+  """Each of the other runs would train up to its first checkpoint, and fail there."""
+  def act(folder):
+    folders.append(folder)
+    raise MachineError("OUT/checkpoints/8 cannot be written: No space left on device")
+
+  folders = []
+  with pytest.raises(MachineError, match="No space left"):
+    played(act)
+  assert len(folders) == 1
+  assert stopping.advice() == "mrpc learning_rate=0.01 seed 0: the advice of the run"
+  made = []
+  played(made.append)  # there is room again
+  assert len(made) == 2
+  assert [row["state"] for row in rows_of(tmp_path / "out")] == ["done", "done"]
 
 
 def lose_database(folder):
