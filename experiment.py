@@ -27,7 +27,7 @@ import data
 import modeling
 import optimization
 from support import devices, files, hosts, hub, remote, reporting, run_folder, stopping
-from support.command_line import define_config, given_command
+from support.command_line import define_config
 from support.errors import first_line, UserError
 from support.mirror import local_folder, Mirror
 from support.reporting import say
@@ -47,7 +47,7 @@ class Run:
   config: ml_collections.ConfigDict
   finished: bool
   mirror: Mirror | None = None  # of an output_dir that is a URL
-  command: Sequence[str] = ()  # that makes it
+  command: Sequence[str] = ()  # see `Asked`
 
   @property
   def trains(self) -> bool:
@@ -74,14 +74,14 @@ class Asked(NamedTuple):
   overrides: dict[str, Any]  # dotted name -> value of each --config.name on the command line
   output_dir: str
   config_file: str = ""  # with its :ARGUMENT
-  command: Sequence[str] = ()  # the script and its flags; in a sweep, of this run alone
+  command: Sequence[str] = ()  # of this run alone, if that of the process makes others too
 
 
 def parsed_flags() -> Asked:
   """Returns the flags that `define_flags` defined."""
   values = flags.FLAGS
   return Asked(values.config, config_flags.get_override_values(values["config"]),
-               values.output_dir, values["config"].config_filename, given_command())
+               values.output_dir, values["config"].config_filename)
 
 
 def open_run(asked: Asked, script: str, name: str) -> Run:

@@ -212,8 +212,8 @@ def check_architectures(config: ml_collections.ConfigDict,
   """Raises UserError for a value that no BERT has; what the weights allow is checked later."""
   for knob, values in space.items():
     for value in values:
-      changes = {name: given for name, given in swept.with_value(config, knob, value).model.items()
-                 if given is not None}
+      model = swept.with_values(config, {knob: value}).model
+      changes = {name: given for name, given in model.items() if given is not None}
       if not {"hidden_size", "num_attention_heads"} & changes.keys():  # one must divide the other
         try:
           dataclasses.replace(modeling.BertConfig(), **changes)
@@ -249,8 +249,7 @@ def asked_of(sweep: Sweep, task: str, setting: Setting, seed: int,
              folder: pathlib.Path) -> experiment.Asked:
   """Returns a run's flags, as run_classifier.py would parse them."""
   own = {"dataset_name": task, **setting, "seed": seed}
-  config = sweep.asked.config.copy_and_resolve_references()
-  config.update_from_flattened_dict(own)
+  config = swept.with_values(sweep.asked.config, own)
   overrides = sweep.asked.overrides | own
   words = [f"--config.{knob}={value}" for knob, value in overrides.items()
            if value != "" or knob in sweep.asked.overrides]

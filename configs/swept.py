@@ -89,7 +89,7 @@ def read_values(config: ml_collections.ConfigDict, knob: str, text: str) -> tupl
     except (KeyError, TypeError, ValueError):
       raise UserError(f"{flag} must be values such as {_example(kind)}, not "
                       f"{shown(text)}") from None
-    rules.check_values(with_value(config, knob, values[-1]))
+    rules.check_values(with_values(config, {knob: values[-1]}))
   return without_repeats(flag, text, tuple(values))
 
 
@@ -97,11 +97,11 @@ def _example(kind: type) -> str:
   return {bool: "True,False", int: "16,32", float: "2e-5,3e-5"}.get(kind, "a,b")
 
 
-def with_value(config: ml_collections.ConfigDict, knob: str, value: Any
-               ) -> ml_collections.ConfigDict:
-  """Returns a copy of the config with a value of a dotted knob."""
+def with_values(config: ml_collections.ConfigDict, values: Mapping[str, Any]
+                ) -> ml_collections.ConfigDict:
+  """Returns a copy of the config with other values of dotted knobs."""
   changed = config.copy_and_resolve_references()
-  changed.update_from_flattened_dict({knob: value})
+  changed.update_from_flattened_dict(dict(values))
   return changed
 
 

@@ -63,14 +63,14 @@ def write_config(folder: pathlib.Path, config: Mapping[str, Any], command: Seque
   Args:
     folder: the run's.
     config: every knob.
-    command: that makes this run; that of this process may make many, and stands beside it then.
+    command: of this run alone, if that of this process makes others too.
     more: other entries.
   """
   folder.mkdir(parents=True, exist_ok=True)
   start = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
   given = command_line.given_command()
-  content = {"config": config, "command": list(command),
-             **({"made_by": given} if given != list(command) else {}), **more,
+  content = {"config": config, "command": list(command) or given,
+             **({"made_by": given} if command else {}), **more,
              **code_version(), "start": start}
   reporting.write_json(folder / "config.json", content)
 

@@ -56,10 +56,10 @@ def test_memory_is_counted_without_running_a_step():
 def test_operations_are_those_of_the_step(objective):
   """XLA counts all arithmetic, most of it products, and sees what the last layer is spared.
 
-  The products are 95.4% of what jax 0.10 counts, 94.8% of what jax 0.12 does.
+  The products are 97.7% of what jax 0.10 counts, 97.4% of what jax 0.12 does.
   """
-  config = modeling.BertConfig(vocab_size=512, hidden_size=128, num_hidden_layers=2,
-                               num_attention_heads=4, intermediate_size=512)
+  config = modeling.BertConfig(vocab_size=512, hidden_size=256, num_hidden_layers=2,
+                               num_attention_heads=4, intermediate_size=1024)
   rows, length, predictions = 4, 64, 8
   model = gpu.make_model(objective, config, jnp.float32)
   batch = steps.random_batch(config, rows, length, predictions)
@@ -70,4 +70,4 @@ def test_operations_are_those_of_the_step(objective):
 
   params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
   counted = jax.jit(jax.value_and_grad(loss)).lower(params).cost_analysis()["flops"]
-  assert 0.94 < steps.step_flops(model, rows, length, predictions) / counted < 1
+  assert 0.95 < steps.step_flops(model, rows, length, predictions) / counted < 1
